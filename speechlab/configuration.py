@@ -1,0 +1,84 @@
+"""Configurations: frozen dataclasses that travel as JSON and are changed only by `override`.
+
+A model is rebuilt from its configuration alone, so every field is a plain number, string, tuple
+or mapping of those, and nothing is accepted silently: an unknown name or a wrong type is an error.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from speechlab.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON types (tuples become lists)."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a configuration of class `kind`; lists become tuples. UserError on names or types."""
+    return override(None, kind, **values)
+
+
+def override(config: Config | None, kind: type[Config] | None = None, **changes: Any) -> Config:
+    """A copy of `config` with some fields changed (a delta, as in `experiments`).
+
+    Raises UserError for a name that the configuration does not have, or a value of another type.
+    """
+    kind = kind or type(config)
+    hints = typing.get_type_hints(kind)
+    for name, value in changes.items():
+        if name not in hints:
+            known = ", ".join(hints)
+            raise UserError(f"{kind.__name__} has no setting '{name}'; it has: {known}")
+        changes[name] = value = _frozen(value)
+        if not _is(value, hints[name]):
+            wanted = _spell(hints[name])
+            raise UserError(f"{kind.__name__}.{name} must be {wanted}, not {value!r}")
+    try:
+        return kind(**changes) if config is None else dataclasses.replace(config, **changes)
+    except TypeError as error:
+        raise UserError(f"{kind.__name__}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return {k: _frozen(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether `value` fits the hint; a bool is never a number, an int may stand for a float."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return value in args and type(value) in {type(arg) for arg in args}
+    if origin in (Union, types.UnionType):
+        return any(_is(value, arg) for arg in args)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return isinstance(value, tuple) and all(_is(item, args[0]) for item in value)
+        return isinstance(value, tuple) and len(value) == len(args) and all(map(_is, value, args))
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _spell(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
