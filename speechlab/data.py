@@ -1,0 +1,140 @@
+"""Test sets on disk: pairs of noisy and clean files, and what is known of the published sets.
+
+Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): a pair has one file name
+in both folders. DNS-2020 (arXiv 2005.13981): a pair has one number, `..._fileid_N` with
+`clean_fileid_N`. Extensions may differ.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechlab.audio import SUFFIXES
+from speechlab.errors import UserError
+
+_FILEID = re.compile(r"(?:^|_)fileid_(\d+)$")
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str  # the same for every spelling of the set: "p232_001", "fileid_7"
+    noisy: Path
+    clean: Path
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A published test set: its pairs' names and the metrics of its unprocessed noisy files."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    title: str
+    names: frozenset[str]  # of a complete set; where the list is not known here, see `pattern`
+    pattern: str  # every pair's name matches
+    n_files: int  # of the complete set
+    known: dict[str, float]  # metric -> mean over the complete set, as published
+
+    def holds(self, names: Iterable[str]) -> bool:
+        """Whether all of `names` are names of this set."""
+        names = list(names)
+        return bool(names) and all(
+            re.fullmatch(self.pattern, name) and (not self.names or name in self.names)
+            for name in names
+        )
+
+
+# The clips without reverberation; the numbers between them belong to other parts of the challenge.
+_DNS2020_NO_REVERB = """
+0 2 3 4 5 6 7 8 9 14 16 17 19 20 21 23 26 33 34 35 37 38 42 43 44 45 47 48 49 50 52 53 54 57 58 59
+60 63 64 66 67 69 71 72 73 76 77 80 81 82 88 89 90 94 96 101 102 104 105 107 110 112 113 116 117 118
+125 127 130 132 133 134 136 137 139 142 143 145 146 147 149 150 152 155 156 158 161 163 165 166 167
+169 170 173 175 176 178 180 181 191 192 197 199 200 201 205 206 207 208 210 213 214 218 220 221 223
+228 229 231 232 234 238 241 243 245 247 249 250 252 253 255 261 264 268 271 274 275 277 280 282 283
+285 287 288 289 290 291 293 296 300
+"""
+
+TEST_SETS = {
+    "dns2020_no_reverb": TestSet(
+        title="DNS-2020 synthetic no_reverb",
+        names=frozenset(f"fileid_{number}" for number in _DNS2020_NO_REVERB.split()),
+        pattern=r"fileid_\d+",
+        n_files=150,
+        known={"pesq_wb": 1.582, "pesq_nb": 2.161, "stoi": 0.915, "si_sdr": 9.07},
+    ),
+    "voicebank_demand_test": TestSet(
+        title="VoiceBank-DEMAND test",
+        names=frozenset(),
+        pattern=r"p(232|257)_\d{3}",
+        n_files=824,
+        known={
+            "pesq_wb": 1.97,
+            "stoi": 0.92,
+            "csig_int16": 3.35,
+            "cbak_int16": 2.44,
+            "covl_int16": 2.63,
+            "csig_float": 3.49,
+            "cbak_float": 2.55,
+            "covl_float": 2.74,
+            "ssnr": 1.68,
+        },
+    ),
+}
+
+
+def find_pairs(folder: str | Path) -> list[Pair]:
+    """The pairs of a folder with subfolders `noisy` and `clean`, by name (numbers as numbers).
+
+    Raises UserError where a folder is missing or empty, a name is there twice, or a file is alone.
+    """
+    noisy, clean = (_files(Path(folder) / part) for part in ("noisy", "clean"))
+    for here, there, where in ((noisy, clean, "clean"), (clean, noisy, "noisy")):
+        alone = sorted((here[name].name for name in here.keys() - there.keys()), key=_natural)
+        if alone:
+            raise UserError(
+                f"{folder}: {len(alone)} file(s) without a partner in {where}/: {_some(alone)}; "
+                "add the partners or remove these files"
+            )
+    return [Pair(name, noisy[name], clean[name]) for name in sorted(noisy, key=_natural)]
+
+
+def recognise(pairs: list[Pair]) -> TestSet | None:
+    """The published test set, complete or not, that has all the pairs' names; None if none has."""
+    names = [pair.name for pair in pairs]
+    return next((known for known in TEST_SETS.values() if known.holds(names)), None)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Sound files of a folder by the name of their pair."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; a test set has the folders noisy/ and clean/")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        numbered = _FILEID.search(path.stem)
+        name = f"fileid_{int(numbered[1])}" if numbered else path.stem
+        if name in files:
+            raise UserError(
+                f"{folder}: {files[name].name} and {path.name} are one name; remove one of them"
+            )
+        files[name] = path
+    if not files:
+        raise UserError(
+            f"{folder}: no sound files in it; expected names that end in {', '.join(SUFFIXES)}"
+        )
+    return files
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key: digits as numbers, so that fileid_9 comes before fileid_10."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,87 @@
+"""Pairing of noisy and clean files, and recognition of the published test sets."""
+
+import pytest
+
+from speechlab import data
+from speechlab.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes a test set of empty files: names of the noisy and of the clean ones."""
+
+    def make(noisy, clean):
+        for part, names in (("noisy", noisy), ("clean", clean)):
+            (tmp_path / part).mkdir()
+            for name in names:
+                (tmp_path / part / name).touch()
+        return tmp_path
+
+    return make
+
+
+def test_equal_names_are_pairs_whatever_the_extension(folder):
+    path = folder(["p257_001.wav", "p232_010.wav"], ["p232_010.flac", "p257_001.wav"])
+    pairs = data.find_pairs(path)
+    assert [pair.name for pair in pairs] == ["p232_010", "p257_001"]
+    assert pairs[0].clean == path / "clean" / "p232_010.flac"
+    assert pairs[0].noisy == path / "noisy" / "p232_010.wav"
+
+
+@pytest.mark.parametrize("spelling", ["clnsp1_abc_snr15_tl-22_fileid_{}.wav", "fileid_{}.wav"])
+def test_dns_files_are_pairs_by_number(folder, spelling):
+    numbers = (10, 9, 300)
+    path = folder(
+        [spelling.format(number) for number in numbers],
+        [f"clean_fileid_{number}.wav" for number in numbers],
+    )
+    pairs = data.find_pairs(path)
+    assert [pair.name for pair in pairs] == ["fileid_9", "fileid_10", "fileid_300"]
+    assert all(pair.noisy.stem.split("_")[-1] == pair.clean.stem.split("_")[-1] for pair in pairs)
+
+
+def test_other_files_are_left_alone(folder):
+    path = folder(["a.wav", "log.txt", ".hidden.wav"], ["a.wav", "readme.md"])
+    assert [pair.name for pair in data.find_pairs(path)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean", "said"),
+    [
+        (["a.wav", "b.wav"], ["a.wav"], "b.wav"),
+        (["a.wav"], ["a.wav", "c.wav"], "c.wav"),
+        (["x_fileid_1.wav"], ["clean_fileid_2.wav"], "x_fileid_1.wav"),
+        (["a.wav", "a.flac"], ["a.wav"], "a.flac and a.wav"),
+        ([], [], "no sound files"),
+        ([f"{i}.wav" for i in range(20)], ["0.wav"], "19 file"),
+    ],
+)
+def test_what_has_no_partner_is_named(folder, noisy, clean, said):
+    with pytest.raises(UserError, match=said):
+        data.find_pairs(folder(noisy, clean))
+
+
+def test_a_folder_without_parts_is_refused(tmp_path):
+    with pytest.raises(UserError, match="noisy"):
+        data.find_pairs(tmp_path)
+
+
+def test_real_sets_are_recognised(shared):
+    pairs = shared / "audio/pairs"
+    dns = data.find_pairs(pairs / "dns2020_no_reverb")
+    assert len(dns) == 150
+    assert data.recognise(dns) is data.TEST_SETS["dns2020_no_reverb"]
+    voicebank = data.find_pairs(pairs / "voicebank_demand_test")
+    known = data.recognise(voicebank)
+    assert known is data.TEST_SETS["voicebank_demand_test"]
+    assert known.n_files == 824
+    assert data.recognise(data.find_pairs(pairs / "voicebank_demand_train")) is None
+
+
+def test_a_foreign_name_is_not_recognised():
+    known = data.TEST_SETS["dns2020_no_reverb"]
+    assert len(known.names) == known.n_files
+    assert known.holds(["fileid_0", "fileid_300"])
+    assert not known.holds(["fileid_0", "fileid_1"])  # of the part with reverberation
+    assert not known.holds([])
+    assert not data.TEST_SETS["voicebank_demand_test"].holds(["p226_001"])
