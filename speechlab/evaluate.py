@@ -1,0 +1,396 @@
+"""Scores of a test set, a row per file: of a model, a folder of estimates, or the noisy files.
+
+Test sets are for final numbers only: nothing here is imported by training.
+
+An interrupted run goes on where it was (`speechlab.rows`). A file or a metric that fails is NaN
+with its reason in the column `failed`: counted, never averaged.
+"""
+
+import contextlib
+import functools
+import hashlib
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+import speechlab
+from speechlab import audio
+from speechlab.data import Pair, find_pairs, recognise
+from speechlab.errors import UserError
+from speechlab.metrics import INT16, METRICS, score, versions
+from speechlab.rows import Row, Rows, cell
+from speechlab.statistics import mean_interval
+
+QUANTIZE = ("int16", "float")
+TOLERANCE = 0.02  # between a measured and a known mean, in the metric's own unit
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where estimates come from: a model, or one file per pair."""
+
+    record: dict[str, Any]  # for the settings: names and digests, no folders
+    checkpoint: Path | None = None
+    files: dict[str, Path] = field(default_factory=dict)  # pair's name -> file
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs for one row."""
+
+    pair: Pair
+    checkpoint: Path | None
+    file: Path | None
+    metrics: tuple[str, ...]
+    quantize: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """The noisy files of a test set against their known row."""
+
+    test_set: str
+    passed: bool | None  # None: not comparable, the set is incomplete or unknown
+    reason: str
+    table: pd.DataFrame  # metric, measured, known, difference, n, n_failed, verdict
+
+    def __str__(self) -> str:
+        numbers = self.table.to_string(index=False, na_rep="", float_format="{:.3f}".format)
+        return f"{self.test_set}: {self.reason}\n{numbers}"
+
+
+def evaluate(
+    test_set: str | Path,
+    output: str | Path,
+    checkpoint: str | Path | None = None,
+    estimates: str | Path | None = None,
+    metrics: Iterable[str] | None = None,
+    jobs: int | None = None,
+    quantize: str = "int16",
+    limit: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score a test set. Columns: file, seconds, each metric, failed ("metric: reason; ...").
+
+    test_set: a folder with noisy/ and clean/. output: the CSV file.
+    checkpoint: what `speechlab.load` takes; estimates: a folder with the noisy files' names;
+    neither: the noisy files themselves. metrics: names in METRICS; default all.
+    jobs: processes; default one per processor. quantize: "int16" cuts a model's estimate to 16 bits
+    as the published tables do (clipped, x 32767, towards zero) and rounds what comes from a file;
+    "float" leaves all as it is. limit: just the first files of the set.
+    Raises UserError for wrong input, and where `output` holds rows of other settings.
+    """
+    names = tuple(METRICS if metrics is None else metrics)
+    _check_options(names, quantize, jobs, limit)
+    everything = find_pairs(test_set)
+    pairs = everything[:limit]
+    source = _source(checkpoint, estimates, everything, pairs)
+    settings = {
+        "test_set": _title(Path(test_set), everything),
+        **source.record,
+        "quantize": quantize,
+        "metrics": list(names),
+        "versions": _versions(source),
+    }
+    rows = Rows(Path(output), ("file", "seconds", *names, "failed"), settings)
+    order = [pair.name for pair in everything]
+    rows.refuse_strangers(order)
+    todo = [
+        Task(pair, source.checkpoint, source.files.get(pair.name), names, quantize)
+        for pair in pairs
+        if pair.name not in rows.done
+    ]
+    if todo:
+        with rows.appending() as append:
+            bar = tqdm(
+                _score(todo, jobs or _n_processors()),
+                total=len(pairs),
+                initial=len(pairs) - len(todo),
+                unit="file",
+                disable=not progress,
+            )
+            for row in bar:
+                append(row)
+        rows.finish(order)
+    return rows.frame([pair.name for pair in pairs])
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per metric: mean, 95 % bootstrap interval (low, high), n files in it, n_failed left out."""
+    summary = []
+    for metric in [name for name in rows.columns if name in METRICS]:
+        values = rows[metric].dropna()
+        mean = mean_interval(values.to_numpy())
+        summary.append((metric, *mean, len(rows) - len(values)))
+    columns = ["metric", "mean", "low", "high", "n", "n_failed"]
+    return pd.DataFrame(summary, columns=columns).set_index("metric")
+
+
+def check_metrics(
+    test_set: str | Path,
+    jobs: int | None = None,
+    limit: int | None = None,
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> Check:
+    """Score the noisy files with all metrics and say whether the set's known row is met.
+
+    output: a CSV file to keep the rows in (and to go on from); None keeps none.
+    """
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "noisy.csv"
+            return check_metrics(test_set, jobs, limit, rows, progress)
+    rows = evaluate(test_set, output, jobs=jobs, limit=limit, progress=progress)
+    return compare(rows, test_set)
+
+
+def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
+    """Rows of the noisy files of `test_set` (some or all) against its known row."""
+    pairs = find_pairs(test_set)
+    known = recognise(pairs)
+    table = summarise(rows).reset_index().rename(columns={"mean": "measured"})
+    table["known"] = table["metric"].map(known.known if known else {}).astype(float)
+    table["difference"] = table["measured"] - table["known"]
+    complete = known is not None and len(rows) == known.n_files
+    judged = complete & table["known"].notna()
+    met = table["difference"].abs() <= TOLERANCE
+    table["verdict"] = np.where(judged, np.where(met, "met", "NOT met"), "")
+    columns = ["metric", "measured", "known", "difference", "n", "n_failed", "verdict"]
+    if known is None:
+        passed, reason = None, f"{len(rows)} files; no set with a known row has these names"
+    elif not complete:
+        passed, reason = None, f"incomplete, {len(rows)} of {known.n_files} files: not comparable"
+    else:
+        passed = bool(met[judged].all())
+        reason = f"complete, {len(rows)} files; known row {'met' if passed else 'NOT met'}"
+    return Check(_title(Path(test_set), pairs), passed, reason, table[columns])
+
+
+def score_file(task: Task) -> Row:
+    """The row of one file; what goes wrong with the file stands in the row."""
+    values = dict.fromkeys(task.metrics, float("nan"))
+    seconds = float("nan")
+    try:
+        clean, sample_rate = _mono(task.pair.clean)
+        seconds = len(clean) / sample_rate
+        estimate = _estimate(task, sample_rate)
+        if len(estimate) != len(clean):
+            raise UserError(f"the estimate has {len(estimate)} samples, the clean {len(clean)}")
+        if task.quantize == "int16":
+            clean = _rounded(clean)
+        values, reasons = score(estimate, clean, sample_rate, task.metrics)
+    except UserError as error:
+        reasons = {"all": _without_folder(str(error), task)}
+    failed = "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items())
+    return task.pair.name, cell(seconds), *map(cell, values.values()), failed
+
+
+def _estimate(task: Task, sample_rate: int) -> np.ndarray:
+    """The estimate, (T,), quantized as asked; UserError where there is none."""
+    samples, rate = _mono(task.file or task.pair.noisy)
+    if rate != sample_rate:
+        raise UserError(f"the clean file has {sample_rate} Hz, the other {rate} Hz")
+    if task.checkpoint is None:
+        return _rounded(samples) if task.quantize == "int16" else samples
+    estimate = _enhanced(task.checkpoint, samples, rate)
+    return _truncated(estimate) if task.quantize == "int16" else estimate
+
+
+def _enhanced(checkpoint: Path, noisy: np.ndarray, sample_rate: int) -> np.ndarray:
+    model = _model(checkpoint)
+    if model.sample_rate != sample_rate:
+        raise UserError(f"the model is for {model.sample_rate} Hz, the file has {sample_rate} Hz")
+    batch = torch.from_numpy(noisy.astype(np.float32))[None, None]  # (1, 1, T)
+    try:
+        with torch.inference_mode():
+            estimate = model(batch)
+    except Exception as error:  # whatever a model raises is the row's reason
+        raise UserError(f"the model failed: {type(error).__name__}: {error}") from error
+    if estimate.shape != batch.shape:
+        raise UserError(f"the model gave {tuple(estimate.shape)} for {tuple(batch.shape)}")
+    estimate = estimate[0, 0].double().numpy()
+    if not np.isfinite(estimate).all():
+        raise UserError("the model gave NaN or infinite samples")
+    return estimate
+
+
+@functools.lru_cache(maxsize=1)
+def _model(checkpoint: Path) -> torch.nn.Module:
+    """Loaded once per process."""
+    return speechlab.load(checkpoint)
+
+
+def _mono(path: Path) -> tuple[np.ndarray, int]:
+    waveform, sample_rate = audio.load(path)
+    if len(waveform) != 1:
+        raise UserError(f"{path}: {len(waveform)} channels; scores are for one")
+    return waveform[0].double().numpy(), sample_rate
+
+
+def _truncated(estimate: np.ndarray) -> np.ndarray:
+    """As the published CleanUMamba tables write an estimate: 32767 is full scale, towards zero.
+
+    Beyond full scale it is clipped; their bare cast wraps around there (3 of 150 DNS clips).
+    """
+    return np.trunc(np.clip(estimate, -1, 1) * 32767) / INT16
+
+
+def _rounded(samples: np.ndarray) -> np.ndarray:
+    """To 16 bits; nothing changes in a 16-bit file."""
+    return np.clip(np.rint(samples * INT16), -INT16, INT16 - 1) / INT16
+
+
+def _without_folder(reason: str, task: Task) -> str:
+    """Rows are published: the name of a file stays in a reason, the folder does not."""
+    for path in (task.pair.clean, task.pair.noisy, task.file):
+        if path is not None:
+            reason = reason.replace(str(path), path.name)
+    return reason
+
+
+def _score(tasks: list[Task], jobs: int) -> Iterator[Row]:
+    """Rows as they are finished, one thread in each process."""
+    if jobs == 1 or len(tasks) == 1:
+        n_threads = torch.get_num_threads()
+        _one_thread()
+        try:
+            yield from map(score_file, tasks)
+        finally:
+            torch.set_num_threads(n_threads)
+            _model.cache_clear()
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks of running threads
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=spawn, initializer=_begin_process)
+    try:
+        with _environment(dict.fromkeys(THREADS, "1")):  # submitting starts the processes
+            rows = [pool.submit(score_file, task) for task in tasks]
+        for row in as_completed(rows):
+            yield row.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process died: memory is short, or the calling script has no "
+            '`if __name__ == "__main__":`; finished rows are kept, so mend that and run it again'
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
+    _one_thread()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _n_processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_options(
+    metrics: tuple[str, ...], quantize: str, jobs: int | None, limit: int | None
+) -> None:
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown or not metrics:
+        raise UserError(f"no metric {' '.join(unknown)}; known: {', '.join(METRICS)}")
+    if len(set(metrics)) < len(metrics):
+        raise UserError("a metric is named twice; name each once")
+    if quantize not in QUANTIZE:
+        raise UserError(f"quantize {quantize!r} is not one of {', '.join(QUANTIZE)}")
+    for name, value in (("jobs", jobs), ("limit", limit)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; it must be 1 or more")
+
+
+def _source(
+    checkpoint: str | Path | None,
+    estimates: str | Path | None,
+    everything: list[Pair],
+    pairs: list[Pair],
+) -> Source:
+    if checkpoint is not None and estimates is not None:
+        raise UserError("both a checkpoint and estimates are given; give one")
+    if checkpoint is not None:
+        return _model_source(checkpoint)
+    if estimates is not None:
+        return _folder_source(Path(estimates), everything, pairs)
+    return Source({"source": "noisy files"}, files={pair.name: pair.noisy for pair in everything})
+
+
+def _model_source(checkpoint: str | Path) -> Source:
+    """The model is loaded here too, so that a bad file is told before any work."""
+    from speechlab.checkpoints import locate, n_params
+
+    path = locate(checkpoint)
+    record = {
+        "source": "checkpoint",
+        "checkpoint": Path(checkpoint).name,
+        "sha256": _digest([path]),
+        "n_params": n_params(speechlab.load(path)),
+    }
+    return Source(record, checkpoint=path)
+
+
+def _folder_source(folder: Path, everything: list[Pair], pairs: list[Pair]) -> Source:
+    """Estimates are named as the noisy files; the extension may differ."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of estimates")
+    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in audio.SUFFIXES}
+    files = {pair.name: found[pair.noisy.stem] for pair in everything if pair.noisy.stem in found}
+    missing = [pair.noisy.name for pair in pairs if pair.name not in files]
+    if missing:
+        raise UserError(
+            f"{folder}: no estimate of {len(missing)} files ({missing[0]} ...); "
+            "estimates have the names of the noisy files"
+        )
+    record = {"source": "estimates", "estimates": folder.name, "sha256": _digest(files.values())}
+    return Source(record, files=files)
+
+
+def _versions(source: Source) -> dict[str, str]:
+    model = {"torch": torch.__version__} if source.checkpoint else {}
+    return {"speechlab": speechlab.__version__, **versions(), **model}
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """Of the files' bytes, in the order given."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _title(folder: Path, pairs: list[Pair]) -> str:
+    known = recognise(pairs)
+    return known.title if known else folder.resolve().name
