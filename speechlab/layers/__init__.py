@@ -1,0 +1,1 @@
+"""Parts of models that multiply: the selective scan, sequence mixers, convolution stacks."""
