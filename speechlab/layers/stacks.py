@@ -1,0 +1,100 @@
+"""Stacks of mixers: how layers of one kind are wired into a sequence model.
+
+Each stack maps (B, L, d_model) to the same shape, `forward(x, state=None) -> (y, state)` with one
+state per layer, and is causal. `STACKS` names the wiring that each mixer is published with.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.layers.mixers import MIXERS, State
+
+Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per layer
+
+
+class Block(nn.Module):
+    """Pre-norm residual: x + mixer(norm(x)), as mamba-ssm's `Block` with the addition inside."""
+
+    def __init__(self, mixer: nn.Module, d_model: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model, eps=1e-5)
+        self.mixer = mixer
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x: (B, L, d_model) -> y (B, L, d_model), state."""
+        y, state = self.mixer(self.norm(x), state)
+        return x + y, state
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm encoder layer of CleanUNet (arXiv 2202.07790): mixer, then two dense layers."""
+
+    def __init__(self, mixer: nn.Module, d_model: int, d_hidden: int) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.mixer_norm = nn.LayerNorm(d_model, eps=1e-6)
+        self.linear1 = nn.Linear(d_model, d_hidden)
+        self.linear2 = nn.Linear(d_hidden, d_model)
+        self.linear_norm = nn.LayerNorm(d_model, eps=1e-6)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x: (B, L, d_model) -> y (B, L, d_model), state."""
+        y, state = self.mixer(x, state)
+        x = self.mixer_norm(x + y)
+        return self.linear_norm(x + self.linear2(F.relu(self.linear1(x)))), state
+
+
+class Stack(nn.Module):
+    """Layers one after the other; `norm_in` before the first, `norm_out` after the last."""
+
+    def __init__(
+        self, layers: list[nn.Module], norm_in: nn.Module | None, norm_out: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.norm_in = norm_in or nn.Identity()
+        self.layers = nn.ModuleList(layers)
+        self.norm_out = norm_out or nn.Identity()
+
+    def forward(
+        self, x: Tensor, state: tuple[State, ...] | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """x: (B, L, d_model) -> y (B, L, d_model), a state per layer."""
+        states = state or (None,) * len(self.layers)
+        x, after = self.norm_in(x), []
+        for layer, before in zip(self.layers, states, strict=True):
+            x, layer_state = layer(x, before)
+            after.append(layer_state)
+        return self.norm_out(x), tuple(after)
+
+
+def residual(mixer: str, d_model: int, options: Options) -> Stack:
+    """Pre-norm residual blocks and a last norm: the Mambas."""
+    layers = [Block(MIXERS[mixer](d_model, **layer), d_model) for layer in options]
+    return Stack(layers, None, nn.LayerNorm(d_model, eps=1e-5))
+
+
+def plain(mixer: str, d_model: int, options: Options) -> Stack:
+    """Layers with neither norm nor residual: the LSTM."""
+    return Stack([MIXERS[mixer](d_model, **layer) for layer in options], None, None)
+
+
+def transformer(mixer: str, d_model: int, options: Options) -> Stack:
+    """CleanUNet's encoder; each layer's `d_hidden` is the width of its dense part."""
+    layers = []
+    for layer in options:
+        arguments = dict(layer)
+        d_hidden = arguments.pop("d_hidden", 4 * d_model)
+        layers.append(TransformerLayer(MIXERS[mixer](d_model, **arguments), d_model, d_hidden))
+    return Stack(layers, nn.LayerNorm(d_model, eps=1e-6), None)
+
+
+STACKS: dict[str, Callable[[str, int, Options], Stack]] = {
+    "mamba": residual,
+    "mamba2": residual,
+    "mamba_s4": residual,
+    "lstm": plain,
+    "mha": transformer,
+}
