@@ -1,0 +1,210 @@
+"""CleanUMamba: a causal waveform U-Net with a sequence mixer at the bottom (arXiv 2410.11062).
+
+    noisy ─ level ─► k4 s2 conv, ReLU, 1x1 conv, GLU ─► … ─► d_model ─ mixers ─► … ─► estimate
+                          │ skip (added)                                  ▲
+                          └──────────► 1x1 conv, GLU, transposed k4 s2 conv, ReLU
+
+| code          | meaning                                                             | paper |
+|---------------|---------------------------------------------------------------------|-------|
+| n_levels      | strided convolutions in the encoder, as many transposed ones        | E     |
+| down_channels | outputs of the strided conv of each level, outermost first          | H     |
+| skip_channels | outputs of each level, which the skip carries to the decoder        | H     |
+| up_channels   | inputs of the transposed conv of each level, outermost first        | H     |
+| layers        | arguments of each mixer at the bottom (`speechlab.layers.mixers`)   | N     |
+| hop_length    | samples per frame at the bottom, stride ** n_levels                 |       |
+| frame_length  | samples that one frame at the bottom sees                           |       |
+
+An unpruned model has one width per level in all three; pruning makes each width its own.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.errors import UserError
+from speechlab.layers.stacks import STACKS, Block
+from speechlab.models.level import LEVELS
+
+
+@dataclass(frozen=True)
+class CleanUMambaConfig:
+    """All that is needed to build a CleanUMamba."""
+
+    # encoder and decoder, one number per level, outermost level first
+    down_channels: tuple[int, ...] = (64, 128, 256, 512, 768, 768, 768, 768)
+    skip_channels: tuple[int, ...] = (64, 128, 256, 512, 768, 768, 768, 768)
+    up_channels: tuple[int, ...] = (64, 128, 256, 512, 768, 768, 768, 768)
+    kernel_size: int = 4
+    stride: int = 2
+    # bottleneck
+    mixer: Literal["mamba", "mamba2", "mamba_s4", "lstm", "mha"] = "mamba"
+    d_model: int = 512
+    layers: tuple[dict[str, Any], ...] = ({"d_state": 64, "expand": 4},) * 3
+    # signal
+    sample_rate: int = 16000  # Hz
+    normalize: Literal["utterance", "running", "none"] = "utterance"
+
+
+class CleanUMamba(nn.Module):
+    """(B, 1, T) -> (B, 1, T), any T >= 1, with the level taken out and put back inside.
+
+    Causal up to `look_ahead` samples with `normalize` "running" or "none"; "utterance" divides
+    by the standard deviation of the whole signal, as the published models were trained.
+    """
+
+    def __init__(self, config: CleanUMambaConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CleanUMambaConfig()
+        _check(config)
+        self.level = LEVELS[config.normalize]
+        pairs = [_level(config, i) for i in range(len(config.skip_channels))]
+        self.encoder = nn.ModuleList(down for down, _ in pairs)
+        self.decoder = nn.ModuleList(up for _, up in reversed(pairs))
+        deepest = config.skip_channels[-1]
+        self.conv_in = nn.Conv1d(deepest, config.d_model, 1)
+        self.bottleneck = STACKS[config.mixer](config.mixer, config.d_model, config.layers)
+        self.conv_out = nn.Conv1d(config.d_model, deepest, 1)
+        self.apply(_rescale_convolution)
+        self.bottleneck.apply(partial(_init_residual, n_layers=len(config.layers)))
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples between two frames at the bottleneck."""
+        return self.config.stride ** len(self.encoder)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples that one bottleneck frame sees; the first output needs the whole of it."""
+        return self.padded_length(1)
+
+    @property
+    def look_ahead(self) -> int | None:
+        """Samples of future that an output sample needs; None where the level needs them all."""
+        return None if self.config.normalize == "utterance" else self.frame_length - 1
+
+    def padded_length(self, length: int) -> int:
+        """The least number of samples >= length at which every strided conv comes out even."""
+        kernel, stride = self.config.kernel_size, self.config.stride
+        for _ in self.encoder:
+            length = 1 + max(0, -(-(length - kernel) // stride))
+        for _ in self.encoder:
+            length = (length - 1) * stride + kernel
+        return length
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
+        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
+            shape = tuple(noisy.shape)
+            raise UserError(f"CleanUMamba takes (B, 1, T) with T >= 1 samples, not {shape}")
+        length = noisy.shape[-1]
+        level = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
+        x = F.pad(noisy / level, (0, self.padded_length(length) - length))
+        skips = []
+        for layer in self.encoder:
+            x = layer(x)  # (B, C, L), L halved
+            skips.append(x)
+        x = self.conv_in(x).transpose(1, 2)  # (B, L, d_model)
+        x, _ = self.bottleneck(x)
+        x = self.conv_out(x.transpose(1, 2))  # (B, C, L)
+        for layer, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = layer(x + skip[..., : x.shape[-1]])  # (B, C, L), L doubled
+        return x[..., :length] * level
+
+
+class EncoderLayer(nn.Module):
+    """Strided conv -> ReLU -> 1x1 conv -> GLU: (B, C, L) -> (B, C', 1 + (L - k) / s)."""
+
+    def __init__(self, n_in: int, n_down: int, n_out: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.down = nn.Conv1d(n_in, n_down, kernel_size, stride)
+        self.mix = nn.Conv1d(n_down, 2 * n_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.glu(self.mix(F.relu(self.down(x))), 1)
+
+
+class DecoderLayer(nn.Module):
+    """1x1 conv -> GLU -> transposed conv (-> ReLU): (B, C, L) -> (B, C', (L - 1) s + k)."""
+
+    def __init__(
+        self, n_in: int, n_up: int, n_out: int, kernel_size: int, stride: int, activation: nn.Module
+    ) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(n_in, 2 * n_up, 1)
+        self.up = nn.ConvTranspose1d(n_up, n_out, kernel_size, stride)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.up(F.glu(self.mix(x), 1)))
+
+
+def _level(config: CleanUMambaConfig, i: int) -> tuple[EncoderLayer, DecoderLayer]:
+    """Encoder and decoder layer of level i, built in the published order of random draws."""
+    outer = config.skip_channels[i - 1] if i else 1
+    inner, conv = config.skip_channels[i], (config.kernel_size, config.stride)
+    down = EncoderLayer(outer, config.down_channels[i], inner, *conv)
+    activation = nn.ReLU() if i else nn.Identity()  # the last layer writes the waveform
+    return down, DecoderLayer(inner, config.up_channels[i], outer, *conv, activation)
+
+
+def _check(config: CleanUMambaConfig) -> None:
+    widths = (config.down_channels, config.skip_channels, config.up_channels)
+    if len({len(w) for w in widths}) != 1 or not widths[0]:
+        raise UserError(f"CleanUMamba needs one width per level in all three lists, not {widths}")
+    if config.kernel_size < config.stride:
+        raise UserError(f"kernel_size {config.kernel_size} is below stride {config.stride}")
+
+
+def _rescale_convolution(module: nn.Module) -> None:
+    """CleanUNet's start: weights and bias divided by sqrt(10 std(weight))."""
+    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+        with torch.no_grad():
+            scale = (10 * module.weight.std()).sqrt()
+            module.weight /= scale
+            module.bias /= scale
+
+
+def _init_residual(module: nn.Module, n_layers: int) -> None:
+    """mamba-ssm's `_init_weights`: zero biases, output projections drawn anew / sqrt(n_layers)."""
+    if not isinstance(module, Block):
+        return
+    for name, layer in module.mixer.named_modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None and name != "dt_proj":
+            nn.init.zeros_(layer.bias)
+    nn.init.kaiming_uniform_(module.mixer.out_proj.weight, a=5**0.5)
+    with torch.no_grad():
+        module.mixer.out_proj.weight /= n_layers**0.5
+
+
+def _unpruned(first: int, last: int, n_levels: int) -> dict[str, tuple[int, ...]]:
+    """One width per level, doubled from `first` and capped at `last`."""
+    widths = tuple(min(first * 2**i, last) for i in range(n_levels))
+    return {"down_channels": widths, "skip_channels": widths, "up_channels": widths}
+
+
+def ablation_config(mixer: str = "mamba") -> CleanUMambaConfig:
+    """The 442K size of the paper's mixer comparison (table 1), with any mixer."""
+    layer = {
+        "mamba": {"d_state": 16},
+        "mamba2": {"d_state": 16, "d_head": 16},
+        "mamba_s4": {"n_channels": 16},
+        "lstm": {},
+        "mha": {"n_heads": 4, "d_hidden": 128},
+    }[mixer]
+    return CleanUMambaConfig(**_unpruned(32, 64, 8), mixer=mixer, d_model=64, layers=(layer,) * 3)
+
+
+CONFIGS = {
+    "e8": CleanUMambaConfig(**_unpruned(64, 768, 8)),
+    "e6": CleanUMambaConfig(**_unpruned(64, 768, 6)),
+    "ablation": ablation_config(),
+}
