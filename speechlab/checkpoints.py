@@ -1,0 +1,201 @@
+"""Checkpoints: weights in, a model in eval mode out, and never a line of code run from a file.
+
+Ours are `.safetensors`: the tensors, and in the header the system, its configuration and a record
+of where the weights come from, so that a file alone rebuilds its model. Published `.pkl` and
+`.pth` files are read by PyTorch's restricted unpickler and translated by `speechlab.published`.
+"""
+
+import hashlib
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+import speechlab
+from speechlab import weights
+from speechlab.configuration import from_dict, override, to_dict
+from speechlab.errors import UserError
+from speechlab.models import SYSTEMS
+from speechlab.published import CONVERTERS
+
+HEADER = "speechlab"  # key of our JSON in the safetensors header
+
+
+def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Module:
+    """A model in eval mode from a checkpoint.
+
+    path: our `.safetensors`, a run directory, a published file, or a published file's name where
+    `speechlab weights` has it. system: for weights that do not tell (published `.safetensors`).
+    overrides: settings of the configuration to change, as `normalize="running"`.
+    Raises UserError if the file is missing, unreadable, unsafe or does not fit.
+    """
+    path = locate(path)
+    system, config, state, _ = _read(path, system)
+    config = override(config, **overrides)
+    model = SYSTEMS[system][1](config)
+    _fill(model, state, path)
+    return model.eval()
+
+
+def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = None) -> Path:
+    """Write model and configuration as `.safetensors`, whole or not at all.
+
+    record: JSON types worth keeping with the weights, as their source, seed or git commit.
+    """
+    path = Path(path)
+    system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
+    header = {"system": system, "config": to_dict(model.config), "record": dict(record or {})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    unfinished.write_bytes(serialise(tensors, {HEADER: json.dumps(header)}))
+    return unfinished.replace(path)
+
+
+def import_checkpoint(
+    source: str | Path, target: str | Path, system: str | None = None
+) -> nn.Module:
+    """Convert a published file to `target` (.safetensors) and its configuration as .json beside.
+
+    The JSON is for people; the header of the .safetensors holds the same and is what is loaded.
+    """
+    source, target = locate(source), Path(target)
+    if target.suffix != ".safetensors":
+        raise UserError(f"{target}: the target must end in .safetensors")
+    model = load(source, system)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    record = {"source": source.name, "sha256": digest, "speechlab": speechlab.__version__}
+    record["n_params"] = n_params(model)
+    save(target, model, record)
+    readable = _readable({"config": to_dict(model.config), "record": record})
+    target.with_suffix(".json").write_text(readable + "\n")
+    return model
+
+
+def n_params(model: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def locate(path: str | Path) -> Path:
+    """The checkpoint file that a path, a run directory or a published name stands for."""
+    path = Path(path)
+    if path.is_dir():
+        return _in_directory(path)
+    if path.is_file():
+        return path
+    if str(path) not in {file.name for file in weights.published()}:
+        raise UserError(f"{path}: no such checkpoint; `speechlab weights list` has the published")
+    found = weights.find(str(path))
+    if found is None:
+        raise UserError(f"{path}: not here yet; fetch it with `speechlab weights download {path}`")
+    return found
+
+
+def _readable(value: Any, indent: str = "") -> str:
+    """JSON with a line per key, lists kept on theirs."""
+    if not isinstance(value, Mapping):
+        return json.dumps(value)
+    inner = indent + "  "
+    lines = (f"{inner}{json.dumps(k)}: {_readable(v, inner)}" for k, v in value.items())
+    return "{\n" + ",\n".join(lines) + "\n" + indent + "}"
+
+
+def _in_directory(path: Path) -> Path:
+    best = path / "best.safetensors"
+    found = [best] if best.is_file() else sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise UserError(f"{path}: a run directory holds best.safetensors, this one {len(found)}")
+    return found[0]
+
+
+def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor], dict]:
+    """System, configuration, tensors under our names, record."""
+    if system is not None and system not in SYSTEMS:
+        raise UserError(f"no system '{system}'; there are: {', '.join(SYSTEMS)}")
+    if path.suffix == ".safetensors":
+        state, header = _read_safetensors(path)
+        if header:
+            return _ours(path, state, header, system)
+        published = {}
+    else:
+        state, published = _read_pickle(path)
+    system = system or _recognise(path, state)
+    try:
+        config, state = CONVERTERS[system](state, published)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return system, config, state, {}
+
+
+def _ours(
+    path: Path, state: Mapping[str, Tensor], header: dict[str, Any], system: str | None
+) -> tuple[str, Any, Mapping[str, Tensor], dict]:
+    if system not in (None, header["system"]) or header["system"] not in SYSTEMS:
+        raise UserError(f"{path}: holds a {header['system']}, not a {system or 'known system'}")
+    config = from_dict(SYSTEMS[header["system"]][0], header["config"])
+    return header["system"], config, state, header["record"]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
+
+
+def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """Tensors and published configuration; a pickle that names anything to call is refused."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about a pickle's protocol; it is refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {_refusal(str(error))}") from error
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
+    state = content.get("model_state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
+    published = content.get("network_config")
+    state = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    return state, published if isinstance(published, Mapping) else {}
+
+
+def _refusal(error: str) -> str:
+    wanted = re.search(r"GLOBAL ([\w.]+)|[Cc]lass ([\w.]+)|(?:instruction|opcode)\D*(\d+)", error)
+    name = next((group for group in wanted.groups() if group), None) if wanted else None
+    if name is None or name.isdigit():
+        return "refused: not a checkpoint of plain tensors (its pickle cannot be read safely)"
+    return f"refused: loading it would call {name}; only files of plain tensors are read"
+
+
+def _recognise(path: Path, state: Mapping[str, Tensor]) -> str:
+    if "tsfm_conv1.weight" in state:
+        return "cleanumamba"
+    raise UserError(f"{path}: does not tell what it holds; name the system: {', '.join(SYSTEMS)}")
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into the model; one line says what does not fit."""
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    excess = sorted(state.keys() - wanted.keys())
+    misfit = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
+    faults = {"lacks": missing, "has an unknown": excess, "has another size of": misfit}
+    for what, names in faults.items():
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"{path}: does not fit its configuration: {what} {names[0]}{more}")
+    model.load_state_dict(state)
