@@ -1,0 +1,104 @@
+"""The command line: what it prints, its exit codes, one line for what is wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+import speechlab
+from speechlab import cli
+from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+
+
+@pytest.fixture
+def test_set(tmp_path):
+    """Two pairs of half-second files that a metric without speech can score."""
+    generator = np.random.default_rng(0)
+    for side, gain in (("clean", 0.0), ("noisy", 0.1)):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        for i in range(2):
+            tone = 0.3 * np.sin(np.arange(8000) * 0.05 * (i + 1))
+            signal = tone + gain * generator.standard_normal(8000)
+            soundfile.write(tmp_path / "set" / side / f"p{i}.wav", signal, 16000)
+    return tmp_path / "set"
+
+
+def test_doctor_names_kernels_and_reasons(capsys):
+    assert cli.main(["doctor"]) == 0
+    page = capsys.readouterr().out
+    assert f"speechlab {speechlab.__version__}" in page
+    assert "in use on cpu" in page
+    for name in ("reference", "parallel", "numba", "cuda", "mamba-ssm", "torch"):
+        assert name in page
+
+
+def test_weights_list(capsys):
+    assert cli.main(["weights", "list"]) == 0
+    assert "CleanUMamba-3N-E8_pruned-500K" in capsys.readouterr().out
+
+
+def test_import_then_load(shared, tmp_path, capsys):
+    source = shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_LSTM.pkl"
+    target = tmp_path / "lstm.safetensors"
+    assert cli.main(["import", str(source), str(target)]) == 0
+    assert "443,009 parameters" in capsys.readouterr().out
+    assert speechlab.load(target).config.mixer == "lstm"
+
+
+def test_evaluate_a_checkpoint(test_set, tmp_path, capsys):
+    """A row per file and a summary, from a checkpoint that need not be a good one."""
+    from speechlab.checkpoints import save
+
+    checkpoint = save(tmp_path / "model.safetensors", CleanUMamba(CONFIGS["ablation"]))
+    output = tmp_path / "rows.csv"
+    arguments = ["evaluate", str(test_set), "--output", str(output), "--metrics", "si_sdr", "ssnr"]
+    arguments += ["--jobs", "1", "--checkpoint", str(checkpoint)]
+    assert cli.main(arguments) == 0
+    assert "si_sdr" in capsys.readouterr().out
+    rows = pd.read_csv(output)
+    assert len(rows) == 2
+    assert rows["si_sdr"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "no/such/set", "--output", "x.csv"], "no/such/set"),
+        (["import", "absent.pkl", "x.safetensors"], "absent.pkl: no such checkpoint"),
+        (["check-metrics", "no/such/set"], "no/such/set"),
+        (["weights", "download", "no_such_weights"], "no_such_weights"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("speechlab: ")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_interruption_is_told(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("speechlab.doctor.report", interrupt)
+    assert cli.main(["doctor"]) == 130
+    assert "what was finished is kept" in capsys.readouterr().err
+
+
+def test_the_package_alone_imports_neither_torch_nor_numba():
+    """`import speechlab` and `--version` are instant; nothing here needs mamba-ssm either."""
+    heavy = "('torch', 'numba', 'mamba_ssm')"
+    code = f"import sys, speechlab.cli; print([m for m in {heavy} if m in sys.modules])"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"
+    version = [sys.executable, "-m", "speechlab", "--version"]
+    printed = subprocess.run(version, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == f"speechlab {speechlab.__version__}"
