@@ -1,0 +1,109 @@
+"""Every notebook runs at smoke size and without any data; so do the programs in examples/."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
+
+
+def run(name: str, results: Path, environment: dict[str, str], **parameters: object) -> str:
+    """Execute a notebook as `make study` does; returns all the text that it shows."""
+    executed = results / name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", "--cwd", str(FOLDER), "--no-progress-bar"]
+    for key, value in {"results": str(results), "jobs": 1, **parameters}.items():
+        command += ["-p", key, str(value)]
+    environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | environment
+    command += [str(FOLDER / name), str(executed)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = nbformat.read(executed, as_version=4).cells
+    shown = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not [
+        output for output in shown if output.get("name") == "stderr" and "Warn" in output.text
+    ]
+    return "\n".join(str(output.get("data", output.get("text", ""))) for output in shown)
+
+
+def committed() -> dict[Path, float]:
+    """What must not change while tests run: everything in results/ but runs and executed copies."""
+    paths = (ROOT / "results").rglob("*")
+    left_out = {"runs", "notebooks"}
+    kept = [path for path in paths if not left_out & set(path.relative_to(ROOT).parts)]
+    return {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asks_a_question_and_keeps_the_order(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = notebook.cells
+    assert re.match(r"# .+\?\n\n", cells[0].source)
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert re.findall(r"^## (.+)$", prose, re.M) == HEADINGS
+    tags = [cell.metadata.get("tags", []) for cell in cells if cell.cell_type == "code"]
+    assert tags[1] == ["parameters"] and sum(map(bool, tags)) == 1  # right after the imports
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+def test_paper_tables_at_smoke_size(shared, tmp_path):
+    before = committed()
+    environment = {
+        "SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"),
+        "OMP_NUM_THREADS": "1",
+    }
+    test_set = shared / "audio" / "pairs" / "dns2020_no_reverb"
+    shown = run("11_paper_tables.ipynb", tmp_path, environment, profile="smoke", test_set=test_set)
+    assert committed() == before
+    assert "incomplete, 2 of 150 files" in shown
+    [output] = (tmp_path / "runs").iterdir()  # a part of the set stays out of the way of the whole
+    rows = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "Experiment_CleanU_Mamba.csv")
+    noisy = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "noisy.csv")
+    assert len(rows) == len(noisy) == 2
+    assert (rows["pesq_wb"] > noisy["pesq_wb"]).all()
+    assert len(list((output / "tables").iterdir())) == 4
+    assert len(list((output / "figures").iterdir())) == 2
+
+
+def test_paper_tables_without_data(tmp_path):
+    before = committed()
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    shown = run("11_paper_tables.ipynb", tmp_path, environment, test_set=tmp_path / "nowhere")
+    assert committed() == before
+    assert "speechlab weights download Experiment_CleanU_Mamba" in shown
+    assert "data/README.md" in shown
+    assert "| E8 full | 41.4M | 3.067 |" in shown
+    assert "nothing is reproduced here yet" in shown
+
+
+def example(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_example_enhance(shared, tmp_path):
+    noisy = shared / "audio" / "pairs" / "dns2020_no_reverb" / "noisy" / "fileid_9.flac"
+    weights = {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints")}
+    done = example("enhance.py", noisy, tmp_path / "enhanced.wav", **weights)
+    assert done.returncode == 0, done.stderr
+    assert soundfile.info(tmp_path / "enhanced.wav").frames == soundfile.info(noisy).frames
+    failed = example("enhance.py", tmp_path / "nothing.wav", tmp_path / "out.wav", **weights)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+
+
+def test_example_mixers():
+    done = example("mixers.py")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 5
