@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 done but a known value was not met, 2 bad input, 130 inter
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,10 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"speechlab: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("speechlab: interrupted; what was finished is kept", file=sys.stderr)
         return 130

@@ -102,3 +102,10 @@ def test_the_package_alone_imports_neither_torch_nor_numba():
     version = [sys.executable, "-m", "speechlab", "--version"]
     printed = subprocess.run(version, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == f"speechlab {speechlab.__version__}"
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m speechlab doctor | head -1"
+    printed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert printed.stdout.startswith("speechlab ")
+    assert "Traceback" not in printed.stderr
