@@ -1,0 +1,33 @@
+# Commands for people. Each builds .venv itself where it is missing or older than the requirements.
+# PYTHON=python3.12 make env chooses the interpreter; SPEECHLAB_SHARED is handed on to tests and notebooks.
+PYTHON ?= python3
+BIN = .venv/bin
+.PHONY: help env study test lint demo lab paper
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+
+env: .venv/.installed ## build the virtual environment .venv
+
+study: .venv/.installed ## run the notebooks; the executed copies go to results/notebooks
+	@mkdir -p results/notebooks && for notebook in notebooks/*.ipynb; do $(BIN)/papermill --cwd notebooks $$notebook results/$$notebook || exit 1; done; echo 'executed: results/notebooks'
+
+test: .venv/.installed ## run every test, the notebooks at smoke size included
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed ## check style and format of code and notebooks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+demo: .venv/.installed ## listen: noisy and enhanced side by side, in the browser
+	$(BIN)/python -m gradio_app.app
+
+lab: .venv/.installed ## open the notebooks in JupyterLab
+	$(BIN)/jupyter-lab notebooks
+
+paper: .venv/.installed ## rebuild the committed tables and figures from the committed CSVs
+	$(BIN)/python -m speechlab.tables
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,synth]'
+	@touch $@

@@ -1,0 +1,23 @@
+"""What every test shares: one torch thread, and the folder of golden tensors and real audio."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+# One thread: sums keep their order from run to run, and processes do not fight over the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Golden tensors, published weights and real audio; they are too large for git.
+
+    The setting SPEECHLAB_SHARED names the folder, a relative one from the repository's root.
+    """
+    folder = (ROOT / (os.environ.get("SPEECHLAB_SHARED") or "../shared")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: set SPEECHLAB_SHARED to the one with golden/ and audio/")
+    return folder
