@@ -1,0 +1,145 @@
+"""The listening demo: one recording, noisy beside enhanced, heard and seen. No model code here.
+
+From the repository's root: `python -m gradio_app.app [--checkpoint NAME_OR_PATH] [--port N]`.
+It serves this machine only and sends nothing anywhere: analytics and sharing are off.
+"""
+
+import argparse
+import sys
+import time
+from functools import lru_cache
+
+import gradio as gr
+import numpy as np
+import pandas as pd
+import soxr
+import torch
+from scipy.signal import ShortTimeFFT, windows
+from torch import Tensor, nn
+
+import speechlab
+from speechlab import audio, plots, weights
+from speechlab.checkpoints import n_params
+from speechlab.errors import UserError
+
+NONE_HERE = "none is here yet: `speechlab weights download NAME`, or give a path"
+MAX_SECONDS = 120  # longer recordings may not fit into memory in one pass
+FLOOR = 1e-12  # power that counts as silence: -120 dB
+INTRODUCTION = """# speechlab: listen
+Choose a checkpoint, give a noisy recording, press *Enhance*, and compare. Any sample rate;
+each channel is enhanced for itself."""
+
+load = lru_cache(maxsize=2)(speechlab.load)  # a model stays in memory between presses
+
+
+def enhance(model: nn.Module, noisy: Tensor, sample_rate: int) -> Tensor:
+    """(C, T) at any rate in Hz -> (C, T) at that rate, less what the model's rate cannot hold."""
+    resampled = soxr.resample(noisy.T.numpy(), sample_rate, model.sample_rate)  # (T', C)
+    if not len(resampled):
+        raise UserError("the recording is too short: less than one sample at the model's rate")
+    with torch.inference_mode():
+        estimate = model(torch.from_numpy(resampled.T.copy())[:, None])  # (C, 1, T')
+    estimate = estimate[:, 0]  # (C, T')
+    restored = soxr.resample(estimate.T.numpy(), model.sample_rate, sample_rate)  # (about T, C)
+    short = max(0, noisy.shape[1] - len(restored))  # resampling there and back may miss a sample
+    restored = np.pad(restored, ((0, short), (0, 0)))[: noisy.shape[1]]
+    return torch.from_numpy(restored.T.copy())
+
+
+def levels(waveform: Tensor, sample_rate: int) -> pd.DataFrame:
+    """(C, T) -> levels in dB, channels averaged: frequencies in Hz as index, seconds as columns."""
+    n_fft = 2 * round(0.016 * sample_rate)  # 32 ms
+    hop_length = max(n_fft // 4, waveform.shape[1] // 1000)  # about a thousand columns at most
+    window = windows.hann(n_fft, sym=False)
+    stft = ShortTimeFFT(window, hop_length, sample_rate, scale_to="magnitude")
+    n_samples = max(waveform.shape[1], n_fft)
+    padded = np.pad(waveform.numpy(), ((0, 0), (0, n_samples - waveform.shape[1])))
+    power = stft.spectrogram(padded).mean(axis=0)  # (F, L)
+    return pd.DataFrame(10 * np.log10(power + FLOOR), stft.f, stft.t(n_samples))
+
+
+def compare(checkpoint: str | None, recording: str | None) -> tuple:
+    """The press of the button: (rate, int16 samples) enhanced, both spectrograms, one line."""
+    try:
+        if not checkpoint:
+            raise UserError("choose a checkpoint first")
+        if not recording:
+            raise UserError("drop a recording or make one first")
+        return _compare(load(checkpoint), *audio.load(recording))
+    except UserError as error:
+        return None, None, f"**{error}**"
+
+
+def _compare(model: nn.Module, noisy: Tensor, sample_rate: int) -> tuple:
+    seconds = noisy.shape[1] / sample_rate
+    if seconds > MAX_SECONDS:
+        raise UserError(f"the recording lasts {seconds:.0f} s: cut it to {MAX_SECONDS} s")
+    start = time.perf_counter()
+    estimate = enhance(model, noisy, sample_rate)
+    spent = time.perf_counter() - start
+    sounds = {"noisy": noisy, "enhanced": estimate}
+    figure = plots.spectrograms({name: levels(s, sample_rate) for name, s in sounds.items()})
+    facts = f"{n_params(model):,} parameters; {seconds:.1f} s of sound took {spent:.2f} s"
+    return (sample_rate, _int16(estimate)), figure, facts
+
+
+def _int16(waveform: Tensor) -> np.ndarray:
+    """(C, T) -> (T, C). Float samples the player would scale up; a comparison needs one level."""
+    return (waveform.T.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+
+
+def build(checkpoint: str | None = None) -> gr.Blocks:
+    """The page. `checkpoint`, chosen at the start: a published name, a file, a run directory."""
+    choices = [file.name for file in weights.published("cleanumamba") if weights.find(file.name)]
+    if checkpoint:
+        load(checkpoint)  # an error now, not at the first press
+        choices = list(dict.fromkeys([checkpoint, *choices]))
+    hint = "a published file that is here, or any path" if choices else NONE_HERE
+    # one hour, then what was uploaded is deleted; the rest goes when the server stops
+    with gr.Blocks(title="speechlab", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row(equal_height=True):
+            options = {"info": hint, "allow_custom_value": True, "scale": 3}
+            chosen = gr.Dropdown(choices, label="checkpoint", **options)
+            button = gr.Button("Enhance", variant="primary")
+        with gr.Row():  # no "share" button: it would send the recording away
+            recording = gr.Audio(label="noisy", type="filepath", buttons=["download"])
+            estimate = gr.Audio(label="enhanced", format="wav", buttons=["download"])
+        facts = gr.Markdown()
+        figure = gr.Plot(label="spectrograms", format="png")
+        results = [estimate, figure, facts]
+        button.click(compare, [chosen, recording], results)
+        recording.change(lambda: (None, None, ""), None, results)  # never a stale pair
+    return page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the page until interrupted; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m gradio_app.app", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--checkpoint", help="a published name, a file or a run directory")
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    options = parser.parse_args(arguments)
+    try:
+        page = build(options.checkpoint)
+    except UserError as error:
+        print(f"speechlab: {error}", file=sys.stderr)
+        return 2
+    _, url, _ = page.launch(
+        server_name=options.host,
+        server_port=options.port,
+        share=False,
+        quiet=True,
+        ssr_mode=False,
+        footer_links=[],
+        prevent_thread_lock=True,
+    )
+    print(f"speechlab: listening on {url} (Ctrl-C ends it)")
+    page.block_thread()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

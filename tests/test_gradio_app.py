@@ -1,0 +1,123 @@
+"""The listening demo: what the button does, and that the page is served here and only here."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from gradio_app import app
+from speechlab.checkpoints import save
+from speechlab.configuration import override
+from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE = 16000  # Hz
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A model of the right shape whose output means nothing."""
+    torch.manual_seed(0)
+    widths = {f"{part}_channels": (4, 4) for part in ("down", "skip", "up")}
+    config = override(
+        CONFIGS["ablation"], d_model=8, layers=({"d_state": 4, "expand": 2},), **widths
+    )
+    path = tmp_path_factory.mktemp("demo") / "tiny.safetensors"
+    return str(save(path, CleanUMamba(config)))
+
+
+@pytest.fixture
+def record(tmp_path):
+    def write(samples, sample_rate=RATE):
+        path = tmp_path / "recording.wav"
+        soundfile.write(path, samples, sample_rate, subtype="FLOAT")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_output_is_as_long_as_the_input(tiny, record, sample_rate, n_channels):
+    noisy = 0.1 * np.random.default_rng(0).standard_normal((sample_rate // 3, n_channels))
+    (rate, samples), figure, facts = app.compare(tiny, record(noisy, sample_rate))
+    assert (rate, samples.shape, samples.dtype) == (sample_rate, noisy.shape, np.int16)
+    assert "0.3 s of sound" in facts
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes[:2]] == [
+        "noisy",
+        "enhanced",
+    ]
+
+
+def test_channels_do_not_mix(tiny):
+    """Each channel gives what it gives alone, and at the model's rate nothing is resampled."""
+    model = app.load(tiny)
+    noisy = 0.1 * torch.randn(2, 4000)
+    both = app.enhance(model, noisy, RATE)
+    with torch.inference_mode():
+        alone = torch.cat([model(channel[None, None])[0] for channel in noisy])
+    torch.testing.assert_close(both, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_samples", [1, 100, 16000])
+def test_silence_and_single_samples(tiny, record, n_samples):
+    (_, samples), _, _ = app.compare(tiny, record(np.zeros((n_samples, 1))))
+    assert samples.shape == (n_samples, 1) and np.isfinite(samples).all()
+
+
+def test_levels_are_in_decibels():
+    """A sine of amplitude 1 stands at its frequency, 6 dB below full scale (half on each side)."""
+    seconds = torch.arange(RATE) / RATE
+    table = app.levels(torch.sin(2 * torch.pi * 1000 * seconds)[None], RATE)
+    middle = table.iloc[:, table.shape[1] // 2]
+    assert middle.idxmax() == 1000
+    assert middle.max() == pytest.approx(-6.02, abs=0.1)
+
+
+def test_mistakes_are_told(tiny, record, tmp_path):
+    """Every mistake is one bold line in the page, and nothing to hear."""
+    recording = record(np.zeros((100, 1)))
+    empty = tmp_path / "empty.wav"
+    soundfile.write(empty, np.zeros((0, 1)), RATE)
+    for checkpoint, sound, told in (
+        (None, recording, "choose a checkpoint"),
+        (tiny, None, "drop a recording"),
+        (tiny, str(empty), "no samples"),
+        (tiny, record(np.zeros((121 * 100, 1)), 100), "cut it to 120 s"),
+        ("nowhere.safetensors", recording, "no such checkpoint"),
+    ):
+        estimate, figure, line = app.compare(checkpoint, sound)
+        assert estimate is None and figure is None and told in line
+
+
+def test_page_is_served_on_this_machine(tiny, tmp_path):
+    """The command of the Makefile, on a free port; the page asks no other host for anything."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gradio_app.app", "--checkpoint", tiny, "--port", str(port)]
+    settings = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert f"listening on http://127.0.0.1:{port}" in server.stdout.readline()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+                text = response.read().decode()
+        finally:
+            server.terminate()
+    assert "speechlab" in text
+    assert not re.findall(r"""<(?:script|img|iframe|link)[^>]*(?:src|href)=["']https?:""", text)
+
+
+def test_wrong_checkpoint_ends_with_one_line(capsys):
+    assert app.main(["--checkpoint", "nowhere.pkl"]) == 2
+    assert capsys.readouterr().err.startswith("speechlab: nowhere.pkl: no such checkpoint")
