@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.errors import UserError
 from speechlab.layers.s4 import S4
 from speechlab.layers.scan import selective_scan
 
@@ -93,7 +94,7 @@ class Mamba2(nn.Module):
         d_inner = expand * d_model if d_inner is None else d_inner
         n_heads, rest = divmod(d_inner, d_head)
         if rest:
-            raise ValueError(f"d_inner {d_inner} is not a multiple of d_head {d_head}")
+            raise UserError(f"d_inner {d_inner} is not a multiple of d_head {d_head}")
         self.d_head, self.d_state = d_head, d_state
         self.split = [d_inner, d_inner + 2 * d_state, n_heads]
         self.in_proj = nn.Linear(d_model, sum(self.split), bias=False)
@@ -183,7 +184,7 @@ class MHA(nn.Module):
         """window: frames, at least 1 (2048 are 32.8 s at a hop of 256 samples and 16 kHz)."""
         super().__init__()
         if d_model % n_heads or window < 1:
-            raise ValueError(f"d_model {d_model}, n_heads {n_heads}, window {window} do not fit")
+            raise UserError(f"d_model {d_model}, n_heads {n_heads}, window {window} do not fit")
         self.n_heads, self.window = n_heads, window
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, d_model, bias=False)
@@ -213,7 +214,12 @@ class MHA(nn.Module):
         distance = position - torch.arange(first, end, device=q.device)
         seen = (distance >= 0) & (distance < self.window)
         k, v = k[:, :, first:end], v[:, :, first:end]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        broken = ~(k + v).isfinite().all(-1)  # (B, n_heads, K)
+        if not broken.any():
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        k, v = k.nan_to_num(0.0, 0.0, 0.0), v.nan_to_num(0.0, 0.0, 0.0)  # 0 * NaN is NaN
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return y.masked_fill((seen & broken[:, :, None]).any(-1, keepdim=True), math.nan)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, L, d_model) -> (B, n_heads, L, d_head)"""

@@ -50,7 +50,9 @@ class S4(nn.Module):
         A_bar, b, c = self.discretise()
         v = u.to(A_bar.dtype).transpose(1, 2)  # (B, H, L)
         if state is None:
-            y = causal_convolution(v, ssm_kernel(A_bar, b, c, v.shape[-1]))
+            finite = v.nan_to_num(0.0, 0.0, 0.0)  # the FFT would carry a NaN into the past
+            y = causal_convolution(finite, ssm_kernel(A_bar, b, c, v.shape[-1]))
+            y = y + 0 * v.cumsum(-1)  # NaN from the first NaN on
             state = final_state(A_bar, b, v)
         else:
             y, state = recurrence(A_bar, b, c, v, state)
