@@ -4,12 +4,14 @@ Each stack maps (B, L, d_model) to the same shape, `forward(x, state=None) -> (y
 state per layer, and is causal. `STACKS` names the wiring that each mixer is published with.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS, State
 
 Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per layer
@@ -68,6 +70,19 @@ class Stack(nn.Module):
             x, layer_state = layer(x, before)
             after.append(layer_state)
         return self.norm_out(x), tuple(after)
+
+
+def check_options(mixer: str, options: Options) -> None:
+    """UserError for a setting that the mixer does not have, or that is no positive number."""
+    known = set(inspect.signature(MIXERS[mixer]).parameters) - {"d_model"}
+    known |= {"d_hidden"} if STACKS[mixer] is transformer else set()
+    for layer in options:
+        for name, value in layer.items():
+            if name not in known:
+                settings = ", ".join(sorted(known)) or "none"
+                raise UserError(f"mixer {mixer} has no setting '{name}'; it has: {settings}")
+            if type(value) is not int or value < 1:
+                raise UserError(f"mixer {mixer}: {name} must be a positive int, not {value!r}")
 
 
 def residual(mixer: str, d_model: int, options: Options) -> Stack:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.layers.stacks import STACKS, Block
+from speechlab.layers.stacks import STACKS, Block, check_options
 from speechlab.models.level import LEVELS
 
 
@@ -116,7 +116,7 @@ class CleanUMamba(nn.Module):
         x, _ = self.bottleneck(x)
         x = self.conv_out(x.transpose(1, 2))  # (B, C, L)
         for layer, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = layer(x + skip[..., : x.shape[-1]])  # (B, C, L), L doubled
+            x = layer(x + skip)  # (B, C, L), L doubled
         return x[..., :length] * level
 
 
@@ -160,8 +160,11 @@ def _check(config: CleanUMambaConfig) -> None:
     widths = (config.down_channels, config.skip_channels, config.up_channels)
     if len({len(w) for w in widths}) != 1 or not widths[0]:
         raise UserError(f"CleanUMamba needs one width per level in all three lists, not {widths}")
-    if config.kernel_size < config.stride:
-        raise UserError(f"kernel_size {config.kernel_size} is below stride {config.stride}")
+    if not 1 <= config.stride <= config.kernel_size:
+        raise UserError(f"stride {config.stride} is not in 1 to kernel_size {config.kernel_size}")
+    if min(config.d_model, config.sample_rate, *sum(widths, ())) < 1 or not config.layers:
+        raise UserError("CleanUMamba needs at least one layer, and sizes of 1 or more")
+    check_options(config.mixer, config.layers)
 
 
 def _rescale_convolution(module: nn.Module) -> None:
