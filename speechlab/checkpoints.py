@@ -38,9 +38,13 @@ def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Mo
     Raises UserError if the file is missing, unreadable, unsafe or does not fit.
     """
     path = locate(path)
-    system, config, state, _ = _read(path, system)
+    system, config, state = _read(path, system)
     config = override(config, **overrides)
-    model = SYSTEMS[system][1](config)
+    try:
+        with torch.device("meta"):  # sizes first: nothing is drawn, nothing absurd is allocated
+            model = SYSTEMS[system][1](config)
+    except (UserError, RuntimeError) as error:
+        raise UserError(f"{path}: its configuration builds no model: {error}") from error
     _fill(model, state, path)
     return model.eval()
 
@@ -53,11 +57,14 @@ def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = 
     path = Path(path)
     system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
     header = {"system": system, "config": to_dict(model.config), "record": dict(record or {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    unfinished.write_bytes(serialise(tensors, {HEADER: json.dumps(header)}))
-    return unfinished.replace(path)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(serialise(tensors, {HEADER: json.dumps(header)}))
+        return unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def import_checkpoint(
@@ -70,6 +77,8 @@ def import_checkpoint(
     source, target = locate(source), Path(target)
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the target must end in .safetensors")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"{target}: is the source itself; name another target")
     model = load(source, system)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     record = {"source": source.name, "sha256": digest, "speechlab": speechlab.__version__}
@@ -92,11 +101,13 @@ def locate(path: str | Path) -> Path:
         return _in_directory(path)
     if path.is_file():
         return path
-    if str(path) not in {file.name for file in weights.published()}:
+    names = {file.name.lower(): file.name for file in weights.published()}
+    name = names.get(path.name.lower(), names.get(path.stem.lower()))
+    if name is None or path.name != str(path):
         raise UserError(f"{path}: no such checkpoint; `speechlab weights list` has the published")
-    found = weights.find(str(path))
+    found = weights.find(name)
     if found is None:
-        raise UserError(f"{path}: not here yet; fetch it with `speechlab weights download {path}`")
+        raise UserError(f"{path}: not here yet; fetch it with `speechlab weights download {name}`")
     return found
 
 
@@ -113,12 +124,13 @@ def _in_directory(path: Path) -> Path:
     best = path / "best.safetensors"
     found = [best] if best.is_file() else sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        raise UserError(f"{path}: a run directory holds best.safetensors, this one {len(found)}")
+        held = f"{len(found)} .safetensors files" if found else "no .safetensors file"
+        raise UserError(f"{path}: holds {held} and no best.safetensors; name the file itself")
     return found[0]
 
 
-def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor], dict]:
-    """System, configuration, tensors under our names, record."""
+def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor]]:
+    """System, configuration, tensors under our names."""
     if system is not None and system not in SYSTEMS:
         raise UserError(f"no system '{system}'; there are: {', '.join(SYSTEMS)}")
     if path.suffix == ".safetensors":
@@ -133,16 +145,21 @@ def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor
         config, state = CONVERTERS[system](state, published)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return system, config, state, {}
+    return system, config, state
 
 
 def _ours(
     path: Path, state: Mapping[str, Tensor], header: dict[str, Any], system: str | None
-) -> tuple[str, Any, Mapping[str, Tensor], dict]:
-    if system not in (None, header["system"]) or header["system"] not in SYSTEMS:
-        raise UserError(f"{path}: holds a {header['system']}, not a {system or 'known system'}")
-    config = from_dict(SYSTEMS[header["system"]][0], header["config"])
-    return header["system"], config, state, header["record"]
+) -> tuple[str, Any, Mapping[str, Tensor]]:
+    if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
+        raise UserError(f"{path}: its header holds no configuration; save it again")
+    held = header.get("system")
+    if system not in (None, held) or held not in SYSTEMS:
+        raise UserError(f"{path}: holds a {held}, not a {system or 'known system'}")
+    try:
+        return held, from_dict(SYSTEMS[held][0], header["config"]), state
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -162,15 +179,19 @@ def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(str(error))}") from error
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+    except Exception as error:  # a broken file breaks the reader in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
     state = content.get("model_state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
     published = content.get("network_config")
-    state = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    state = {k: v for k, v in state.items() if isinstance(k, str) and _is_real(v)}
     return state, published if isinstance(published, Mapping) else {}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_complex()
 
 
 def _refusal(error: str) -> str:
@@ -184,6 +205,9 @@ def _refusal(error: str) -> str:
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> str:
     if "tsfm_conv1.weight" in state:
         return "cleanumamba"
+    known = {file.system for file in weights.published() if file.name == path.stem} - set(SYSTEMS)
+    if known:
+        raise UserError(f"{path}: holds a {known.pop()}, which is not implemented here yet")
     raise UserError(f"{path}: does not tell what it holds; name the system: {', '.join(SYSTEMS)}")
 
 
@@ -198,4 +222,5 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(f"{path}: does not fit its configuration: {what} {names[0]}{more}")
-    model.load_state_dict(state)
+    tensors = {name: state[name].to(wanted[name].dtype) for name in wanted}
+    model.load_state_dict(tensors, assign=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechlab.configuration import from_dict
 from speechlab.errors import UserError
 from speechlab.layers.s4 import S4, untruncate
 from speechlab.models.cleanumamba import CleanUMambaConfig
@@ -55,6 +56,8 @@ def cleanumamba(
         config = _config(weights, published)
     except KeyError as error:
         raise UserError(f"these are not the weights of a CleanUMamba: no {error}") from error
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError("these are not the weights of a CleanUMamba: odd tensor shapes") from error
     return config, _restore_s4(weights) if config.mixer == "mamba_s4" else weights
 
 
@@ -72,17 +75,18 @@ def _config(weights: StateDict, published: Mapping[str, Any]) -> CleanUMambaConf
     mix = [weights[f"encoder.{i}.mix.weight"] for i in range(n_levels)]
     up = [weights[f"decoder.{n_levels - 1 - i}.up.weight"] for i in range(n_levels)]
     mixer = _mixer(weights)
-    return CleanUMambaConfig(
-        down_channels=tuple(w.shape[0] for w in down),
-        skip_channels=tuple(w.shape[0] // 2 for w in mix),
-        up_channels=tuple(w.shape[0] for w in up),
-        kernel_size=down[0].shape[-1],
-        stride=published.get("stride", CleanUMambaConfig.stride),
-        mixer=mixer,
-        d_model=weights["conv_in.weight"].shape[0],
-        layers=tuple(_layer(weights, mixer, i, published) for i in range(n_layers)),
-        normalize="utterance" if published.get("normalize_input", True) else "none",
-    )
+    settings = {
+        "down_channels": tuple(w.shape[0] for w in down),
+        "skip_channels": tuple(w.shape[0] // 2 for w in mix),
+        "up_channels": tuple(w.shape[0] for w in up),
+        "kernel_size": down[0].shape[-1],
+        "stride": published.get("stride", CleanUMambaConfig.stride),
+        "mixer": mixer,
+        "d_model": weights["conv_in.weight"].shape[0],
+        "layers": tuple(_layer(weights, mixer, i, published) for i in range(n_layers)),
+        "normalize": "utterance" if published.get("normalize_input", True) else "none",
+    }
+    return from_dict(CleanUMambaConfig, settings)
 
 
 def _count(weights: StateDict, prefix: str) -> int:

@@ -86,7 +86,8 @@ def test_published_names_in_safetensors(shared, tmp_path):
 
 def test_a_name_is_found_where_the_weights_are(shared, monkeypatch):
     monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(shared / "upstream_checkpoints"))
-    assert speechlab.load("Experiment_CleanU_LSTM").config.mixer == "lstm"
+    for name in ("Experiment_CleanU_LSTM", "experiment_cleanu_lstm.pkl"):
+        assert speechlab.load(name).config.mixer == "lstm"
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -122,6 +123,71 @@ def test_broken_files_are_named_in_one_line(tmp_path, content, name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        *('"x"', "[1]", "{}", '{"config": []}', '{"config": {}}', "no json"),
+        '{"system": "cleanumamba"}',
+        '{"system": "cleanumamba", "config": {"layers": [{"zz": 1}]}}',
+        '{"system": "cleanumamba", "config": {"d_model": 1000000000000}}',
+        '{"system": "cleanumamba", "config": {"kernel": 4}}',
+    ],
+)
+def test_a_bad_header_is_named_in_one_line(tmp_path, header):
+    path = tmp_path / "bad.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"speechlab": header})
+    with pytest.raises(UserError, match=r"bad\.safetensors") as error:
+        speechlab.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {1: torch.zeros(2)},
+        {"tsfm_conv1.weight": torch.zeros(3, 3, 1, dtype=torch.complex64)},
+        {"tsfm_conv1.weight": torch.zeros(()), "encoder.0.0.weight": torch.zeros(3)},
+        [torch.zeros(3)],
+        "text",
+    ],
+)
+def test_odd_content_is_named_in_one_line(tmp_path, content):
+    path = tmp_path / "odd.pkl"
+    torch.save(content, path)
+    for system in (None, "cleanumamba"):
+        with pytest.raises(UserError, match=r"odd\.pkl") as error:
+            speechlab.load(path, system)
+        assert "\n" not in str(error.value)
+
+
+def test_a_flipped_byte_loads_or_is_named(model, tmp_path):
+    """Damage anywhere gives a model or one line, never another exception."""
+    state = {"tsfm_conv1.weight": torch.zeros(2, 2, 1), "encoder.0.0.weight": torch.zeros(2, 1, 4)}
+    path = tmp_path / "damaged.pkl"
+    for legacy in (True, False):
+        torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+        content = path.read_bytes()
+        for position in range(0, len(content), len(content) // 60):
+            flipped = bytes([content[position] ^ 0xFF])
+            path.write_bytes(content[:position] + flipped + content[position + 1 :])
+            with pytest.raises(UserError):
+                speechlab.load(path)
+
+
+def test_loading_draws_no_random_number_and_can_be_trained(checkpoint):
+    before = torch.get_rng_state()
+    loaded = speechlab.load(checkpoint)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_what_cannot_be_written_is_named(model, checkpoint):
+    with pytest.raises(UserError, match="cannot be written"):
+        save("/proc/nowhere/model.safetensors", model)
+    with pytest.raises(UserError, match="is the source itself"):
+        import_checkpoint(checkpoint, checkpoint)
+
+
 def test_a_cut_download_is_named(shared, tmp_path):
     source = shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_Mamba.pkl"
     path = tmp_path / "cut.pkl"
@@ -149,5 +215,5 @@ def test_what_does_not_fit_is_named(model, checkpoint, tmp_path):
     with pytest.raises(UserError, match="no such checkpoint"):
         speechlab.load(tmp_path / "absent.pkl")
     (tmp_path / "run" / "empty").mkdir()
-    with pytest.raises(UserError, match=r"a run directory holds best\.safetensors"):
+    with pytest.raises(UserError, match=r"no best\.safetensors; name the file itself"):
         speechlab.load(tmp_path / "run" / "empty")
