@@ -8,6 +8,7 @@ import torch
 
 import speechlab
 from speechlab import weights
+from speechlab.errors import UserError
 from speechlab.layers.scan import backend_status, default_backend
 
 PACKAGES = (
@@ -41,15 +42,18 @@ def _kernels() -> dict[str, str]:
     status = backend_status()
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         chosen = default_backend(device, torch.float32)
-        status[chosen] = f"{status[chosen]}  <- in use on {device}"
+        status[chosen] = f"{status.get(chosen, 'unknown')}  <- in use on {device}"
     forced = os.environ.get("SPEECHLAB_SCAN")
-    return status | ({"SPEECHLAB_SCAN": forced} if forced else {})
+    return status | ({"SPEECHLAB_SCAN": f"{forced}, set by you"} if forced else {})
 
 
 def _weights() -> dict[str, str]:
     files = weights.published("cleanumamba")
-    here = sum(weights.find(file.name) is not None for file in files)
-    folder = weights.offline_folder() or weights.cache_folder()
+    try:
+        here = sum(weights.find(file.name) is not None for file in files)
+        folder = weights.offline_folder() or weights.cache_folder()
+    except UserError as error:
+        return {"cleanumamba": str(error)}
     return {"cleanumamba": f"{here} of {len(files)} files here, looked for in {folder}"}
 
 
