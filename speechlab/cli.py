@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("speechlab: interrupted; what was finished is kept", file=sys.stderr)
+        print("speechlab: interrupted", file=sys.stderr)
         return 130
 
 
@@ -77,7 +77,9 @@ def evaluate(options: argparse.Namespace) -> None:
 def check_metrics(options: argparse.Namespace) -> int:
     from speechlab import evaluate as evaluation
 
-    check = evaluation.check_metrics(options.test_set, jobs=options.jobs, limit=options.limit)
+    check = evaluation.check_metrics(
+        options.test_set, jobs=options.jobs, limit=options.limit, output=options.output
+    )
     print(check)
     return 1 if check.passed is False else 0
 
@@ -148,9 +150,12 @@ def _add_check_metrics(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "check-metrics",
         help="score a test set's noisy files against their known row",
-        description="Exit code 1 where a known value is not met within 0.02.",
+        description="Exit code 1 where a known value is not met within 0.02, or a file failed.",
     )
     command.add_argument("test_set", help="a folder with noisy/ and clean/")
+    command.add_argument(
+        "--output", help="a CSV file to keep the rows in, to go on with if interrupted"
+    )
     _add_work(command)
     command.set_defaults(run=check_metrics)
 

@@ -2,13 +2,16 @@
 
 Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): a pair has one file name
 in both folders. DNS-2020 (arXiv 2005.13981): a pair has one number, `..._fileid_N` with
-`clean_fileid_N`. Extensions may differ.
+`clean_fileid_N`. Extensions may differ. A folder of estimates is understood in the same way.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import soundfile
 
 from speechlab.audio import SUFFIXES
 from speechlab.errors import UserError
@@ -25,7 +28,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class TestSet:
-    """A published test set: its pairs' names and the metrics of its unprocessed noisy files."""
+    """A published test set: its pairs' names and the metrics of its unprocessed noisy files.
+
+    The names of VoiceBank-DEMAND are not listed here: any 824 that match its pattern pass for the
+    complete set, so a set with a file exchanged is told by its numbers alone.
+    """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
 
@@ -34,6 +41,7 @@ class TestSet:
     pattern: str  # every pair's name matches
     n_files: int  # of the complete set
     known: dict[str, float]  # metric -> mean over the complete set, as published
+    sample_rate: int = 16000  # Hz, at which `known` and the papers' tables are scored
 
     def holds(self, names: Iterable[str]) -> bool:
         """Whether all of `names` are names of this set."""
@@ -87,7 +95,7 @@ def find_pairs(folder: str | Path) -> list[Pair]:
 
     Raises UserError where a folder is missing or empty, a name is there twice, or a file is alone.
     """
-    noisy, clean = (_files(Path(folder) / part) for part in ("noisy", "clean"))
+    noisy, clean = (sound_files(Path(folder) / part) for part in ("noisy", "clean"))
     for here, there, where in ((noisy, clean, "clean"), (clean, noisy, "noisy")):
         alone = sorted((here[name].name for name in here.keys() - there.keys()), key=_natural)
         if alone:
@@ -98,14 +106,31 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     return [Pair(name, noisy[name], clean[name]) for name in sorted(noisy, key=_natural)]
 
 
+def title(folder: str | Path, known: TestSet | None) -> str:
+    """What to call the test set in a folder: its published title, or the folder's name."""
+    return known.title if known else Path(folder).resolve().name
+
+
+def sample_rates(paths: Iterable[Path]) -> set[int]:
+    """Rates in Hz that the files' headers tell; reading names the file that has no header."""
+    rates = set()
+    for path in paths:
+        with contextlib.suppress(soundfile.LibsndfileError):
+            rates.add(soundfile.info(path).samplerate)
+    return rates
+
+
 def recognise(pairs: list[Pair]) -> TestSet | None:
     """The published test set, complete or not, that has all the pairs' names; None if none has."""
     names = [pair.name for pair in pairs]
     return next((known for known in TEST_SETS.values() if known.holds(names)), None)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Sound files of a folder by the name of their pair."""
+def sound_files(folder: Path) -> dict[str, Path]:
+    """Sound files of a folder, of a test set or of estimates, by the name of their pair.
+
+    Raises UserError where the folder is missing or has none, or two files have one name.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a test set has the folders noisy/ and clean/")
     files: dict[str, Path] = {}

@@ -21,6 +21,7 @@ from speechlab import composite
 from speechlab.composite import MetricError
 
 PACKAGES = ("pesq", "pystoi", "fast_bss_eval", "numpy", "scipy", "soundfile")
+RESAMPLER = "soxr"  # where files are not at the rate they are scored at
 INT16 = 32768.0  # steps of a 16-bit sample in full scale
 SCALES = {"float": 1.0, "int16": INT16}
 PESQ_PAUSES = 40  # utterances, as counted here; its own count may be somewhat higher
@@ -182,9 +183,22 @@ def score(
     return values, reasons
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of the packages that the numbers depend on."""
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def truncated(estimate: np.ndarray) -> np.ndarray:
+    """To 16 bits as the published CleanUMamba tables do: 32767 is full scale, towards zero.
+
+    Beyond full scale it is clipped; their bare cast wraps around there (3 of 150 DNS clips).
+    """
+    return np.trunc(np.clip(estimate, -1, 1) * 32767) / INT16
+
+
+def rounded(samples: np.ndarray) -> np.ndarray:
+    """To 16 bits; nothing changes in a 16-bit file."""
+    return np.clip(np.rint(samples * INT16), -INT16, INT16 - 1) / INT16
 
 
 def _once(cache: Cache | None, key: str, compute: Callable[[], float]) -> float:

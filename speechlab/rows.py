@@ -29,6 +29,25 @@ def cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
+def refuse_unwritable(output: Path) -> None:
+    """UserError where no row could be written, told before any work; it creates nothing.
+
+    A run that is complete may lie where nothing can be written.
+    """
+    if output.is_file():
+        return
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if output.is_dir():
+        reason = "it is a folder"
+    elif not folder.is_dir():
+        reason = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"no permission in {folder}"
+    else:
+        return
+    raise UserError(f"{output} cannot be written: {reason}; choose another output")
+
+
 class Rows:
     """Rows by name; reading checks that what is on disk is of the same run.
 
@@ -61,14 +80,17 @@ class Rows:
                 f"{self.output}: begun with other package versions (see {self.sidecar.name}); "
                 f"restore them, or {REMEDY}"
             )
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        self._write_settings()
-        _write(self.partial, _lines([self.header, *self._read(self.partial).values()]))
-        with self.partial.open("a", encoding="utf-8", newline="") as file:
+        begun = _lines([self.header, *self._read(self.partial).values()])
+        with _writing(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self._write_settings()
+            _write(self.partial, begun)
+            file = self.partial.open("ab", buffering=0)  # a row that failed is not tried again
+        with file:
 
             def append(row: Row) -> None:
-                file.write(_lines([row]))
-                file.flush()
+                with _writing(self.partial):
+                    file.write(_lines([row]).encode())
                 self.done[row[0]] = row
 
             yield append
@@ -76,9 +98,10 @@ class Rows:
     def finish(self, order: Iterable[str]) -> None:
         """All rows there are into `output`, in this order."""
         rows = [self.done[name] for name in order if name in self.done]
-        _write(self.output, _lines([self.header, *rows]))
-        self._write_settings()
-        self.partial.unlink(missing_ok=True)
+        with _writing(self.output):
+            _write(self.output, _lines([self.header, *rows]))
+            self._write_settings()
+            self.partial.unlink(missing_ok=True)
 
     def frame(self, names: Iterable[str]) -> pd.DataFrame:
         """Rows of these names as they are on disk, NaN for an empty number."""
@@ -138,6 +161,15 @@ def _lines(rows: Iterable[Row]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path} cannot be written: {reason}; choose another output") from error
 
 
 def _write(path: Path, text: str) -> None:

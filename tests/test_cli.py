@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import speechlab
-from speechlab import cli
+from speechlab import cli, evaluate
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 
 
@@ -63,6 +63,26 @@ def test_evaluate_a_checkpoint(test_set, tmp_path, capsys):
     assert rows["si_sdr"].notna().all()
 
 
+def test_check_metrics_goes_on_where_it_was_interrupted(test_set, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "rows.csv"
+    arguments = ["check-metrics", str(test_set), "--jobs", "1", "--output", str(output)]
+    scored, score_file = [], evaluate.score_file
+
+    def interrupted(task):
+        if len(scored) == 1:
+            scored.append("interrupted")
+            raise KeyboardInterrupt
+        scored.append(task.pair.name)
+        return score_file(task)
+
+    monkeypatch.setattr(evaluate, "score_file", interrupted)
+    assert cli.main(arguments) == 130
+    assert cli.main(arguments) == 0
+    assert scored == ["p0", "interrupted", "p1"]
+    assert "no set with a known row" in capsys.readouterr().out
+    assert len(pd.read_csv(output)) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -88,7 +108,7 @@ def test_interruption_is_told(monkeypatch, capsys):
 
     monkeypatch.setattr("speechlab.doctor.report", interrupt)
     assert cli.main(["doctor"]) == 130
-    assert "what was finished is kept" in capsys.readouterr().err
+    assert capsys.readouterr().err == "speechlab: interrupted\n"
 
 
 def test_the_package_alone_imports_neither_torch_nor_numba():

@@ -1,6 +1,7 @@
 """Pairing of noisy and clean files, and recognition of the published test sets."""
 
 import pytest
+import soundfile
 
 from speechlab import data
 from speechlab.errors import UserError
@@ -61,6 +62,12 @@ def test_what_has_no_partner_is_named(folder, noisy, clean, said):
         data.find_pairs(folder(noisy, clean))
 
 
+def test_rates_are_read_from_the_headers(folder):
+    path = folder(["a.wav"], ["a.wav"])
+    soundfile.write(path / "clean" / "a.wav", [0.0], 48000)
+    assert data.sample_rates([path / "clean" / "a.wav", path / "noisy" / "a.wav"]) == {48000}
+
+
 def test_a_folder_without_parts_is_refused(tmp_path):
     with pytest.raises(UserError, match="noisy"):
         data.find_pairs(tmp_path)
@@ -74,7 +81,7 @@ def test_real_sets_are_recognised(shared):
     voicebank = data.find_pairs(pairs / "voicebank_demand_test")
     known = data.recognise(voicebank)
     assert known is data.TEST_SETS["voicebank_demand_test"]
-    assert known.n_files == 824
+    assert (known.n_files, known.sample_rate) == (824, 16000)
     assert data.recognise(data.find_pairs(pairs / "voicebank_demand_train")) is None
 
 

@@ -1,17 +1,20 @@
 """The rows of a run on disk: gone on with, never mixed, never lost."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from speechlab.errors import UserError
-from speechlab.rows import Rows, cell
+from speechlab.rows import Rows, cell, refuse_unwritable
 
 HEADER = ("file", "seconds", "si_sdr", "failed")
 SETTINGS = {"test_set": "a", "metrics": ["si_sdr"], "versions": {"numpy": "2"}}
 ROWS = [("a", "1", "2.5", ""), ("b", "1", "", 'si_sdr: "so, so"'), ("c", "2", "-3", "")]
 NAMES = [row[0] for row in ROWS]
+FORBIDDEN = Path("/proc/speechlab/rows.csv")
 
 
 @pytest.fixture
@@ -115,6 +118,45 @@ def test_reading_writes_nothing(output):
         Rows(output.with_suffix(".txt"), HEADER, SETTINGS)
     Rows(output, HEADER, SETTINGS)
     assert not output.parent.exists()
+
+
+def test_an_unwritable_output_is_told_and_nothing_is_made(output):
+    refuse_unwritable(output)
+    assert not output.parent.exists()
+    output.parent.mkdir()
+    (output.parent / "file").touch()
+    (output.parent / "folder.csv").mkdir()
+    for path, reason in (("file/a/rows.csv", "file is no folder"), ("folder.csv", "is a folder")):
+        said = f"{path} cannot be written: .*{reason}; choose another output"
+        with pytest.raises(UserError, match=said):
+            refuse_unwritable(output.parent / path)
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux has /proc")
+def test_a_folder_without_permission_is_told(monkeypatch):
+    said = "rows.csv cannot be written"
+    with pytest.raises(UserError, match=said), Rows(FORBIDDEN, HEADER, SETTINGS).appending():
+        pass
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may, wherever the system may
+    with pytest.raises(UserError, match=f"{said}: no permission in /proc"):
+        refuse_unwritable(FORBIDDEN)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_told(output, monkeypatch):
+    """A row that does not fit is an error of one line, and the rows before it are kept."""
+    write(output, ROWS[:1])
+    kept = Rows(output, HEADER, SETTINGS)
+    real = Path.open
+
+    def to_device(path, mode="r", *rest, **options):
+        return real(Path("/dev/full") if mode == "ab" else path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", to_device)
+    said = r"rows\.csv\.partial cannot be written: No space left"
+    with pytest.raises(UserError, match=said), kept.appending() as append:
+        append(ROWS[1])
+    assert list(Rows(output, HEADER, SETTINGS).done) == ["a"]
 
 
 def test_cells():
