@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 from functools import lru_cache
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 import speechlab
 from speechlab import audio, plots, weights
-from speechlab.checkpoints import n_params
+from speechlab.checkpoints import locate, n_params
 from speechlab.errors import UserError
 
 NONE_HERE = "none is here yet: `speechlab weights download NAME`, or give a path"
@@ -29,7 +30,17 @@ INTRODUCTION = """# speechlab: listen
 Choose a checkpoint, give a noisy recording, press *Enhance*, and compare. Any sample rate;
 each channel is enhanced for itself."""
 
-load = lru_cache(maxsize=2)(speechlab.load)  # a model stays in memory between presses
+
+def load(checkpoint: str) -> nn.Module:
+    """A model stays in memory between presses, until its file is written anew."""
+    path = locate(checkpoint)
+    return _load(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, written: int) -> nn.Module:
+    """`written` is there to be compared."""
+    return speechlab.load(path)
 
 
 def enhance(model: nn.Module, noisy: Tensor, sample_rate: int) -> Tensor:
@@ -113,6 +124,24 @@ def build(checkpoint: str | None = None) -> gr.Blocks:
     return page
 
 
+def serve(page: gr.Blocks, host: str, port: int | None) -> str:
+    """The page's address, once it is served; UserError where it cannot be."""
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            prevent_thread_lock=True,
+        )
+    except (OSError, OverflowError) as error:  # busy or not ours; beyond 65535
+        where = "ports 7860 to 7959" if port is None else f"port {port}"
+        raise UserError(f"{where} cannot be used on {host}; choose another --port") from error
+    return url
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until interrupted; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -124,18 +153,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         page = build(options.checkpoint)
+        url = serve(page, options.host, options.port)
     except UserError as error:
         print(f"speechlab: {error}", file=sys.stderr)
         return 2
-    _, url, _ = page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=False,
-        quiet=True,
-        ssr_mode=False,
-        footer_links=[],
-        prevent_thread_lock=True,
-    )
     print(f"speechlab: listening on {url} (Ctrl-C ends it)")
     page.block_thread()
     return 0

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -99,23 +100,53 @@ def test_mistakes_are_told(tiny, record, tmp_path):
 
 
 def test_page_is_served_on_this_machine(tiny, tmp_path):
-    """The command of the Makefile, on a free port; the page asks no other host for anything."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gradio_app.app", "--checkpoint", tiny, "--port", str(port)]
+    """The command of the Makefile, on a port it finds; the page asks no other host for anything."""
+    command = [sys.executable, "-m", "gradio_app.app", "--checkpoint", tiny]
     settings = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, text=True
     ) as server:
+        patience = threading.Timer(120, server.kill)  # ends the wait for a line that never comes
+        patience.start()
         try:
-            assert f"listening on http://127.0.0.1:{port}" in server.stdout.readline()
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+            line = server.stdout.readline()
+            address = re.search(r"listening on (http://127\.0\.0\.1:\d+/)", line)
+            assert address, line
+            with urllib.request.urlopen(address[1], timeout=30) as response:
                 text = response.read().decode()
         finally:
+            patience.cancel()
             server.terminate()
     assert "speechlab" in text
     assert not re.findall(r"""<(?:script|img|iframe|link)[^>]*(?:src|href)=["']https?:""", text)
+
+
+def test_a_busy_port_is_one_line(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "gradio_app.app", "--port", port]
+        settings = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)}
+        done = subprocess.run(
+            command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120
+        )
+    told = f"speechlab: port {port} cannot be used on 127.0.0.1; choose another --port\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
+def test_a_checkpoint_that_was_written_anew_is_loaded_anew(tiny, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path, app.load(tiny))
+    first = app.load(str(path))
+    assert app.load(str(path)) is first
+    with torch.no_grad():
+        next(first.parameters()).add_(1)
+    save(path, first)
+    os.utime(path, ns=(1, 1))  # whatever the resolution of the clock
+    second = app.load(str(path))
+    assert second is not first
+    torch.testing.assert_close(next(second.parameters()), next(first.parameters()))
 
 
 def test_wrong_checkpoint_ends_with_one_line(capsys):
