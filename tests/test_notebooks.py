@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 import soundfile
 
+from speechlab import tables
+from speechlab.statistics import mean_interval
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -57,17 +60,16 @@ def test_a_notebook_asks_a_question_and_keeps_the_order(path):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
-def test_paper_tables_at_smoke_size(shared, tmp_path):
-    before = committed()
+def paper_tables_at_smoke_size(request, results):
+    shared = request.getfixturevalue("shared")
     environment = {
         "SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"),
         "OMP_NUM_THREADS": "1",
     }
     test_set = shared / "audio" / "pairs" / "dns2020_no_reverb"
-    shown = run("11_paper_tables.ipynb", tmp_path, environment, profile="smoke", test_set=test_set)
-    assert committed() == before
+    shown = run("11_paper_tables.ipynb", results, environment, profile="smoke", test_set=test_set)
     assert "incomplete, 2 of 150 files" in shown
-    [output] = (tmp_path / "runs").iterdir()  # a part of the set stays out of the way of the whole
+    [output] = (results / "runs").iterdir()  # a part of the set stays out of the way of the whole
     rows = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "Experiment_CleanU_Mamba.csv")
     noisy = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "noisy.csv")
     assert len(rows) == len(noisy) == 2
@@ -76,15 +78,70 @@ def test_paper_tables_at_smoke_size(shared, tmp_path):
     assert len(list((output / "figures").iterdir())) == 2
 
 
-def test_paper_tables_without_data(tmp_path):
-    before = committed()
-    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    shown = run("11_paper_tables.ipynb", tmp_path, environment, test_set=tmp_path / "nowhere")
-    assert committed() == before
+def paper_tables_without_data(request, results):
+    environment = {"XDG_CACHE_HOME": str(results / "cache")}
+    shown = run("11_paper_tables.ipynb", results, environment, test_set=results / "nowhere")
     assert "speechlab weights download Experiment_CleanU_Mamba" in shown
     assert "data/README.md" in shown
     assert "| E8 full | 41.4M | 3.067 |" in shown
     assert "nothing is reproduced here yet" in shown
+
+
+# Every notebook has an entry: functions of pytest's request and a folder for its results.
+CHECKS = {
+    "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
+}
+
+
+def test_every_notebook_is_run():
+    assert {path.name for path in NOTEBOOKS} == set(CHECKS)
+    assert all(CHECKS.values())
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check for checks in CHECKS.values() for check in checks],
+    ids=lambda check: check.__name__,
+)
+def test_a_notebook_runs(check, request, tmp_path):
+    before = committed()
+    check(request, tmp_path)
+    assert committed() == before
+
+
+def learned(name: str) -> str:
+    """The prose under "What we learned", on one line."""
+    cells = nbformat.read(FOLDER / name, as_version=4).cells
+    [prose] = [cell.source for cell in cells if cell.source.startswith("## What we learned")]
+    return " ".join(prose.split())
+
+
+def test_what_paper_tables_taught_is_what_the_rows_say():
+    """Numbers typed into the prose of notebook 11, from the committed rows and tables."""
+    prose = learned("11_paper_tables.ipynb")
+    rows = ROOT / "results" / "metrics" / tables.TEST_SET
+    pesq = {
+        mixer: pd.read_csv(rows / f"{name}.csv", index_col="file")["pesq_wb"]
+        for mixer, name in tables.MIXERS.items()
+    }
+    said = []
+    for mixer, words in (("mha", "attention"), ("mamba_s4", "the S4 scan"), ("lstm", "the LSTM")):
+        gain = mean_interval((pesq["mamba"] - pesq[mixer]).to_numpy())
+        said.append(f"of {words} by {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]")
+    compared, _ = tables.both(ROOT / "results")
+    worst = {
+        metric: max(table[f"{metric}_difference"].abs().max() for table in compared.values())
+        for metric in tables.METRICS
+    }
+    said.append(
+        f"the largest difference is {worst['pesq_wb']:.3f} in PESQ-WB, {worst['pesq_nb']:.3f} in "
+        f"PESQ-NB and {worst['stoi_percent']:.2f} points in STOI"
+    )
+    pruned = pd.read_csv(rows / "CleanUMamba-3N-E8_pruned-500K.csv")["pesq_wb"].mean()
+    said.append(f"492K scores {pruned:.3f} in PESQ-WB")
+    said.append(f"trained at its size {pesq['mamba'].mean():.3f}")
+    for words in said:
+        assert words in prose
 
 
 def example(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
