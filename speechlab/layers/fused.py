@@ -6,8 +6,9 @@ without the interpreter's lock and OpenMP survives neither a fork nor several ca
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +17,13 @@ from torch import Tensor
 from speechlab.layers import kernels
 from speechlab.layers.elementary import CONSTANTS
 
+if TYPE_CHECKING:
+    from speechlab.layers.scan import Operands
+
 # Elements (b, L, d, n) below which one thread does it all: about 2 ms
 SERIAL_FORWARD, SERIAL_BACKWARD = 2**23, 2**22
+
+T = TypeVar("T")
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
@@ -82,61 +88,45 @@ def split(b: int, L: int, d: int, n: int, serial: int) -> Split:
     return Split(lanes, group, max(1, min(threads, b * -(-blocks // group))))
 
 
-def forward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    state: Tensor | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, L, d), last state (b, d, n) and kept states (b, chunks, n, d), no chunk unless `keep`."""
-    (b, L, d), n = u.shape, A.shape[1]
-    x = _inputs(u, dt, A, B, C, D, z, dt_bias)
-    y, last = u.new_empty(b, L, d), u.new_empty(b, d, n)
-    kept = u.new_empty(b, -(-L // kernels.CHUNK) if keep else 0, n, d)
-    initial = np.zeros((b, d, n), x.A.dtype) if state is None else _packed(state)
-    out = y.numpy(), last.numpy(), kept.numpy()
+def forward(x: "Operands", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y (b, L, d), last state (b, d, n), kept states (b, chunks, n, d), of no chunk unless `keep`.
+
+    Outputs are made by numpy, which asks for huge pages: touching them first is a third of the time
+    where pages are small. Raises ValueError if A is positive anywhere.
+    """
+    (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
+    chunks = -(-L // kernels.CHUNK) if keep else 0
+    dtype = given.A.dtype
+    out = [np.empty(shape, dtype) for shape in ((b, L, d), (b, d, n), (b, chunks, n, d))]
+    initial = np.zeros((b, d, n), dtype) if x.state is None else _packed(x.state)
     cut = split(b, L, d, n, SERIAL_FORWARD)
 
-    def work(worker: int) -> None:
-        buffers = _scratch(n, cut.group, x.A.dtype, backward=False)
-        kernels.forward(worker, cut.workers, cut.lanes, cut.group, x, initial, *out, buffers)
+    def work(worker: int) -> bool:
+        buffers = _scratch(n, cut.group, dtype, backward=False)
+        numbers = worker, cut.workers, cut.lanes, cut.group
+        return kernels.forward(*numbers, given, initial, *out, buffers)
 
-    _run(work, cut.workers)
-    return y, last, kept
+    if any(_run(work, cut.workers)):
+        raise ValueError("A must not be positive: a state would grow without bound")
+    return tuple(torch.from_numpy(array) for array in out)
 
 
 def backward(
-    dy: Tensor | None,
-    dlast: Tensor | None,
-    kept: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
+    x: "Operands", dy: Tensor | None, dlast: Tensor | None, kept: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C, D, z, dt_bias and the initial state; kept: of `forward`."""
-    (b, L, d), n = u.shape, A.shape[1]
-    x = _inputs(u, dt, A, B, C, D, z, dt_bias)
-    dtype = x.A.dtype
+    """Gradients of u, dt, A, B, C, D, z, dt_bias and state; z: empty where there is none."""
+    (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
+    dtype = given.A.dtype
     cut = split(b, L, d, n, SERIAL_BACKWARD)
-    parts = (-(-d // cut.lanes), b, L, n)
     dy_flat, *dy_strides = (np.zeros(d, dtype), 0, 0) if dy is None else _flat(dy)
     end = np.zeros((b, d, n), dtype) if dlast is None else _packed(dlast)
-    new = {name: u.new_empty(u.shape) for name in ("u", "dt")}
-    new["z"] = u.new_empty(u.shape if z is not None else (0, 0, 0))
-    new["state"] = u.new_empty(b, d, n)
+    ends = dy_flat, tuple(dy_strides), end, _packed(kept)
+    parts = (-(-d // cut.lanes), b, L, n)
     out = Gradients(
-        **{name: value.numpy() for name, value in new.items()},
+        u=np.empty((b, L, d), dtype),
+        dt=np.empty((b, L, d), dtype),
+        z=np.empty((0, 0, 0) if x.z is None else (b, L, d), dtype),
+        state=np.empty((b, d, n), dtype),
         A=np.zeros((b, d, n), dtype),
         B=np.empty(parts, dtype),
         C=np.empty(parts, dtype),
@@ -146,21 +136,27 @@ def backward(
 
     def work(worker: int) -> None:
         buffers = _scratch(n, cut.group, dtype, backward=True)
-        given = x, dy_flat, tuple(dy_strides), end, kept.numpy(), out, buffers
-        kernels.backward(worker, cut.workers, cut.lanes, cut.group, *given)
+        numbers = worker, cut.workers, cut.lanes, cut.group
+        kernels.backward(*numbers, given, *ends, out, buffers)
 
     _run(work, cut.workers)
-    sums = (torch.from_numpy(v.sum(0)) for v in (out.A, out.B, out.C, out.D, out.bias))
-    dA, dB, dC, dD, dbias = sums
-    return new["u"], new["dt"], dA, dB, dC, dD, new["z"], dbias, new["state"]
+    dA, dB, dC, dD, dbias = (_sum(part) for part in (out.A, out.B, out.C, out.D, out.bias))
+    gradients = out.u, out.dt, dA, dB, dC, dD, out.z, dbias, out.state
+    return tuple(torch.from_numpy(array) for array in gradients)
 
 
-def _inputs(u, dt, A, B, C, D, z, dt_bias) -> Inputs:
-    z = u.new_empty(0, 0, 0) if z is None else z
-    arrays, *strides = zip(*(_flat(x) for x in (u, dt, z, B, C)), strict=True)
-    A = _packed(A)
-    D, bias = (np.zeros(len(A), A.dtype) if v is None else _packed(v) for v in (D, dt_bias))
-    return Inputs(*arrays, A, D, bias, tuple(s for pair in zip(*strides, strict=True) for s in pair))
+def _inputs(x: "Operands") -> Inputs:
+    z = x.u.new_empty(0, 0, 0) if x.z is None else x.z
+    arrays, *strides = zip(*(_flat(v) for v in (x.u, x.dt, z, x.B, x.C)), strict=True)
+    A = _packed(x.A)
+    D, bias = (np.zeros(len(A), A.dtype) if v is None else _packed(v) for v in (x.D, x.dt_bias))
+    return Inputs(
+        *arrays, A, D, bias, tuple(s for pair in zip(*strides, strict=True) for s in pair)
+    )
+
+
+def _sum(parts: np.ndarray) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def _packed(x: Tensor) -> np.ndarray:
@@ -185,15 +181,10 @@ def _scratch(n: int, group: int, dtype: np.dtype, backward: bool) -> Scratch:
     return Scratch(*(np.empty(size, dtype) for size in sizes), np.array(CONSTANTS, dtype))
 
 
-def _run(work, workers: int) -> None:
-    """work(0), work(1), ... side by side; the first one in this thread."""
-    if workers == 1:
-        return work(0)
-    size = workers - 1
-    key = os.getpid(), size  # threads do not live on in a fork
-    if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(size, "selective_scan")
+def _run(work: Callable[[int], T], workers: int) -> list[T]:
+    """[work(0), work(1), ...], side by side; the first one in this thread."""
+    key = os.getpid(), workers - 1  # threads do not live on in a fork
+    if workers > 1 and key not in _pools:
+        _pools[key] = ThreadPoolExecutor(workers - 1, "selective_scan")
     others = [_pools[key].submit(work, worker) for worker in range(1, workers)]
-    work(0)
-    for other in others:
-        other.result()
+    return [work(0)] + [other.result() for other in others]

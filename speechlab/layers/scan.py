@@ -28,6 +28,7 @@ from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,79 +37,95 @@ from torch.utils.checkpoint import checkpoint
 
 from speechlab.errors import UserError
 
-Scan = tuple[Tensor, Tensor]
+Scan = tuple[Tensor, Tensor]  # y, last state
 
-# Elements (b, steps, d, n) that `parallel` works on at once; the backward pass recomputes the others.
+# Elements (b, steps, d, n) at work at once in `parallel`; the backward pass recomputes the others.
 SEGMENT_ELEMENTS = 2**21
 
 
-def reference(u, dt, A, B, C, D=None, z=None, dt_bias=None, state=None) -> Scan:
-    """The recurrence as it is written, one step at a time: slow on purpose, the oracle of the tests."""
-    step = F.softplus(dt if dt_bias is None else dt + dt_bias)
-    decay = torch.exp(step.unsqueeze(-1) * A)  # (b, L, d, n)
-    drive = (step * u).unsqueeze(-1) * B.unsqueeze(2)  # (b, L, d, n)
-    h = _initial(state, u, A)
+class Operands(NamedTuple):
+    """What every backend takes, in one type and on one device."""
+
+    u: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    state: Tensor | None
+
+
+def reference(x: Operands) -> Scan:
+    """The recurrence as it is written, step by step: slow on purpose, the oracle of the tests."""
+    step = _step(x)
+    decay = torch.exp(step.unsqueeze(-1) * x.A)  # (b, L, d, n)
+    drive = (step * x.u).unsqueeze(-1) * x.B.unsqueeze(2)  # (b, L, d, n)
+    h = _initial(x)
     reads = []
-    # unbind: indexing would make the backward pass fill a whole (b, L, d, n) tensor for every step
-    for a, x, c in zip(decay.unbind(1), drive.unbind(1), C.unbind(1), strict=True):
-        h = a * h + x
+    # unbind: an index would make the backward pass fill a (b, L, d, n) tensor at every step
+    for a, v, c in zip(decay.unbind(1), drive.unbind(1), x.C.unbind(1), strict=True):
+        h = a * h + v
         reads.append((h @ c.unsqueeze(-1)).squeeze(-1))  # (b, d)
     y = torch.stack(reads, 1) if reads else drive.sum(-1)
-    return _skip_and_gate(y, u, D, z), h
+    return _skip_and_gate(y, x), h
 
 
-def parallel(u, dt, A, B, C, D=None, z=None, dt_bias=None, state=None) -> Scan:
-    """The recurrence in chunks that run side by side: any device, any floating type, every product at most 1."""
-    step = F.softplus(dt if dt_bias is None else dt + dt_bias)
-    h = _initial(state, u, A)
+def parallel(x: Operands) -> Scan:
+    """Chunks that run side by side, in plain PyTorch: any device, every factor at most 1."""
+    h = _initial(x)
     length = max(1, SEGMENT_ELEMENTS // max(1, h.numel()))
-    pieces = [x.split(length, 1) for x in (u, step, B, C)]
-    recompute = torch.is_grad_enabled() and len(pieces[0]) > 1
+    pieces = list(zip(*(v.split(length, 1) for v in (x.u, _step(x), x.B, x.C)), strict=True))
+    recompute = torch.is_grad_enabled() and len(pieces) > 1
     reads = []
-    for piece in zip(*pieces, strict=True):
+    for piece in pieces:
         if recompute:
-            y, h = checkpoint(_segment, *piece, A, h, use_reentrant=False, preserve_rng_state=False)
+            options = {"use_reentrant": False, "preserve_rng_state": False}
+            y, h = checkpoint(_segment, *piece, x.A, h, **options)
         else:
-            y, h = _segment(*piece, A, h)
+            y, h = _segment(*piece, x.A, h)
         reads.append(y)
-    return _skip_and_gate(torch.cat(reads, 1), u, D, z), h
+    return _skip_and_gate(torch.cat(reads, 1), x), h
 
 
-def _segment(u, step, B, C, A, h) -> Scan:
-    """One piece of `parallel`: scan K chunks of T steps at once from zero, then hand the state from chunk to chunk."""
-    b, L, d = u.shape
+def _segment(u: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor) -> Scan:
+    """K chunks of T steps at once, each from zero; then the state goes from chunk to chunk."""
+    (b, L, d), n = u.shape, A.shape[1]
     if L == 0:
         return u * 1, h
     T = max(1, int(L**0.5))
     K = -(-L // T)
-    rest = (0, 0, 0, K * T - L)  # a step of zero keeps the state: padding changes nothing
+    rest = (0, 0, 0, K * T - L)  # a step of zero keeps the state: padding changes nothing,
+    A = A.clamp(min=torch.finfo(A.dtype).min)  # if A is finite
     step, drive, B = F.pad(step, rest), F.pad(step * u, rest), F.pad(B, rest)
-    decay = torch.exp(step.unsqueeze(-1) * A).view(b, K, T, d, -1)
-    drive = (drive.unsqueeze(-1) * B.unsqueeze(2)).view(b, K, T, d, -1)
-    local, kept = (
-        [],
-        [],
-    )  # state of a chunk that began at zero; what it keeps of the state before it
-    for t, (a, x) in enumerate(zip(decay.unbind(2), drive.unbind(2), strict=True)):
-        local.append(x if t == 0 else a * local[-1] + x)  # (b, K, d, n)
-        kept.append(a if t == 0 else a * kept[-1])
+    decay = torch.exp(step.unsqueeze(-1) * A).view(b, K, T, d, n)
+    drive = (drive.unsqueeze(-1) * B.unsqueeze(2)).view(b, K, T, d, n)
+    local, kept = [], []  # a chunk's states from zero; what it keeps of the state before it
+    for t, (a, v) in enumerate(zip(decay.unbind(2), drive.unbind(2), strict=True)):
+        local.append(a * local[-1] + v if t else v)  # (b, K, d, n)
+        kept.append(a * kept[-1] if t else a)
     before = []
-    for a, x in zip(kept[-1].unbind(1), local[-1].unbind(1), strict=True):
+    for a, v in zip(kept[-1].unbind(1), local[-1].unbind(1), strict=True):
         before.append(h)
-        h = a * h + x
+        h = a * h + v
     states = torch.stack(local, 2) + torch.stack(kept, 2) * torch.stack(before, 1).unsqueeze(2)
-    states = states.view(b, K * T, d, -1)[:, :L]
+    states = states.view(b, K * T, d, n)[:, :L]
     return (states @ C.unsqueeze(-1)).squeeze(-1), h
 
 
-def _initial(state: Tensor | None, u: Tensor, A: Tensor) -> Tensor:
-    return u.new_zeros(u.shape[0], *A.shape) if state is None else state
+def _step(x: Operands) -> Tensor:
+    return F.softplus(x.dt if x.dt_bias is None else x.dt + x.dt_bias)
 
 
-def _skip_and_gate(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
-    if D is not None:
-        y = y + D * u
-    return y if z is None else y * F.silu(z)
+def _initial(x: Operands) -> Tensor:
+    return x.u.new_zeros(x.u.shape[0], *x.A.shape) if x.state is None else x.state
+
+
+def _skip_and_gate(y: Tensor, x: Operands) -> Tensor:
+    if x.D is not None:
+        y = y + x.D * x.u
+    return y if x.z is None else y * F.silu(x.z)
 
 
 @torch.library.custom_op("speechlab::selective_scan", mutates_args=(), device_types="cpu")
@@ -124,17 +141,16 @@ def _fused_forward(
     state: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from speechlab.layers import fused
+    from speechlab.layers import fused  # here: numba takes a second to import
 
-    return fused.forward(u, dt, A, B, C, D, z, dt_bias, state, keep)
+    return fused.forward(Operands(u, dt, A, B, C, D, z, dt_bias, state), keep)
 
 
 @_fused_forward.register_fake
-def _(u, dt, A, B, C, D, z, dt_bias, state, keep):
-    b, L, d = u.shape
-    chunks = (L + 31) // 32 if keep else 0
-    shapes = (b, L, d), (b, d, A.shape[1]), (b, chunks, A.shape[1], d)
-    return tuple(u.new_empty(shape) for shape in shapes)
+def _(u: Tensor, dt: Tensor, A: Tensor, *others: object) -> tuple[Tensor, ...]:
+    (b, L, d), n, keep = u.shape, A.shape[1], others[-1]
+    kept = (b, (L + 31) // 32 if keep else 0, n, d)
+    return tuple(u.new_empty(shape) for shape in ((b, L, d), (b, d, n), kept))
 
 
 @torch.library.custom_op("speechlab::selective_scan_backward", mutates_args=(), device_types="cpu")
@@ -153,25 +169,26 @@ def _fused_backward(
 ) -> list[Tensor]:
     from speechlab.layers import fused
 
-    return list(fused.backward(dy, dlast, kept, u, dt, A, B, C, D, z, dt_bias))
+    return list(fused.backward(Operands(u, dt, A, B, C, D, z, dt_bias, None), dy, dlast, kept))
 
 
 @_fused_backward.register_fake
-def _(dy, dlast, kept, u, dt, A, B, C, D, z, dt_bias):
-    d, n = A.shape
-    gate = u.shape if z is not None else (0, 0, 0)
-    shapes = u.shape, u.shape, (d, n), B.shape, B.shape, (d,), gate, (d,), (u.shape[0], d, n)
+def _(dy: object, dlast: object, kept: Tensor, *operands: Tensor | None) -> list[Tensor]:
+    u, _, A, B, _, _, z, _ = operands
+    (b, _, d), n = u.shape, A.shape[1]
+    gate = (0, 0, 0) if z is None else u.shape
+    shapes = u.shape, u.shape, A.shape, B.shape, B.shape, (d,), gate, (d,), (b, d, n)
     return [u.new_empty(shape) for shape in shapes]
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     *tensors, state, _ = inputs
     ctx.save_for_backward(output[2], *tensors)
-    ctx.given = [x is not None for x in (*tensors, state)]
+    ctx.given = [v is not None for v in (*tensors, state)]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, dy, dlast, _):
+def _backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: None) -> tuple:
     if dy is None and dlast is None:
         return (None,) * 10
     gradients = _fused_backward(dy, dlast, *ctx.saved_tensors)
@@ -181,44 +198,45 @@ def _backward(ctx, dy, dlast, _):
 _fused_forward.register_autograd(_backward, setup_context=_save)
 
 
-def numba(u, dt, A, B, C, D=None, z=None, dt_bias=None, state=None) -> Scan:
-    """One fused pass on the CPU, float32 or float64; the backward pass recomputes (`kernels.py`)."""
-    given = (u, dt, A, B, C, D, z, dt_bias, state)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    y, last, _ = _fused_forward(*given, keep)
+def numba(x: Operands) -> Scan:
+    """One fused pass on the CPU, float32 or float64; the backward pass recomputes: `kernels.py`."""
+    keep = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in x)
+    y, last, _ = _fused_forward(*x, keep)
     return y, last
 
 
-def cuda(u, dt, A, B, C, D=None, z=None, dt_bias=None, state=None) -> Scan:
-    """The kernel of mamba-ssm. It takes no initial state: where one is given, `parallel` computes."""
-    if state is not None or u.shape[1] == 0:
-        return parallel(u, dt, A, B, C, D, z, dt_bias, state)
+def cuda(x: Operands) -> Scan:
+    """The kernel of mamba-ssm. It takes no initial state: given one, `parallel` computes."""
+    if x.state is not None or x.u.shape[1] == 0:
+        return parallel(x)
     kernel = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
-    u_, dt_, B_, C_, z_ = (None if x is None else x.transpose(1, 2) for x in (u, dt, B, C, z))
-    options = {"delta_bias": dt_bias, "delta_softplus": True, "return_last_state": True}
-    y, last = kernel(u_, dt_, A, B_, C_, D, z_, **options)
-    return y.transpose(1, 2), _LastState.apply(last.detach(), u, dt, A, B, dt_bias)
+    u, dt, B, C = (v.transpose(1, 2) for v in (x.u, x.dt, x.B, x.C))  # (b, d, L), (b, n, L)
+    z = None if x.z is None else x.z.transpose(1, 2)
+    options = {"delta_bias": x.dt_bias, "delta_softplus": True, "return_last_state": True}
+    y, last = kernel(u, dt, x.A, B, C, x.D, z, **options)
+    return y.transpose(1, 2), _LastState.apply(last.detach(), x.u, x.dt, x.A, x.B, x.dt_bias)
 
 
 class _LastState(torch.autograd.Function):
-    """The gradient of the last state, which mamba-ssm's backward pass leaves out: by `parallel`, if asked."""
+    """The gradient through the last state, which mamba-ssm leaves out: by `parallel`, if asked."""
 
     @staticmethod
-    def forward(ctx, last, u, dt, A, B, dt_bias):
-        ctx.save_for_backward(u, dt, A, B, dt_bias)
+    def forward(ctx: Any, last: Tensor, *inputs: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*inputs)
         return last.clone()
 
     @staticmethod
-    def backward(ctx, dlast):
-        inputs = [x if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
+    def backward(ctx: Any, dlast: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = [v if v is None else v.detach().requires_grad_() for v in ctx.saved_tensors]
         u, dt, A, B, dt_bias = inputs
+        unread = torch.zeros_like(B)
         with torch.enable_grad():
-            last = parallel(u, dt, A, B, torch.zeros_like(B), dt_bias=dt_bias)[1]
-            found = iter(torch.autograd.grad(last, [x for x in inputs if x is not None], dlast))
-        return None, *(None if x is None else next(found) for x in inputs)
+            _, last = parallel(Operands(u, dt, A, B, unread, None, None, dt_bias, None))
+            found = iter(torch.autograd.grad(last, [v for v in inputs if v is not None], dlast))
+        return None, *(None if v is None else next(found) for v in inputs)
 
 
-BACKENDS: dict[str, Callable[..., Scan]] = {
+BACKENDS: dict[str, Callable[[Operands], Scan]] = {
     "reference": reference,
     "parallel": parallel,
     "numba": numba,
@@ -279,10 +297,10 @@ def backend_status() -> dict[str, str]:
         "numba": f"numba {_version('numba')}, CPU, float32 and float64",
         "cuda": f"mamba-ssm {_version('mamba-ssm')}, float32; parallel where a state is given",
     }
-    reasons = {name: _missing(name) for name in BACKENDS}
+    missing = {name: _missing(name) for name in BACKENDS}
     return {
-        name: f"not available: {why}" if (why := reasons[name]) else f"available ({notes[name]})"
-        for name in BACKENDS
+        name: f"not available: {missing[name]}" if missing[name] else f"available ({note})"
+        for name, note in notes.items()
     }
 
 
@@ -308,47 +326,32 @@ def selective_scan(
 ) -> Scan:
     """The scan over u (b, L, d) from `state` (None: zeros): y (b, L, d), last state (b, d, n).
 
-    Letters and shapes: see the head of the module. Lower precisions and autocast are computed in
-    float32 (float64 where any input is float64): y has the type of u, the state that of computing.
-    A sequence cut in two, with the state carried over, gives what the whole gives; by `numba` bit
-    for bit. `numba` and `cuda` can be differentiated once, the others any number of times.
+    Letters and shapes: see the head of the module; A must not be positive. Float64 if any input is,
+    else computed in float32, also for lower precisions and under autocast: y has the type of u, the
+    state that of computing. A sequence cut in two, with the state carried over, gives what the
+    whole gives, by `numba` bit for bit. `numba` and `cuda` can be differentiated once, the others
+    any number of times.
     Raises ValueError for shapes that do not fit, UserError for a backend that cannot run.
     """
-    given = {
-        "u": u,
-        "dt": dt,
-        "A": A,
-        "B": B,
-        "C": C,
-        "D": D,
-        "z": z,
-        "dt_bias": dt_bias,
-        "state": state,
-    }
-    _check_shapes(given)
-    present = [x for x in given.values() if x is not None]
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in present) else torch.float32
-    device = u.device.type
+    x = Operands(u, dt, A, B, C, D, z, dt_bias, state)
+    _check_shapes(x)
+    double = any(v is not None and v.dtype == torch.float64 for v in x)
+    dtype, device = torch.float64 if double else torch.float32, u.device.type
     name = _require(backend or default_backend(device, dtype), device, dtype)
-    plain = torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
-    with plain:
-        cast = {key: x if x is None else x.to(dtype) for key, x in given.items()}
-        y, last = BACKENDS[name](**cast)
+    with torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext():
+        y, last = BACKENDS[name](Operands(*(v if v is None else v.to(dtype) for v in x)))
     return y.to(u.dtype), last
 
 
-def _check_shapes(given: dict[str, Tensor | None]) -> None:
-    u, A = given["u"], given["A"]
-    if u.ndim != 3 or A.ndim != 2:
-        raise ValueError(
-            f"u must be (b, L, d) and A (d, n), not {tuple(u.shape)} and {tuple(A.shape)}"
-        )
-    (b, L, d), n = u.shape, A.shape[1]
-    wanted = dict.fromkeys(("dt", "z"), (b, L, d)) | dict.fromkeys(("B", "C"), (b, L, n))
-    wanted |= {"A": (d, n), "D": (d,), "dt_bias": (d,), "state": (b, d, n)}
+def _check_shapes(x: Operands) -> None:
+    if x.u.ndim != 3 or x.A.ndim != 2:
+        found = f"not {tuple(x.u.shape)} and {tuple(x.A.shape)}"
+        raise ValueError(f"u must be (b, L, d) and A (d, n), {found}")
+    (b, L, d), n = x.u.shape, x.A.shape[1]
+    wanted = {"A": (d, n), "D": (d,), "dt_bias": (d,), "state": (b, d, n)}
+    wanted |= {"dt": (b, L, d), "z": (b, L, d), "B": (b, L, n), "C": (b, L, n)}
     for name, shape in wanted.items():
-        x = given[name]
-        if x is not None and tuple(x.shape) != shape:
-            raise ValueError(
-                f"{name} must be {shape}, not {tuple(x.shape)}, for u {(b, L, d)} and {n} states"
-            )
+        v = getattr(x, name)
+        if v is not None and tuple(v.shape) != shape:
+            where = f"for u {(b, L, d)} and {n} states"
+            raise ValueError(f"{name} must be {shape}, not {tuple(v.shape)}, {where}")
