@@ -29,6 +29,8 @@ from speechlab.errors import UserError
 from speechlab.layers.stacks import STACKS, Block, check_options
 from speechlab.models.level import LEVELS
 
+State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
+
 
 @dataclass(frozen=True)
 class CleanUMambaConfig:
@@ -100,24 +102,48 @@ class CleanUMamba(nn.Module):
             length = (length - 1) * stride + kernel
         return length
 
+    def macs(self, seconds: float) -> float:
+        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
+        from speechlab.complexity import macs_per_second  # brings pandas
+
+        return seconds * macs_per_second(self)
+
     def forward(self, noisy: Tensor) -> Tensor:
         """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
         if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
             shape = tuple(noisy.shape)
             raise UserError(f"CleanUMamba takes (B, 1, T) with T >= 1 samples, not {shape}")
         length = noisy.shape[-1]
-        level = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
+        level, _ = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
         x = F.pad(noisy / level, (0, self.padded_length(length) - length))
-        skips = []
-        for layer in self.encoder:
-            x = layer(x)  # (B, C, L), L halved
-            skips.append(x)
-        x = self.conv_in(x).transpose(1, 2)  # (B, L, d_model)
-        x, _ = self.bottleneck(x)
-        x = self.conv_out(x.transpose(1, 2))  # (B, C, L)
-        for layer, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = layer(x + skip)  # (B, C, L), L doubled
+        x, _ = self.network(x, None, last=True)
         return x[..., :length] * level
+
+    def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
+        """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.
+
+        As many samples come out as no later input changes; with `last`, where the chunk ends a
+        signal of a `padded_length`, all that remain. A whole signal is one chunk: offline and
+        streaming are the same computation.
+        """
+        nothing = (None,) * len(self.encoder)
+        down, between, up, waiting = state or (nothing, None, nothing, nothing)
+        skips, tails = [], []
+        for layer, tail, queue in zip(self.encoder, down, waiting, strict=True):
+            x, tail = layer(x, tail)  # (B, C, L), L halved
+            skips.append(x if queue is None else torch.cat([queue, x], -1))
+            tails.append(tail)
+        if x.shape[-1]:
+            x = self.conv_in(x).transpose(1, 2)  # (B, L, d_model)
+            x, between = self.bottleneck(x, between)
+            x = self.conv_out(x.transpose(1, 2))  # (B, C, L)
+        overlaps, queues = [], []
+        for layer, overlap, skip in zip(self.decoder, up, reversed(skips), strict=True):
+            length = x.shape[-1]
+            x, overlap = layer(x + skip[..., :length], overlap, last)  # (B, C, L), L doubled
+            overlaps.append(overlap)
+            queues.append(skip[..., length:])
+        return x, (tuple(tails), between, tuple(overlaps), tuple(reversed(queues)))
 
 
 class EncoderLayer(nn.Module):
@@ -128,8 +154,15 @@ class EncoderLayer(nn.Module):
         self.down = nn.Conv1d(n_in, n_down, kernel_size, stride)
         self.mix = nn.Conv1d(n_down, 2 * n_out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.glu(self.mix(F.relu(self.down(x))), 1)
+    def forward(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: the next samples. Returns the frames that they complete, and what they leave over."""
+        x = x if tail is None else torch.cat([tail, x], -1)
+        (kernel,), (stride,) = self.down.kernel_size, self.down.stride
+        n_frames = max(0, 1 + (x.shape[-1] - kernel) // stride)
+        tail = x[..., n_frames * stride :]
+        if n_frames == 0:
+            return x.new_zeros(x.shape[0], self.mix.out_channels // 2, 0), tail
+        return F.glu(self.mix(F.relu(self.down(x))), 1), tail
 
 
 class DecoderLayer(nn.Module):
@@ -143,8 +176,20 @@ class DecoderLayer(nn.Module):
         self.up = nn.ConvTranspose1d(n_up, n_out, kernel_size, stride)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.up(F.glu(self.mix(x), 1)))
+    def forward(
+        self, x: Tensor, overlap: Tensor | None = None, last: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """x: the next frames. Returns the samples that no later frame adds to; with `last`, all."""
+        (kernel,), (stride,) = self.up.kernel_size, self.up.stride
+        n_over = kernel - stride
+        y = x.new_zeros(x.shape[0], self.up.out_channels, n_over) if overlap is None else overlap
+        if x.shape[-1]:
+            y = F.conv_transpose1d(F.glu(self.mix(x), 1), self.up.weight, None, stride)
+        if x.shape[-1] and overlap is not None:
+            y = torch.cat([y[..., :n_over] + overlap, y[..., n_over:]], -1)
+        settled = y.shape[-1] - (0 if last else n_over)
+        y, overlap = y[..., :settled], y[..., settled:]
+        return self.activation(y + self.up.bias[:, None]), overlap
 
 
 def _level(config: CleanUMambaConfig, i: int) -> tuple[EncoderLayer, DecoderLayer]:

@@ -1,0 +1,186 @@
+"""The chunk law: a stream gives the samples of the file, whatever the chunks."""
+
+import numpy as np
+import pytest
+import torch
+
+import speechlab
+from speechlab.configuration import override
+from speechlab.errors import UserError
+from speechlab.layers.mixers import MIXERS
+from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
+from speechlab.streaming import PATHS, Stream
+
+TINY = CleanUMambaConfig(
+    down_channels=(4, 6, 5),
+    skip_channels=(5, 7, 6),
+    up_channels=(3, 4, 5),
+    d_model=8,
+    layers=({"d_state": 4},) * 2,
+    normalize="running",
+)
+CHECKPOINTS = [
+    *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),
+    *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M")),
+    "CleanUMamba-3N-E6_pruned-500k",
+]
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    return CleanUMamba(TINY).double().eval()
+
+
+@pytest.fixture(params=PATHS)
+def path(request):
+    return request.param
+
+
+def streamed(stream: Stream, noisy: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Chunks of `sizes` over and over, the end in a shorter one, then flush."""
+    parts, start = [], 0
+    while start < noisy.shape[-1]:
+        size = sizes[len(parts) % len(sizes)]
+        parts.append(stream.feed(noisy[..., start : start + size]))
+        start += size
+    return torch.cat([*parts, stream.flush()], -1)
+
+
+@pytest.mark.parametrize("normalize", ["running", "none"])
+@pytest.mark.parametrize("length", [1, 7, 8, 22, 23, 24, 150])
+@pytest.mark.parametrize("sizes", [[1], [2], [3, 5], [8], [300], [1, 40, 2]])
+def test_chunk_law(normalize, length, sizes):
+    """Float64, every length about a frame, chunks of one sample, of a hop, coprime, longer."""
+    torch.manual_seed(0)
+    model = CleanUMamba(override(TINY, normalize=normalize)).double().eval()
+    noisy = torch.randn(2, 1, length, dtype=torch.float64)
+    estimate = streamed(Stream(model), noisy, sizes)
+    torch.testing.assert_close(estimate, model(noisy), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_chunk_law_on_speech_with_published_weights(shared, name, path):
+    """Real noisy speech, float32: chunks of a hop, of primes, of 3000; flush included."""
+    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()[:16001]
+    noisy = torch.from_numpy(noisy)[None, None]
+    model = speechlab.load(
+        shared / "upstream_checkpoints/cleanumamba" / f"{name}.pkl", normalize="running"
+    )
+    with torch.inference_mode():
+        offline = model(noisy)
+    for sizes in ([256], [997, 61], [3000]):
+        estimate = streamed(Stream(model, path), noisy, sizes)
+        assert estimate.shape == offline.shape
+        assert (estimate - offline).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_single_samples_on_speech(shared, name, path):
+    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()[5000:6300]
+    noisy = torch.from_numpy(noisy)[None, None]
+    checkpoint = shared / "upstream_checkpoints/cleanumamba" / f"{name}.pkl"
+    model = speechlab.load(checkpoint, normalize="running")
+    with torch.inference_mode():
+        offline = model(noisy)
+    assert (streamed(Stream(model, path), noisy, [1]) - offline).abs().max() <= 1e-5
+
+
+def test_samples_come_as_soon_as_they_are_settled(tiny):
+    """After n samples, at least n - latency are out, and what is out never changes."""
+    stream, n_out = Stream(tiny), 0
+    noisy = torch.randn(1, 1, 90, dtype=torch.float64)
+    for n_in, sample in enumerate(noisy.split(1, -1), 1):
+        n_out += stream.feed(sample).shape[-1]
+        assert n_in - stream.latency <= n_out <= n_in
+    assert stream.latency == tiny.look_ahead
+    assert stream.latency_ms == pytest.approx(1000 * tiny.look_ahead / 16000)
+
+
+def test_streams_on_one_model_are_independent(tiny):
+    noisy = torch.randn(2, 1, 60, dtype=torch.float64)
+    one, two = Stream(tiny), Stream(tiny)
+    parts = [[], []]
+    for chunk in noisy.split(7, -1):
+        parts[0].append(one.feed(chunk[:1]))
+        parts[1].append(two.feed(chunk[1:]))
+    for i, stream in enumerate((one, two)):
+        estimate = torch.cat([*parts[i], stream.flush()], -1)
+        torch.testing.assert_close(estimate, tiny(noisy[i : i + 1]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_state_has_a_constant_size(mixer, path):
+    """For every mixer, once any window is full; a flushed stream starts anew."""
+    config = ablation_config(mixer)
+    if mixer == "mha":
+        config = override(config, layers=[{"n_heads": 4, "d_hidden": 128, "window": 8}] * 3)
+    torch.manual_seed(0)
+    model = CleanUMamba(override(config, normalize="running")).eval()
+    stream, sizes = Stream(model, path), set()
+    for i in range(30):
+        stream.feed(torch.randn(1, 1, 256))
+        if i >= 12:
+            sizes.add(stream.state_bytes)
+    assert len(sizes) == 1
+    stream.flush()
+    assert stream.state_bytes == 0
+    noisy = torch.randn(1, 1, 1000)
+    with torch.inference_mode():
+        torch.testing.assert_close(streamed(stream, noisy, [300]), model(noisy), rtol=0, atol=1e-5)
+
+
+def test_a_day_without_drift(tiny):
+    """Fast-forward: the level state of 24 h of speech-like samples, then a chunk on top of it.
+
+    The level after a day is compared with exact arithmetic, the stream with one that began late.
+    """
+    day = 24 * 3600 * 16000
+    noisy = torch.randn(1, 1, 400, dtype=torch.float32) * 0.05
+    prior_energy, energy = 0.5 * 16000 * 0.06**2, day * 0.05**2
+    state = torch.full((1, 1, 1), prior_energy + energy, dtype=torch.float64)
+    count = torch.tensor(0.5 * 16000 + day, dtype=torch.float64)
+    level, (after, n_after) = tiny.level(noisy, 16000, (state, count))
+    exact = (prior_energy + energy + noisy.double().square().cumsum(-1)) / (
+        0.5 * 16000 + day + torch.arange(1, 401)
+    )
+    torch.testing.assert_close(level.double(), exact.sqrt(), rtol=1e-7, atol=0)
+    assert n_after.item() - count.item() == 400
+    assert after.item() > state.item()
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (1, 2, 10), (1, 1, 0)])
+def test_wrong_chunks_are_named(tiny, shape):
+    with pytest.raises(UserError, match=r"\(B, 1, n\)"):
+        Stream(tiny).feed(torch.zeros(shape, dtype=torch.float64))
+
+
+def test_a_bad_chunk_leaves_the_stream_as_it_was(tiny):
+    noisy = torch.randn(1, 1, 60, dtype=torch.float64)
+    stream = Stream(tiny)
+    parts = [stream.feed(noisy[..., :30])]
+    with pytest.raises(UserError, match="NaN or infinite"):
+        stream.feed(noisy[..., 30:] * float("nan"))
+    with pytest.raises(UserError, match="began with B = 1"):
+        stream.feed(noisy.expand(2, 1, 60))
+    estimate = torch.cat([*parts, stream.feed(noisy[..., 30:]), stream.flush()], -1)
+    torch.testing.assert_close(estimate, tiny(noisy), rtol=0, atol=1e-9)
+
+
+def test_utterance_level_is_refused_with_the_remedy():
+    model = CleanUMamba(override(TINY, normalize="utterance"))
+    with pytest.raises(UserError, match='load it with normalize="running"'):
+        Stream(model)
+
+
+def test_flush_of_nothing_is_nothing(tiny):
+    assert Stream(tiny).flush().shape == (1, 1, 0)
+
+
+def test_the_fast_path_is_chosen_where_it_can_be(tiny):
+    assert Stream(CleanUMamba(TINY)).path == "fused"
+    assert Stream(tiny).path == "modules"  # float64
+    with pytest.raises(UserError, match="float32"):
+        Stream(tiny, "fused")
+    with pytest.raises(UserError, match="no path 'quick'"):
+        Stream(tiny, "quick")
