@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import speechlab
 from speechlab import weights
+from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, to_dict
 from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
@@ -68,18 +69,19 @@ def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = 
 
 
 def import_checkpoint(
-    source: str | Path, target: str | Path, system: str | None = None
+    source: str | Path, target: str | Path, system: str | None = None, **overrides: Any
 ) -> nn.Module:
     """Convert a published file to `target` (.safetensors) and its configuration as .json beside.
 
-    The JSON is for people; the header of the .safetensors holds the same and is what is loaded.
+    overrides: as in `load`. The JSON is for people; the header of the .safetensors holds the same
+    and is what is loaded.
     """
     source, target = locate(source), Path(target)
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the target must end in .safetensors")
     if target.exists() and target.samefile(source):
         raise UserError(f"{target}: is the source itself; name another target")
-    model = load(source, system)
+    model = load(source, system, **overrides)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     record = {"source": source.name, "sha256": digest, "speechlab": speechlab.__version__}
     record["n_params"] = n_params(model)
@@ -87,11 +89,6 @@ def import_checkpoint(
     readable = _readable({"config": to_dict(model.config), "record": record})
     target.with_suffix(".json").write_text(readable + "\n")
     return model
-
-
-def n_params(model: nn.Module) -> int:
-    """Number of trained parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def locate(path: str | Path) -> Path:
