@@ -1,6 +1,7 @@
 """The command `speechlab`: thin doors to the modules, one function a subcommand.
 
-Exit codes: 0 done, 1 done but a known value was not met, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 done but a known value was not met or a file failed, 2 bad input,
+130 interrupted.
 """
 
 import argparse
@@ -53,8 +54,43 @@ def download_weights(options: argparse.Namespace) -> None:
 def import_weights(options: argparse.Namespace) -> None:
     from speechlab.checkpoints import import_checkpoint, n_params
 
-    model = import_checkpoint(options.source, options.target, options.system)
+    changes = {"normalize": options.normalize} if options.normalize else {}
+    model = import_checkpoint(options.source, options.target, options.system, **changes)
     print(f"{options.target}: {type(model).__name__}, {n_params(model):,} parameters")
+
+
+def enhance(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    import speechlab
+    from speechlab.enhance import enhance_all, load_causal
+
+    results = enhance_all(
+        (load_causal if options.stream else speechlab.load)(options.checkpoint),
+        options.inputs,
+        options.output,
+        mix=options.mix,
+        subtype=options.subtype,
+        overwrite=options.overwrite,
+        tell=lambda line: tqdm.write(f"speechlab: {line}", file=sys.stderr),
+    )
+    statuses = [result.status for result in results]
+    counts = (f"{statuses.count(status)} {status}" for status in ("ok", "skipped", "failed"))
+    print(", ".join(counts))
+    return 1 if "failed" in statuses else 0
+
+
+def stream(options: argparse.Namespace) -> None:
+    from speechlab import devices, live
+    from speechlab.enhance import load_causal
+
+    if options.list_devices:
+        print(devices.table())
+        return
+    if options.checkpoint is None:
+        raise UserError("stream needs --checkpoint; `speechlab weights list` has the published")
+    model = load_causal(options.checkpoint)
+    print(live.stream(model, options.input, options.output, options.block_ms, sys.stderr))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -94,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_weights(commands)
     _add_import(commands)
+    _add_enhance(commands)
+    _add_stream(commands)
     _add_evaluate(commands)
     _add_check_metrics(commands)
     return parser
@@ -126,7 +164,45 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     command.add_argument("source", help="a published file, or its name in `weights list`")
     command.add_argument("target", help="the .safetensors file to write; .json comes beside it")
     command.add_argument("--system", help="where the file does not tell which system it holds")
+    levels = ("utterance", "running", "none")
+    command.add_argument("--normalize", choices=levels, help="another level than the published")
     command.set_defaults(run=import_weights)
+
+
+def _add_enhance(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "enhance",
+        help="clean files, and folders of files",
+        description="Writes OUTPUT/RELATIVE PATH.wav at the input's rate, channels and length, and "
+        "OUTPUT/enhance.csv. Interrupted and started again, it goes on. Exit code 1 where a file "
+        "failed; the rest are done.",
+    )
+    command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
+    command.add_argument("--checkpoint", required=True, help="a file, or a published name")
+    command.add_argument("--output", required=True, help="the folder to write to")
+    command.add_argument(
+        "--mix", type=float, default=1.0, help="0 the input .. 1 the estimate; default: 1"
+    )
+    command.add_argument(
+        "--stream", action="store_true", help="what a live stream would give: a causal level"
+    )
+    command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
+    command.add_argument("--overwrite", action="store_true", help="do again what is there already")
+    command.set_defaults(run=enhance)
+
+
+def _add_stream(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "stream",
+        help="clean live: microphone or file in, loudspeaker or file out",
+        description="Devices need the extra: pip install 'speechlab[live]'. Ctrl-C ends it.",
+    )
+    command.add_argument("--checkpoint", help="a file, or a published name")
+    command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")
+    command.add_argument("--output", metavar="FILE|DEVICE", help="default: the default loudspeaker")
+    command.add_argument("--block-ms", type=float, default=16.0, help="default: %(default)g")
+    command.add_argument("--list-devices", action="store_true", help="and end")
+    command.set_defaults(run=stream)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

@@ -46,6 +46,9 @@ def test_import_then_load(shared, tmp_path, capsys):
     assert cli.main(["import", str(source), str(target)]) == 0
     assert "443,009 parameters" in capsys.readouterr().out
     assert speechlab.load(target).config.mixer == "lstm"
+    running = tmp_path / "running.safetensors"
+    assert cli.main(["import", str(source), str(running), "--normalize", "running"]) == 0
+    assert speechlab.load(running).look_ahead == 765
 
 
 def test_evaluate_a_checkpoint(test_set, tmp_path, capsys):
@@ -61,6 +64,41 @@ def test_evaluate_a_checkpoint(test_set, tmp_path, capsys):
     rows = pd.read_csv(output)
     assert len(rows) == 2
     assert rows["si_sdr"].notna().all()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    from speechlab.checkpoints import save
+
+    return str(save(tmp_path / "model.safetensors", CleanUMamba(CONFIGS["ablation"])))
+
+
+def test_enhance_a_folder_with_a_bad_file(test_set, checkpoint, tmp_path, capsys):
+    """Exit code 1 and a line for the bad one; without it 0, and what is there is skipped."""
+    (test_set / "noisy/bad.wav").write_bytes(b"")
+    arguments = ["enhance", "--checkpoint", checkpoint, "--output", str(tmp_path / "out")]
+    assert cli.main([*arguments, str(test_set / "noisy")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "2 ok, 0 skipped, 1 failed\n"
+    assert printed.err.startswith(f"speechlab: {test_set / 'noisy/bad.wav'}: empty")
+    assert printed.err.count("\n") == 1
+    assert soundfile.info(tmp_path / "out/p0.wav").frames == 8000
+    assert cli.main([*arguments, str(test_set / "noisy/p*.wav")]) == 0
+    assert capsys.readouterr().out == "0 ok, 2 skipped, 0 failed\n"
+    assert cli.main([*arguments, str(test_set / "noisy"), "--mix", "2"]) == 2
+
+
+def test_stream_is_enhance_with_stream(test_set, checkpoint, tmp_path, capsys):
+    source, target = str(test_set / "noisy/p0.wav"), tmp_path / "live.wav"
+    words = ["--checkpoint", checkpoint, "--output"]
+    assert cli.main(["stream", *words, str(target), "--input", source]) == 0
+    assert "latency 765 samples (47.8 ms)" in capsys.readouterr().out
+    assert cli.main(["enhance", *words, str(tmp_path / "out"), source, "--stream"]) == 0
+    streamed, expected = (
+        soundfile.read(path, dtype="int16")[0].astype(int)
+        for path in (target, tmp_path / "out/p0.wav")
+    )
+    assert np.abs(streamed - expected).max() <= 1
 
 
 def test_check_metrics_goes_on_where_it_was_interrupted(test_set, tmp_path, capsys, monkeypatch):
@@ -90,6 +128,8 @@ def test_check_metrics_goes_on_where_it_was_interrupted(test_set, tmp_path, caps
         (["import", "absent.pkl", "x.safetensors"], "absent.pkl: no such checkpoint"),
         (["check-metrics", "no/such/set"], "no/such/set"),
         (["weights", "download", "no_such_weights"], "no_such_weights"),
+        (["enhance", "--checkpoint", "absent.pkl", "--output", "out", "in"], "absent.pkl"),
+        (["stream", "--input", "x.wav", "--output", "y.wav"], "stream needs --checkpoint"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, said, capsys, monkeypatch, tmp_path):

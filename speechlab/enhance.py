@@ -1,0 +1,237 @@
+"""Enhancement of files: folders of recordings in, the same folders of enhanced ones out.
+
+    file ─ blocks (C, n) ─ resampled ─► chunks ─ network, state carried ─► resampled back ─► .wav
+                                   └─ level of the whole, where the model needs it: a first pass
+
+Memory does not grow with a recording. A file is there whole or not at all, so that an interrupted
+run goes on where it was; `enhance.csv` beside the files tells what became of each.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import speechlab
+from speechlab import audio
+from speechlab.batch import Job, Log, Result, alone, plan
+from speechlab.errors import UserError
+from speechlab.models.level import utterance_level
+
+LOG = "enhance.csv"
+CHUNK_S = 1.0  # seconds; longer ones take more memory and are not faster
+
+
+def load_causal(checkpoint: str | Path) -> nn.Module:
+    """A checkpoint as a live stream uses it: with the running level where its own is not causal."""
+    model = speechlab.load(checkpoint)
+    return (
+        model if model.look_ahead is not None else speechlab.load(checkpoint, normalize="running")
+    )
+
+
+def enhance_blocks(
+    model: nn.Module, blocks: Iterable[Tensor], chunk_s: float = CHUNK_S
+) -> Iterator[Tensor]:
+    """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), as long in all.
+
+    Each channel is a signal of its own. The samples are those of `model(whole)` to float32
+    rounding, however the blocks are cut. With the utterance level the blocks are gone through
+    twice: they must be a list or a `Recording`, not an iterator, and UserError says so.
+    """
+    level = model.level
+    if level is utterance_level:
+        if iter(blocks) is blocks:
+            raise UserError("the level of the whole needs the blocks twice; pass them as a list")
+        known = whole_level(blocks)
+
+        def level(*_: Any) -> tuple[Tensor, tuple]:
+            return known, ()
+
+    length = max(1, round(chunk_s * model.sample_rate / model.hop_length)) * model.hop_length
+    chunks = (block.unsqueeze(1) for block in audio.rechunk(blocks, length))  # (C, 1, n)
+    return (estimate.squeeze(1) for estimate in _driven(model, level, chunks))
+
+
+def whole_level(blocks: Iterable[Tensor]) -> Tensor:
+    """`utterance_level` of a signal in blocks (C, n) -> (C, 1, 1); sums of squares in float64.
+
+    Deviations are taken from each block's own mean and then joined (Chan et al. 1979): no
+    difference of large numbers, whatever the offset and the length.
+    """
+    count, mean, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
+    for block in blocks:
+        if not (n := block.shape[-1]):
+            continue
+        block = block.double()
+        own = block.mean(-1)  # (C,)
+        apart = own - mean
+        squares = squares + (block - own[:, None]).square().sum(-1)
+        squares = squares + apart.square() * (count * n / (count + n))
+        mean = mean + apart * (n / (count + n))
+        count += n
+    deviation = (squares / max(1, count - 1)).sqrt()
+    return (deviation.float() + 1e-3)[:, None, None]
+
+
+@torch.inference_mode()
+def _driven(
+    model: nn.Module, level_of: Callable[..., Any], chunks: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Chunks (B, 1, n) -> what is settled after each, and the rest at the end."""
+    state = level_state = levels = None
+    n_in = 0
+    for chunk in chunks:
+        level, level_state = level_of(chunk, model.sample_rate, level_state)
+        level = level.expand(chunk.shape)
+        levels = level if levels is None else torch.cat([levels, level], -1)
+        n_in += chunk.shape[-1]
+        x, state = model.network(chunk / level, state, False)
+        settled, levels = levels.tensor_split([x.shape[-1]], -1)
+        yield x * settled
+    if levels is not None:
+        padding = levels.new_zeros(levels.shape[0], 1, model.padded_length(n_in) - n_in)
+        x, _ = model.network(padding, state, True)
+        yield x[..., : levels.shape[-1]] * levels
+
+
+def enhance_file(
+    model: nn.Module,
+    source: str | Path,
+    target: str | Path,
+    mix: float = 1.0,
+    subtype: str | None = None,
+    chunk_s: float = CHUNK_S,
+    advance: Callable[[float], Any] = lambda part: None,
+) -> Result:
+    """Enhance one file; rate, channels and number of frames stay.
+
+    mix: 1 is the estimate, 0 the input, between them their sum, aligned to the sample. subtype:
+    as "PCM_24"; default the input's, or PCM_16 where WAV has not got it. advance: is told the
+    part of the file that is done since last time.
+    Raises UserError for a file that cannot be read or written; then there is no target.
+    """
+    began = time.perf_counter()
+    _check_mix(mix)
+    noisy = audio.Recording(source, model.sample_rate)
+    if subtype is None and Path(target).suffix.lower() == ".wav":
+        subtype = noisy.subtype if noisy.subtype in audio.FORMATS[".wav"][1] else "PCM_16"
+    shape = (noisy.file_rate, noisy.n_channels, subtype, noisy.n_frames)
+    try:
+        with audio.Writer(target, *shape) as writer:
+            for block in _at_file_rate(model, noisy, mix, chunk_s):
+                writer.write(block)
+                advance(block.shape[-1] / noisy.n_frames)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model raises is the file's reason
+        raise UserError(f"{source}: the model failed: {type(error).__name__}: {error}") from error
+    seconds = noisy.n_frames / noisy.file_rate
+    return Result(
+        str(source),
+        str(target),
+        "ok",
+        seconds=seconds,
+        sample_rate=noisy.file_rate,
+        channels=noisy.n_channels,
+        clipped=writer.clipped,
+        rtf=(time.perf_counter() - began) / seconds,
+    )
+
+
+def _at_file_rate(
+    model: nn.Module, noisy: audio.Recording, mix: float, chunk_s: float
+) -> Iterator[Tensor]:
+    """The mix as blocks (C, n) at the file's rate, n_frames in all."""
+
+    def wet() -> Iterator[Tensor]:
+        back = audio.Resampler(model.sample_rate, noisy.file_rate, noisy.n_channels)
+        for block in enhance_blocks(model, noisy, chunk_s):
+            yield back.feed(block)
+        yield back.flush(noisy.n_frames)
+
+    if mix == 1:
+        yield from wet()
+        return
+    dry = audio.Recording(noisy.path)  # as it is in the file, all bands
+    pairs = zip(*(audio.rechunk(x, dry.block_length) for x in (wet(), dry)), strict=True)
+    yield from (mix * estimate + (1 - mix) * samples for estimate, samples in pairs)
+
+
+def enhance_all(
+    model: nn.Module,
+    inputs: Iterable[str | Path],
+    output: str | Path,
+    mix: float = 1.0,
+    subtype: str | None = None,
+    overwrite: bool = False,
+    chunk_s: float = CHUNK_S,
+    progress: bool = True,
+    tell: Callable[[str], Any] = lambda line: None,
+) -> list[Result]:
+    """Enhance files and folders into `<output>/<relative path>.wav`, a result per file.
+
+    inputs: files, folders (searched all through) and patterns ("noisy/**/*.flac"). What is there
+    already is skipped, unless `overwrite`. A file that fails gets its reason, in its result, in
+    the log and by `tell`, and the rest go on.
+    Raises UserError before any work for inputs that are missing, names that collide, an output
+    that holds other settings' files or that another run writes to.
+    """
+    output = Path(output)
+    _check_mix(mix)
+    if subtype is not None and subtype not in audio.FORMATS[".wav"][1]:
+        raise UserError(f"no subtype {subtype}; choose of {', '.join(audio.FORMATS['.wav'][1])}")
+    jobs = plan(inputs, output)
+    digest = _digest(model, mix, subtype)
+    results = []
+    with alone(output), Log(output / LOG) as log:
+        if not overwrite:
+            log.refuse_others([job.target for job in jobs if job.target.exists()], digest)
+        for job in jobs:
+            with contextlib.suppress(OSError):  # where it is in the way, the writer will tell
+                audio.unfinished(job.target).unlink()  # a killed run's
+        with _bar(len(jobs), progress) as bar:
+            for n_done, job in enumerate(jobs, start=1):
+                if job.target.is_file() and not overwrite:
+                    result = log.skipped(job)
+                else:
+                    result = _tried(model, job, mix, subtype, chunk_s, bar.update)
+                bar.update(n_done - bar.n)
+                if result.status == "ok":
+                    result = replace(result, made_with=digest)
+                results.append(log.add(result))
+                if result.status == "failed":
+                    tell(result.reason)
+    return results
+
+
+def _tried(model: nn.Module, job: Job, *settings: Any) -> Result:
+    try:
+        return enhance_file(model, job.source, job.target, *settings)
+    except UserError as error:
+        return Result(str(job.source), str(job.target), "failed", " ".join(str(error).split()))
+
+
+def _bar(n_files: int, progress: bool) -> tqdm:
+    form = "{l_bar}{bar}| {n:.1f}/{total} files [{elapsed}<{remaining}]"
+    return tqdm(total=n_files, bar_format=form, disable=None if progress else True)
+
+
+def _check_mix(mix: float) -> None:
+    if not 0 <= mix <= 1:
+        raise UserError(f"mix is {mix}; it goes from 0, the input, to 1, the estimate")
+
+
+def _digest(model: nn.Module, mix: float, subtype: str | None) -> str:
+    total = hashlib.sha256(repr((model.config, mix, subtype)).encode())
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:12]
