@@ -12,20 +12,18 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
-import pandas as pd
 import soxr
 import torch
-from scipy.signal import ShortTimeFFT, windows
 from torch import Tensor, nn
 
 import speechlab
 from speechlab import audio, plots, weights
 from speechlab.checkpoints import locate, n_params
 from speechlab.errors import UserError
+from speechlab.spectrogram import spectrogram_db
 
 NONE_HERE = "none is here yet: `speechlab weights download NAME`, or give a path"
 MAX_SECONDS = 120  # longer recordings may not fit into memory in one pass
-FLOOR = 1e-12  # power that counts as silence: -120 dB
 INTRODUCTION = """# speechlab: listen
 Choose a checkpoint, give a noisy recording, press *Enhance*, and compare. Any sample rate;
 each channel is enhanced for itself."""
@@ -57,18 +55,6 @@ def enhance(model: nn.Module, noisy: Tensor, sample_rate: int) -> Tensor:
     return torch.from_numpy(restored.T.copy())
 
 
-def levels(waveform: Tensor, sample_rate: int) -> pd.DataFrame:
-    """(C, T) -> levels in dB, channels averaged: frequencies in Hz as index, seconds as columns."""
-    n_fft = 2 * round(0.016 * sample_rate)  # 32 ms
-    hop_length = max(n_fft // 4, waveform.shape[1] // 1000)  # about a thousand columns at most
-    window = windows.hann(n_fft, sym=False)
-    stft = ShortTimeFFT(window, hop_length, sample_rate, scale_to="magnitude")
-    n_samples = max(waveform.shape[1], n_fft)
-    padded = np.pad(waveform.numpy(), ((0, 0), (0, n_samples - waveform.shape[1])))
-    power = stft.spectrogram(padded).mean(axis=0)  # (F, L)
-    return pd.DataFrame(10 * np.log10(power + FLOOR), stft.f, stft.t(n_samples))
-
-
 def compare(checkpoint: str | None, recording: str | None) -> tuple:
     """The press of the button: (rate, int16 samples) enhanced, both spectrograms, one line."""
     try:
@@ -89,7 +75,9 @@ def _compare(model: nn.Module, noisy: Tensor, sample_rate: int) -> tuple:
     estimate = enhance(model, noisy, sample_rate)
     spent = time.perf_counter() - start
     sounds = {"noisy": noisy, "enhanced": estimate}
-    figure = plots.spectrograms({name: levels(s, sample_rate) for name, s in sounds.items()})
+    figure = plots.spectrograms(
+        {name: spectrogram_db(s, sample_rate) for name, s in sounds.items()}
+    )
     facts = f"{n_params(model):,} parameters; {seconds:.1f} s of sound took {spent:.2f} s"
     return (sample_rate, _int16(estimate)), figure, facts
 

@@ -178,6 +178,19 @@ def spectrograms(levels: Mapping[str, pd.DataFrame], span_db: float = 70.0) -> F
     return figure
 
 
+def levels(table: pd.DataFrame) -> Figure:
+    """Levels over time. table: seconds as index, a column in dB per line, drawn in that order."""
+    colours = ("#BBBBBB", "#333333", COLOURS["mamba"], COLOURS["mha"])
+    with style.context(STYLE):
+        figure = Figure(figsize=(6.4, 2.4))
+        axes = figure.add_subplot()
+        for name, colour in zip(table.columns, colours, strict=False):
+            axes.plot(table.index, table[name], color=colour, label=name)
+        axes.set(xlabel="time (s)", ylabel="level (dB)")
+        figure.legend(loc="outside upper center", ncols=len(table.columns))
+    return figure
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as its suffix says (.svg, .png); the same figure gives the same bytes."""
     path = Path(path)

@@ -34,6 +34,7 @@ MIXERS = {
     "lstm": "Experiment_CleanU_LSTM",
 }
 SAME_SIZE = 0.01  # published sizes are rounded: within one per cent it is the same model
+WAYS = ("file", "stream")
 README_MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
 
 Row = dict[str, Any]
@@ -273,6 +274,48 @@ def _replace(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
+def streamed(results: str | Path) -> pd.DataFrame:
+    """What streaming costs in quality: file and stream on the same clips, paired.
+
+    A row per test set and checkpoint that was run both ways: metrics/<set>/<checkpoint>.csv with
+    the level of the utterance, streamed/<set>/<checkpoint>.csv with the running one. loss = file -
+    stream of PESQ-WB, with the 95 % interval of its mean.
+    """
+    rows = []
+    for path in sorted((Path(results) / "streamed").glob("*/*.csv")):
+        whole = Path(results) / "metrics" / path.parent.name / path.name
+        if whole.is_file():
+            file, stream = (pd.read_csv(p, index_col="file") for p in (whole, path))
+            loss = mean_interval((file["pesq_wb"] - stream["pesq_wb"]).dropna().to_numpy())
+            row = {"test_set": path.parent.name, "checkpoint": path.stem, "n": loss.n}
+            for name in ("pesq_wb", "pesq_nb", "stoi"):
+                scale = 100 if name == "stoi" else 1
+                row[f"{name}_file"] = scale * file[name].mean()
+                row[f"{name}_stream"] = scale * stream[name].mean()
+            rows.append(row | {"loss": loss.mean, "loss_low": loss.low, "loss_high": loss.high})
+    metrics = [f"{name}_{way}" for name in ("pesq_wb", "pesq_nb", "stoi") for way in WAYS]
+    columns = ["test_set", "checkpoint", "n", *metrics, "loss", "loss_low", "loss_high"]
+    return pd.DataFrame(rows, columns=columns).round(3)
+
+
+def streamed_markdown(table: pd.DataFrame) -> str:
+    """The table of `streamed` for people."""
+    heads = ["test set", "checkpoint", "PESQ-WB file", "stream", "loss [95 %]"]
+    heads += ["PESQ-NB file", "stream", "STOI % file", "stream", "n"]
+    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+    for row in table.to_dict("records"):
+        cells = [row["test_set"], row["checkpoint"]]
+        for name, n in (("pesq_wb", 3), ("pesq_nb", 3), ("stoi", 2)):
+            cells += [f"{row[f'{name}_{way}']:.{n}f}" for way in WAYS]
+            if name == "pesq_wb":
+                ends = f"[{row['loss_low']:+.3f}, {row['loss_high']:+.3f}]"
+                cells.append(f"{row['loss']:+.3f} {ends}")
+        lines.append([*cells, str(row["n"])])
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    note = "A file is divided by the level of the whole utterance, a stream by the running one."
+    return f"{rows}\n{note}\n"
+
+
 def readme_block(results: str | Path) -> str:
     """The results as README shows them: both tables without intervals, and the figure."""
     tables, runs = both(results)
@@ -310,9 +353,10 @@ def main() -> None:
     )
     root = parser.parse_args().root
     try:
-        rows = (root / RESULTS / "metrics").glob("*/*.csv")
-        for test_set in sorted({TEST_SET} | {p.parent.name for p in rows if p.stem != "noisy"}):
-            write(root / RESULTS, test_set)
+        write(root / RESULTS)
+        table = streamed(root / RESULTS)
+        _replace(root / RESULTS / "tables/streaming.csv", table.to_csv(index=False))
+        _replace(root / RESULTS / "tables/streaming.md", streamed_markdown(table))
         update_readme(root / "README.md", readme_block(root / RESULTS))
     except UserError as error:
         parser.exit(2, f"speechlab: {error}\n")

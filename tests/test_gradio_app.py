@@ -74,15 +74,6 @@ def test_silence_and_single_samples(tiny, record, n_samples):
     assert samples.shape == (n_samples, 1) and np.isfinite(samples).all()
 
 
-def test_levels_are_in_decibels():
-    """A sine of amplitude 1 stands at its frequency, 6 dB below full scale (half on each side)."""
-    seconds = torch.arange(RATE) / RATE
-    table = app.levels(torch.sin(2 * torch.pi * 1000 * seconds)[None], RATE)
-    middle = table.iloc[:, table.shape[1] // 2]
-    assert middle.idxmax() == 1000
-    assert middle.max() == pytest.approx(-6.02, abs=0.1)
-
-
 def test_mistakes_are_told(tiny, record, tmp_path):
     """Every mistake is one bold line in the page, and nothing to hear."""
     recording = record(np.zeros((100, 1)))

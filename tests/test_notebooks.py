@@ -87,8 +87,32 @@ def paper_tables_without_data(request, results):
     assert "nothing is reproduced here yet" in shown
 
 
+def streaming_at_smoke_size(request, results):
+    shared = request.getfixturevalue("shared")
+    environment = {
+        "SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"),
+        "OMP_NUM_THREADS": "1",
+    }
+    dev_pairs = shared / "audio" / "pairs" / "voicebank_demand_train"
+    name = "10_streaming_and_cost.ipynb"
+    shown = run(name, results, environment, profile="smoke", dev_pairs=dev_pairs)
+    assert "fused" in shown and "modules" in shown
+    rows = pd.read_csv(results / "runs" / "10" / "streamed" / "level_dev_pairs.csv")
+    assert list(rows["gain_db"]) == [0, 12]
+    assert (rows["loss"] < 0.2).all()
+
+
+def streaming_without_data(request, results):
+    environment = {"XDG_CACHE_HOME": str(results / "cache")}
+    words = {"profile": "smoke", "dev_pairs": results / "nowhere"}
+    shown = run("10_streaming_and_cost.ipynb", results, environment, **words)
+    assert "speechlab weights download Experiment_CleanU_Mamba" in shown
+    assert "random weights, 442K" in shown
+
+
 # Every notebook has an entry: functions of pytest's request and a folder for its results.
 CHECKS = {
+    "10_streaming_and_cost.ipynb": (streaming_at_smoke_size, streaming_without_data),
     "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
 }
 
@@ -164,3 +188,17 @@ def test_example_mixers():
     done = example("mixers.py")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1 + 5
+
+
+def test_what_streaming_taught_is_what_the_rows_say():
+    """Numbers typed into the prose of notebook 10, from the committed rows and tables."""
+    prose = learned("10_streaming_and_cost.ipynb")
+    dev = pd.read_csv(ROOT / "results" / "streamed" / "level_dev_pairs.csv")
+    loss = dev.groupby(["checkpoint", "gain_db"])["loss"].mean()
+    assert f"{-loss.xs(0, level='gain_db').mean():.3f} PESQ-WB better" in prose
+    assert f"{loss.max():.3f} worse at most" in prose
+    assert loss.max() <= 0.10 and loss.xs(0, level="gain_db").max() <= 0.03
+    table = tables.streamed(ROOT / "results").groupby("test_set")["loss"].agg(["min", "max"])
+    dns, voicebank = table.loc["dns2020_no_reverb"], table.loc["voicebank_demand_test_118"]
+    assert f"loses {dns['min']:.3f} to {dns['max']:.3f} on DNS-2020" in prose
+    assert f"between {voicebank['min']:.3f} and {voicebank['max']:.3f} on the 118" in prose

@@ -181,6 +181,7 @@ def test_make_paper_gives_the_committed_bytes(tmp_path):
     """In a copy that has the rows per file but no table and no figure; without importing torch."""
     shutil.copytree(ROOT / "speechlab", tmp_path / "speechlab")
     shutil.copytree(ROOT / "results" / "metrics", tmp_path / "results" / "metrics")
+    shutil.copytree(ROOT / "results" / "streamed", tmp_path / "results" / "streamed")
     shutil.copytree(PUBLISHED, tmp_path / "results" / "published")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(readme, encoding="utf-8")
