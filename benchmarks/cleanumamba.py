@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer hops, minutes for hours")
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the weights")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/cleanumamba.csv"))
+    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, missing = [], []
@@ -73,8 +73,12 @@ def main() -> None:
     peaks = memory(HALF_MILLION, arguments.checkpoints, durations)
     for seconds, peak in peaks.items():
         table.loc[table["model"] == HALF_MILLION, f"peak_mb_{seconds}s"] = peak
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(arguments.output, index=False)
+    output = arguments.output
+    if output is None and not arguments.quick and arguments.checkpoints:
+        output = Path("results/benchmarks/cleanumamba.csv")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(output, index=False)
     report(table, peaks, missing, arguments.quick)
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="a tenth of the length, one round")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/scan.csv"))
+    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)  # of one pass, see below
     arguments = parser.parse_args()
     if arguments.memory:
@@ -49,8 +49,12 @@ def main() -> None:
         sys.exit(f"benchmarks/scan.py: numba: {backend_status()['numba']}")
     shapes = [(b, d, L // 10, n) for b, d, L, n in SHAPES] if arguments.quick else SHAPES
     rows = run(shapes, arguments.threads, 1 if arguments.quick else ROUNDS)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(arguments.output, index=False)
+    output = arguments.output
+    if output is None and not arguments.quick:
+        output = Path("results/benchmarks/scan.csv")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(output, index=False)
     report(rows, arguments.quick)
 
 

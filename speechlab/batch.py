@@ -188,6 +188,11 @@ class Log:
             self._file.write(_lines([row]))
         return result
 
+    def failed(self, target: Path) -> bool:
+        """Whether the last try at a target failed: what lies there is of an earlier run."""
+        row = dict(zip(COLUMNS, self.rows.get(self._name(target), ()), strict=False))
+        return row.get("status") == "failed"
+
     def skipped(self, job: Job) -> Result:
         """The result of a job that is not done because its target is there."""
         row = dict(zip(COLUMNS, self.rows.get(self._name(job.target), ()), strict=False))

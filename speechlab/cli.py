@@ -90,7 +90,8 @@ def stream(options: argparse.Namespace) -> None:
     if options.checkpoint is None:
         raise UserError("stream needs --checkpoint; `speechlab weights list` has the published")
     model = load_causal(options.checkpoint)
-    print(live.stream(model, options.input, options.output, options.block_ms, sys.stderr))
+    words = options.input, options.output, options.block_ms, sys.stderr, options.overwrite
+    print(live.stream(model, *words))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -175,7 +176,7 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         help="clean files, and folders of files",
         description="Writes OUTPUT/RELATIVE PATH.wav at the input's rate, channels and length, and "
         "OUTPUT/enhance.csv. Interrupted and started again, it goes on. Exit code 1 where a file "
-        "failed; the rest are done.",
+        "failed; the rest are done. Models work at 16 kHz: what a file has above 8 kHz goes.",
     )
     command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
     command.add_argument("--checkpoint", required=True, help="a file, or a published name")
@@ -201,6 +202,7 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")
     command.add_argument("--output", metavar="FILE|DEVICE", help="default: the default loudspeaker")
     command.add_argument("--block-ms", type=float, default=16.0, help="default: %(default)g")
+    command.add_argument("--overwrite", action="store_true", help="replace an output file")
     command.add_argument("--list-devices", action="store_true", help="and end")
     command.set_defaults(run=stream)
 

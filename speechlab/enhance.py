@@ -199,7 +199,7 @@ def enhance_all(
                 audio.unfinished(job.target).unlink()  # a killed run's
         with _bar(len(jobs), progress) as bar:
             for n_done, job in enumerate(jobs, start=1):
-                if job.target.is_file() and not overwrite:
+                if job.target.is_file() and not overwrite and not log.failed(job.target):
                     result = log.skipped(job)
                 else:
                     result = _tried(model, job, mix, subtype, chunk_s, bar.update)

@@ -58,11 +58,13 @@ def stream(
     sink: str | None = None,
     block_ms: float = 16.0,
     screen: TextIO | None = None,
+    overwrite: bool = False,
 ) -> Summary:
     """Run until the source ends, or Ctrl-C: then what came in is enhanced to its last sample.
 
     source, sink: a file, or a device's name or number; None is the default device. A file comes
     out at the rate and with the channels that came in. screen: a terminal for both spectra.
+    overwrite: whether a file that is there may be replaced.
     Raises UserError for files and devices that cannot be used, and models that cannot stream.
     """
     if not 1 <= block_ms <= 1000:
@@ -70,7 +72,7 @@ def stream(
     inner = Stream(model)
     with contextlib.ExitStack() as stack:
         taking = _source(source, model.sample_rate, block_ms)
-        giving = _sink(sink, taking, block_ms)
+        giving = _sink(sink, taking, block_ms, overwrite)
         _warm_up(model, taking.n_channels, block_ms)
         stop = stack.enter_context(_until_signal())
         giving = stack.enter_context(giving)
@@ -232,7 +234,9 @@ def _source(name: str | None, sample_rate: int, block_ms: float) -> _FileSource 
     return Microphone(_device(name), sample_rate, block_ms)
 
 
-def _sink(name: str | None, taking: Any, block_ms: float) -> _FileSink | Loudspeaker:
+def _sink(
+    name: str | None, taking: Any, block_ms: float, overwrite: bool
+) -> _FileSink | Loudspeaker:
     if name is None or not _sounds(name):
         return Loudspeaker(_device(name), taking.sample_rate, taking.n_channels, block_ms)
     if (
@@ -241,6 +245,8 @@ def _sink(name: str | None, taking: Any, block_ms: float) -> _FileSink | Loudspe
         and Path(name).samefile(taking.recording.path)
     ):
         raise UserError(f"{name}: is the input, and would be overwritten; choose another output")
+    if Path(name).exists() and not overwrite:
+        raise UserError(f"{name}: is there already; choose another output, or use --overwrite")
     held = audio.FORMATS.get(Path(name).suffix.lower(), ("", ()))[1]
     subtype = taking.subtype if taking.subtype in held else None
     return _FileSink(name, taking.sample_rate, taking.n_channels, subtype)

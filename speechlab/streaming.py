@@ -40,6 +40,7 @@ class Stream:
             raise UserError(f"no path '{path}' for a stream; there are: {', '.join(PATHS)}")
         self.path = path or ("modules" if obstacle(model) else "fused")
         self.model = PATHS[self.path](model)
+        self._weight = next(model.parameters())
         self._restart()
 
     @property
@@ -105,6 +106,12 @@ class Stream:
         if self._levels is not None and self._levels.shape[0] != chunk.shape[0]:
             raise UserError(
                 f"the stream began with B = {self._levels.shape[0]}, the chunk has {chunk.shape[0]}"
+            )
+        weight = self._weight
+        if (chunk.dtype, chunk.device) != (weight.dtype, weight.device):
+            raise UserError(
+                f"a chunk is {weight.dtype} on {weight.device}, as the weights, not {chunk.dtype} "
+                f"on {chunk.device}; convert it with chunk.to"
             )
         if not chunk.isfinite().all():
             raise UserError("the chunk holds NaN or infinite samples; it is left out")

@@ -319,8 +319,11 @@ def test_the_picture_is_for_terminals_and_some_ten_times_a_second(tmp_path, mode
     monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
     audio.save(tmp_path / "in.wav", noise(), 16000)
     terminal, pipe = Terminal(), io.StringIO()
-    for screen in (terminal, pipe):
-        live.stream(model, str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), screen=screen)
+    words = model, str(tmp_path / "in.wav"), str(tmp_path / "out.wav")
+    live.stream(*words, screen=terminal)
+    with pytest.raises(UserError, match="is there already"):
+        live.stream(*words)
+    live.stream(*words, screen=pipe, overwrite=True)
     assert pipe.getvalue() == ""
     pictures = terminal.getvalue().count("enhanced │")
     assert 5 <= pictures <= 12  # in a second of signal

@@ -130,11 +130,8 @@ def test_state_has_a_constant_size(mixer, path):
         torch.testing.assert_close(streamed(stream, noisy, [300]), model(noisy), rtol=0, atol=1e-5)
 
 
-def test_a_day_without_drift(tiny):
-    """Fast-forward: the level state of 24 h of speech-like samples, then a chunk on top of it.
-
-    The level after a day is compared with exact arithmetic, the stream with one that began late.
-    """
+def test_the_level_of_a_day_does_not_drift(tiny):
+    """The level: its state fast-forwarded by 24 h, then a chunk, against exact arithmetic."""
     day = 24 * 3600 * 16000
     noisy = torch.randn(1, 1, 400, dtype=torch.float32) * 0.05
     prior_energy, energy = 0.5 * 16000 * 0.06**2, day * 0.05**2
@@ -161,6 +158,9 @@ def test_a_bad_chunk_leaves_the_stream_as_it_was(tiny):
     parts = [stream.feed(noisy[..., :30])]
     with pytest.raises(UserError, match="NaN or infinite"):
         stream.feed(noisy[..., 30:] * float("nan"))
+    for other in (torch.float32, torch.int16):
+        with pytest.raises(UserError, match=r"a chunk is torch\.float64 on cpu"):
+            stream.feed(noisy[..., 30:].to(other))
     with pytest.raises(UserError, match="began with B = 1"):
         stream.feed(noisy.expand(2, 1, 60))
     estimate = torch.cat([*parts, stream.feed(noisy[..., 30:]), stream.flush()], -1)
