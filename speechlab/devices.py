@@ -66,10 +66,10 @@ class Microphone:
         self._stream.stop()
 
     def _taken(self, samples: np.ndarray, n_frames: int, clock: Any, status: Any) -> None:
-        """Called by the device: (n, C), which is its own memory."""
+        """Called by the device: (n, C), which is its own memory. What is no number is silence."""
         self.overruns += bool(status.input_overflow)
         try:
-            self._blocks.put_nowait(samples.copy())
+            self._blocks.put_nowait(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0))
         except queue.Full:
             self.overruns += 1
 

@@ -78,9 +78,17 @@ def stream(
         giving = stack.enter_context(giving)
         taking = stack.enter_context(taking)
         passage = _Passage(inner, taking, giving, _Screen(screen))
-        for block in taking.blocks(stop):
-            passage.advance(block)
+        failure = None
+        try:
+            for block in taking.blocks(stop):
+                passage.advance(block)
+        except UserError as error:
+            if isinstance(taking, _FileSource):
+                raise  # it can be read again; half a file would pass for a whole one
+            failure = error  # what a microphone gave is kept
         passage.end()
+    if failure:
+        raise UserError(f"{failure}; what came before is kept") from failure
     return passage.summary()
 
 
@@ -275,7 +283,8 @@ def _until_signal() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # the terminal is closed
     before: dict[int, Callable | int | None] = {n: signal.getsignal(n) for n in numbers}
 
     def handle(number: int, frame: Any) -> None:

@@ -221,6 +221,32 @@ def test_microphone_to_file(tmp_path, model, stand_in, monkeypatch):
     assert module.opened[0].settings["device"] is None
 
 
+def test_what_a_microphone_gives_survives_a_bad_block_and_an_error(
+    tmp_path, model, stand_in, monkeypatch
+):
+    """A block of NaN is silence; an error of ours ends the recording and keeps it."""
+    monkeypatch.setattr(devices, "N_QUEUED", 50)
+    bad = noise(1, 256 * 20)
+    bad[:, 256 * 5 : 256 * 6] = float("nan")
+    stand_in(bad, pace_s=0.001)
+    summary = live.stream(model, None, str(tmp_path / "bad.wav"))
+    assert audio.load(tmp_path / "bad.wav")[0].shape[-1] == 256 * summary.n_blocks
+
+    advance, calls = live._Passage.advance, []
+
+    def failing(passage, block):
+        calls.append(block)
+        if len(calls) == 10:
+            raise UserError("out of luck")
+        advance(passage, block)
+
+    monkeypatch.setattr(live._Passage, "advance", failing)
+    stand_in(noise(1, 256 * 20), pace_s=0.001)
+    with pytest.raises(UserError, match="out of luck; what came before is kept"):
+        live.stream(model, None, str(tmp_path / "kept.wav"))
+    assert audio.load(tmp_path / "kept.wav")[0].shape[-1] == 256 * 9
+
+
 def test_a_microphone_at_its_own_rate_is_resampled(tmp_path, model, stand_in):
     stand_in(noise(1, 768 * 30), rates=(), pace_s=0.004)
     summary = live.stream(model, "3", str(tmp_path / "out.flac"))
