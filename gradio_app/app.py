@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import speechlab
 from speechlab import audio, plots, weights
-from speechlab.checkpoints import locate, n_params
+from speechlab.checkpoints import locate
+from speechlab.complexity import n_params
 from speechlab.errors import UserError
 from speechlab.spectrogram import spectrogram_db
 

@@ -190,12 +190,11 @@ class Log:
 
     def failed(self, target: Path) -> bool:
         """Whether the last try at a target failed: what lies there is of an earlier run."""
-        row = dict(zip(COLUMNS, self.rows.get(self._name(target), ()), strict=False))
-        return row.get("status") == "failed"
+        return self._last(target).get("status") == "failed"
 
     def skipped(self, job: Job) -> Result:
         """The result of a job that is not done because its target is there."""
-        row = dict(zip(COLUMNS, self.rows.get(self._name(job.target), ()), strict=False))
+        row = self._last(job.target)
         numbers = {
             name: kind(row[name])
             for name, kind in NUMBERS.items()
@@ -210,12 +209,16 @@ class Log:
     def refuse_others(self, targets: Iterable[Path], made_with: str) -> None:
         """UserError for a target that another model or other settings made."""
         for target in targets:
-            row = self.rows.get(self._name(target))
-            if row and row[-1] not in ("", made_with):
+            if self._last(target).get("made_with", "") not in ("", made_with):
                 raise UserError(
                     f"{target}: was made with another model or other settings; "
                     f"use --overwrite, or {OTHER}"
                 )
+
+    def _last(self, target: Path) -> dict[str, str]:
+        """The last row of a target by column; empty where there is none."""
+        row = self.rows.get(self._name(target))
+        return dict(zip(COLUMNS, row, strict=True)) if row else {}
 
     def _name(self, target: Path) -> str:
         name = target.relative_to(self.path.parent).as_posix()

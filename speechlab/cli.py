@@ -52,7 +52,8 @@ def download_weights(options: argparse.Namespace) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> None:
-    from speechlab.checkpoints import import_checkpoint, n_params
+    from speechlab.checkpoints import import_checkpoint
+    from speechlab.complexity import n_params
 
     changes = {"normalize": options.normalize} if options.normalize else {}
     model = import_checkpoint(options.source, options.target, options.system, **changes)

@@ -345,7 +345,8 @@ def _source(
 
 def _model_source(checkpoint: str | Path) -> Source:
     """The model is loaded here too, so that a bad file is told before any work."""
-    from speechlab.checkpoints import locate, n_params
+    from speechlab.checkpoints import locate
+    from speechlab.complexity import n_params
 
     path = locate(checkpoint)
     model = speechlab.load(path)

@@ -60,14 +60,17 @@ def test_a_notebook_asks_a_question_and_keeps_the_order(path):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
+def with_weights(shared: Path) -> dict[str, str]:
+    """The environment of a user who has the published files."""
+    return {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"), "OMP_NUM_THREADS": "1"}
+
+
 def paper_tables_at_smoke_size(request, results):
     shared = request.getfixturevalue("shared")
-    environment = {
-        "SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"),
-        "OMP_NUM_THREADS": "1",
-    }
     test_set = shared / "audio" / "pairs" / "dns2020_no_reverb"
-    shown = run("11_paper_tables.ipynb", results, environment, profile="smoke", test_set=test_set)
+    shown = run(
+        "11_paper_tables.ipynb", results, with_weights(shared), profile="smoke", test_set=test_set
+    )
     assert "incomplete, 2 of 150 files" in shown
     [output] = (results / "runs").iterdir()  # a part of the set stays out of the way of the whole
     rows = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "Experiment_CleanU_Mamba.csv")
@@ -89,13 +92,9 @@ def paper_tables_without_data(request, results):
 
 def streaming_at_smoke_size(request, results):
     shared = request.getfixturevalue("shared")
-    environment = {
-        "SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"),
-        "OMP_NUM_THREADS": "1",
-    }
     dev_pairs = shared / "audio" / "pairs" / "voicebank_demand_train"
     name = "10_streaming_and_cost.ipynb"
-    shown = run(name, results, environment, profile="smoke", dev_pairs=dev_pairs)
+    shown = run(name, results, with_weights(shared), profile="smoke", dev_pairs=dev_pairs)
     assert "fused" in shown and "modules" in shown
     rows = pd.read_csv(results / "runs" / "10" / "streamed" / "level_dev_pairs.csv")
     assert list(rows["gain_db"]) == [0, 12]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import speechlab
-from speechlab.checkpoints import n_params
+from speechlab.complexity import n_params
 from speechlab.configuration import override
 from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS
