@@ -18,7 +18,9 @@ import soxr
 import torch
 from torch import Tensor
 
+from speechlab import containers, ogg
 from speechlab.errors import UserError
+from speechlab.files import replacing
 
 # What counts as a sound file in a folder.
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
@@ -37,7 +39,6 @@ FORMATS = {
 }
 BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "ULAW": 16, "ALAW": 16}
 RIFF_BYTES = 2**32 - 2**16  # what a .wav file can hold; beyond, it has to be of the RF64 kind
-UNKNOWN_BYTES = 0x7FFFF000  # from here on, a size in a header says "written through a pipe"
 
 
 def load(path: str | Path, sample_rate: int | None = None) -> tuple[Tensor, int]:
@@ -203,13 +204,12 @@ class Writer:
             self.format = "RF64"
 
     def __enter__(self) -> Self:
-        part = unfinished(self.path)
         with self._told(), contextlib.ExitStack() as stack:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
                 raise UserError(f"{self.path}: a folder has this name; choose another output")
+            part = stack.enter_context(replacing(self.path))
             self._file = stack.enter_context(part.open("w+b"))
-            stack.callback(part.unlink, missing_ok=True)  # once renamed, there is none
+            stack.callback(_remove_time, self._file)
             self._sound = soundfile.SoundFile(
                 self._file.fileno(),
                 "w",
@@ -239,13 +239,8 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._told(), self._stack:
-            self._sound.close()
-            if kind is None:
-                _remove_time(self._file)
-                os.fsync(self._file.fileno())
-                self._file.close()
-                unfinished(self.path).replace(self.path)
+        with self._told():
+            self._stack.__exit__(kind, error, trace)
 
     @property
     def _frame_bytes(self) -> int:
@@ -276,11 +271,6 @@ class Writer:
             ) from error
 
 
-def unfinished(path: Path) -> Path:
-    """Where the samples of `path` go until it is complete; a killed run leaves it behind."""
-    return path.with_name(os.fsdecode(os.fsencode(path.name)[:250]) + ".part")  # names end at 255
-
-
 def _format(path: Path, subtype: str | None) -> tuple[str, str]:
     """Container and subtype to write."""
     if path.suffix.lower() not in FORMATS:
@@ -294,7 +284,7 @@ def _format(path: Path, subtype: str | None) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
     """A file for reading, of which the header is sound."""
     with contextlib.ExitStack() as stack:
         try:
@@ -305,18 +295,17 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             file = stack.enter_context(path.open("rb", buffering=0))
             if not os.fstat(file.fileno()).st_size:
                 raise UserError(f"{path}: empty, 0 bytes; replace the file or leave it out")
-            if _cut_short(file):
-                raise UserError(
-                    f"{path}: ends before its header says; copy the file anew, or mend the header"
-                )
-            file.seek(0)
-            sound = stack.enter_context(soundfile.SoundFile(file.fileno(), closefd=False))
-        except (soundfile.LibsndfileError, OSError) as error:
+            if fault := containers.fault(file):
+                raise UserError(f"{path}: {fault}")
+            sound = stack.enter_context(_sound(file))
+        except (soundfile.LibsndfileError, OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not readable as sound ({_reason(error)}); convert it to WAV or FLAC"
             ) from error
         if not sound.frames:
             raise UserError(f"{path}: no samples in it; replace the file or leave it out")
+        if sound.frames > 2**62:  # libsndfile's word for it; its last block could not be read
+            raise UserError(f"{path}: a {sound.format} that hides its length; convert it to WAV")
         yield sound
         if sound.format == "MP3" and 0 < sound.frames == sound.tell():
             n_read = file.seek(0, os.SEEK_CUR)  # variable bit rates without a header are guessed at
@@ -324,18 +313,12 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
                 raise UserError(f"{path}: an MP3 that hides its length; convert it to WAV or FLAC")
 
 
-def _cut_short(file: BinaryIO) -> bool:
-    """Whether a RIFF file is shorter than its data chunk; libsndfile would pass over that."""
-    head = file.read(12)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return False
-    n_bytes = os.fstat(file.fileno()).st_size
-    while len(head := file.read(8)) == 8:
-        size = int.from_bytes(head[4:], "little")
-        if head[:4] == b"data":
-            return size < UNKNOWN_BYTES and file.tell() + size > n_bytes
-        file.seek(size + size % 2, os.SEEK_CUR)
-    return False
+def _sound(file: BinaryIO) -> soundfile.SoundFile | ogg.Chain:
+    """ValueError for a chain of which not all can be read."""
+    if links := ogg.links(file):
+        return ogg.Chain(file, links)
+    file.seek(0)
+    return soundfile.SoundFile(file.fileno(), closefd=False)
 
 
 def _remove_time(file: BinaryIO) -> None:

@@ -14,6 +14,7 @@ from typing import Self
 
 from speechlab.audio import SUFFIXES
 from speechlab.errors import UserError
+from speechlab.files import replacing
 
 try:
     import fcntl
@@ -25,10 +26,11 @@ OTHER = "choose another output"
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make of another."""
+    """One file to make of another; or a folder, whose files are not known, with its fault."""
 
     source: Path
     target: Path
+    fault: str = ""  # why this cannot be done
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Result:
 
     input: str
     output: str  # in the log, as seen from its folder
-    status: str  # ok, skipped (it was there already; numbers of then), failed
+    status: str  # ok, skipped (there already; numbers of then), failed, started (a run that died)
     reason: str = ""
     seconds: float | None = None  # of audio
     sample_rate: int | None = None  # Hz
@@ -56,17 +58,18 @@ def plan(inputs: Iterable[str | Path], output: Path) -> list[Job]:
 
     A path is relative to the folder that was given, to the part of a pattern before its first
     wildcard, or to the file's own folder. In folders only sound files count, hidden ones and those
-    of `output` do not; links are followed, but never round in a circle.
+    of `output` do not; links are followed, but never round in a circle. A folder inside of them
+    that cannot be read is a job with a fault, before all others.
     Raises UserError where nothing is found, or two files would become one, or one itself.
     """
     jobs: dict[Path, Job] = {}
+    shut: dict[Path | tuple[int, int], Job] = {}
     for given in inputs:
-        found = [
-            Job(source, _target(source, root, output)) for root, source in _find(given, output)
-        ]
+        found = list(_find(given, output))
         if not found:
             raise UserError(f"{given}: no sound files there ({', '.join(SUFFIXES)})")
-        for job in found:
+        shut |= {_identity(job.source): job for job in found if job.fault}
+        for job in (job for job in found if not job.fault):
             other = jobs.setdefault(job.target, job)
             if _identity(other.source) != _identity(job.source):
                 raise UserError(
@@ -80,7 +83,7 @@ def plan(inputs: Iterable[str | Path], output: Path) -> list[Job]:
             raise UserError(f"{above} would be a file and the folder of {job.target}; rename one")
         if job.target.exists() and _identity(job.target) in sources:
             raise UserError(f"{job.target}: is an input, and would be overwritten; {OTHER}")
-    return list(jobs.values())
+    return [*shut.values(), *jobs.values()]
 
 
 def _target(source: Path, root: Path, output: Path) -> Path:
@@ -89,20 +92,24 @@ def _target(source: Path, root: Path, output: Path) -> Path:
     return target.with_name((target.stem if sound else target.name) + ".wav")
 
 
-def _find(given: str | Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    """(root, file) of one input."""
+def _find(given: str | Path, output: Path) -> Iterator[Job]:
+    """The jobs of one input."""
     path, pattern = Path(given), ()
     try:
         if not os.path.lexists(path):
             path, pattern = _split(path)
         if not path.is_dir():
-            yield path.parent, path
+            yield Job(path, _target(path, path.parent, output))
             return
         own = _identity(output) if output.exists() else None
         if own == _identity(path):
             raise UserError(f"{path}: is the input and the output folder; {OTHER}")
-        for parts in _walk(path, pattern, (own,)):
-            yield path, path.joinpath(*parts)
+        for parts, fault in _walk(path, pattern, (own,)):
+            source = path.joinpath(*parts)
+            if fault and not parts:
+                raise UserError(fault)
+            target = output.joinpath(*parts) if fault else _target(source, path, output)
+            yield Job(source, target, fault)
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror}; leave it out") from error
 
@@ -119,23 +126,39 @@ def _split(given: Path) -> tuple[Path, tuple[str, ...]]:
 
 def _walk(
     folder: Path, pattern: tuple[str, ...], above: tuple, parts: tuple[str, ...] = ()
-) -> Iterator[tuple[str, ...]]:
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Sound files under a folder that fit the pattern, as parts of a path from the first folder.
 
+    With each an empty fault; or the parts of a folder that cannot be read, with the fault.
     above: the folders it is in, none of which is entered again.
     """
     identity = _identity(folder)
     if identity in above:
         return
-    for path in sorted(folder.iterdir()):
-        own = (*parts, path.name)
-        if path.name.startswith("."):
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        yield parts, f"{folder}: {reason}; mend its permissions, or leave it out"
+        return
+    for entry in entries:
+        own = (*parts, entry.name)
+        if entry.name.startswith("."):
             continue
-        if os.path.isdir(path):  # noqa: PTH112  False, and no error, for a link to itself
+        if _is_folder(entry):
             if _fits(own, pattern, so_far=True):
-                yield from _walk(path, pattern, (*above, identity), own)
-        elif path.suffix.lower() in SUFFIXES and _fits(own, pattern):
-            yield own
+                yield from _walk(folder / entry.name, pattern, (*above, identity), own)
+        elif Path(entry.name).suffix.lower() in SUFFIXES and _fits(own, pattern):
+            yield own, ""
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Of a link, what it leads to; False, and no error, for one to itself.
+
+    The listing tells a folder also where none of its entries may be looked at.
+    """
+    return entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)  # noqa: PTH112
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...], so_far: bool = False) -> bool:
@@ -180,6 +203,15 @@ class Log:
         self._file.close()
         self._rewrite()
 
+    def start(self, job: Job, made_with: str) -> None:
+        """To be told before an output takes its name: a run that dies then leaves its settings.
+
+        What lies there after that is this output or an older one, and has to be made again.
+        """
+        self.add(Result(str(job.source), str(job.target), "started", made_with=made_with))
+        with _told(self.path):
+            os.fsync(self._file.fileno())
+
     def add(self, result: Result) -> Result:
         values = asdict(result) | {"output": self._name(Path(result.output))}
         row = tuple("" if value is None else _text(value) for value in values.values())
@@ -188,18 +220,20 @@ class Log:
             self._file.write(_lines([row]))
         return result
 
-    def failed(self, target: Path) -> bool:
-        """Whether the last try at a target failed: what lies there is of an earlier run."""
-        return self._last(target).get("status") == "failed"
+    def unsure(self, target: Path) -> bool:
+        """Whether the last try failed or never ended: what lies there may be of an earlier run."""
+        return self._last(target).get("status") in ("failed", "started")
+
+    def forget_folders(self, targets: Iterable[Path]) -> None:
+        """Drop the rows of folders that could not be read then, and now have files."""
+        for target in targets:
+            for folder in target.relative_to(self.path.parent).parents:
+                self.rows.pop(self._name(self.path.parent / folder), None)
 
     def skipped(self, job: Job) -> Result:
         """The result of a job that is not done because its target is there."""
         row = self._last(job.target)
-        numbers = {
-            name: kind(row[name])
-            for name, kind in NUMBERS.items()
-            if row.get(name) and row["status"] != "failed"
-        }
+        numbers = {name: kind(row[name]) for name, kind in NUMBERS.items() if row.get(name)}
         made_with = row.get("made_with", "")
         reason = "the output is there already"
         return Result(
@@ -234,10 +268,8 @@ class Log:
         self.rows = {line[1]: line for line in lines[1:] if len(line) == len(COLUMNS)}
 
     def _rewrite(self) -> None:
-        part = self.path.with_name(self.path.name + ".part")
-        with _told(self.path):
+        with _told(self.path), replacing(self.path) as part:
             part.write_bytes(_lines([COLUMNS, *self.rows.values()]))
-            part.replace(self.path)
 
 
 def _text(value: object) -> str:

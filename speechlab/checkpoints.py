@@ -24,6 +24,7 @@ from speechlab import weights
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, to_dict
 from speechlab.errors import UserError
+from speechlab.files import replacing
 from speechlab.models import SYSTEMS
 from speechlab.published import CONVERTERS
 
@@ -59,13 +60,12 @@ def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = 
     system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
     header = {"system": system, "config": to_dict(model.config), "record": dict(record or {})}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    unfinished = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(serialise(tensors, {HEADER: json.dumps(header)}))
-        return unfinished.replace(path)
+        with replacing(path) as part:
+            part.write_bytes(serialise(tensors, {HEADER: json.dumps(header)}))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
 
 
 def import_checkpoint(
@@ -87,7 +87,8 @@ def import_checkpoint(
     record["n_params"] = n_params(model)
     save(target, model, record)
     readable = _readable({"config": to_dict(model.config), "record": record})
-    target.with_suffix(".json").write_text(readable + "\n")
+    with replacing(target.with_suffix(".json")) as part:
+        part.write_text(readable + "\n")
     return model
 
 

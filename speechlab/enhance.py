@@ -8,6 +8,7 @@ run goes on where it was; `enhance.csv` beside the files tells what became of ea
 """
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ import speechlab
 from speechlab import audio
 from speechlab.batch import Job, Log, Result, alone, plan
 from speechlab.errors import UserError
+from speechlab.files import unfinished
 from speechlab.models.level import utterance_level
 
 LOG = "enhance.csv"
@@ -110,12 +112,14 @@ def enhance_file(
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
+    settle: Callable[[], Any] = lambda: None,
 ) -> Result:
     """Enhance one file; rate, channels and number of frames stay.
 
     mix: 1 is the estimate, 0 the input, between them their sum, aligned to the sample. subtype:
     as "PCM_24"; default the input's, or PCM_16 where WAV has not got it. advance: is told the
-    part of the file that is done since last time.
+    part of the file that is done since last time. settle: is called when all samples are written,
+    before the file takes its name.
     Raises UserError for a file that cannot be read or written; then there is no target.
     """
     began = time.perf_counter()
@@ -129,6 +133,7 @@ def enhance_file(
             for block in _at_file_rate(model, noisy, mix, chunk_s):
                 writer.write(block)
                 advance(block.shape[-1] / noisy.n_frames)
+            settle()
     except UserError:
         raise
     except Exception as error:  # whatever a model raises is the file's reason
@@ -179,8 +184,8 @@ def enhance_all(
     """Enhance files and folders into `<output>/<relative path>.wav`, a result per file.
 
     inputs: files, folders (searched all through) and patterns ("noisy/**/*.flac"). What is there
-    already is skipped, unless `overwrite`. A file that fails gets its reason, in its result, in
-    the log and by `tell`, and the rest go on.
+    already is skipped, unless `overwrite`. A file that fails, or a folder that cannot be read, gets
+    its reason, in its result, in the log and by `tell`, and the rest go on.
     Raises UserError before any work for inputs that are missing, names that collide, an output
     that holds other settings' files or that another run writes to.
     """
@@ -194,15 +199,19 @@ def enhance_all(
     with alone(output), Log(output / LOG) as log:
         if not overwrite:
             log.refuse_others([job.target for job in jobs if job.target.exists()], digest)
+        log.forget_folders([job.target for job in jobs if not job.fault])
         for job in jobs:
             with contextlib.suppress(OSError):  # where it is in the way, the writer will tell
-                audio.unfinished(job.target).unlink()  # a killed run's
+                unfinished(job.target).unlink()  # a killed run's
         with _bar(len(jobs), progress) as bar:
             for n_done, job in enumerate(jobs, start=1):
-                if job.target.is_file() and not overwrite and not log.failed(job.target):
+                if job.fault:
+                    result = _failed(job, job.fault)
+                elif job.target.is_file() and not overwrite and not log.unsure(job.target):
                     result = log.skipped(job)
                 else:
-                    result = _tried(model, job, mix, subtype, chunk_s, bar.update)
+                    settle = functools.partial(log.start, job, digest)
+                    result = _tried(model, job, mix, subtype, chunk_s, bar.update, settle)
                 bar.update(n_done - bar.n)
                 if result.status == "ok":
                     result = replace(result, made_with=digest)
@@ -216,7 +225,11 @@ def _tried(model: nn.Module, job: Job, *settings: Any) -> Result:
     try:
         return enhance_file(model, job.source, job.target, *settings)
     except UserError as error:
-        return Result(str(job.source), str(job.target), "failed", " ".join(str(error).split()))
+        return _failed(job, str(error))
+
+
+def _failed(job: Job, reason: str) -> Result:
+    return Result(str(job.source), str(job.target), "failed", " ".join(reason.split()))
 
 
 def _bar(n_files: int, progress: bool) -> tqdm:

@@ -6,16 +6,10 @@ An interrupted run goes on where it was (`speechlab.rows`). A file or a metric t
 with its reason in the column `failed`: counted, never averaged.
 """
 
-import contextlib
 import functools
 import hashlib
-import multiprocessing
-import os
-import signal
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +24,12 @@ from speechlab import audio
 from speechlab.data import Pair, find_pairs, recognise, sample_rates, sound_files, title
 from speechlab.errors import UserError
 from speechlab.metrics import METRICS, PACKAGES, RESAMPLER, rounded, score, truncated, versions
+from speechlab.processes import finished, n_processors
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
 from speechlab.statistics import mean_interval
 
 QUANTIZE = ("int16", "float")
 TOLERANCE = 0.02  # between a measured and a known mean, in the metric's own unit
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def evaluate(
     if todo:
         with rows.appending() as append:
             bar = tqdm(
-                _score(todo, jobs or _n_processors()),
+                _rows(todo, jobs or n_processors()),
                 total=len(pairs),
                 initial=len(pairs) - len(todo),
                 unit="file",
@@ -258,59 +252,12 @@ def _without_folder(reason: str, task: Task) -> str:
     return reason
 
 
-def _score(tasks: list[Task], jobs: int) -> Iterator[Row]:
-    """Rows as they are finished, one thread in each process."""
-    if jobs == 1 or len(tasks) == 1:
-        n_threads = torch.get_num_threads()
-        _one_thread()
-        try:
-            yield from map(score_file, tasks)
-        finally:
-            torch.set_num_threads(n_threads)
-            _model.cache_clear()
-        return
-    spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks of running threads
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=spawn, initializer=_begin_process)
+def _rows(tasks: list[Task], jobs: int) -> Iterator[Row]:
+    """As they are finished."""
     try:
-        with _environment(dict.fromkeys(THREADS, "1")):  # submitting starts the processes
-            rows = [pool.submit(score_file, task) for task in tasks]
-        for row in as_completed(rows):
-            yield row.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process died: memory is short, or the calling script has no "
-            '`if __name__ == "__main__":`; finished rows are kept, so mend that and run it again'
-        ) from error
+        yield from finished(score_file, tasks, jobs)
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
-    _one_thread()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@contextlib.contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _n_processors() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _model.cache_clear()  # of this process, where it did the work
 
 
 def _check_options(

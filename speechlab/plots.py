@@ -1,6 +1,5 @@
 """Figures of the study: a table in, a figure out. Nothing here computes or reads a result."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from speechlab.files import replacing
 
 STYLE = str(Path(__file__).with_name("speechlab.mplstyle"))
 
@@ -194,10 +195,7 @@ def levels(table: pd.DataFrame) -> Figure:
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as its suffix says (.svg, .png); the same figure gives the same bytes."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     undated = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
-    unfinished = path.with_name(f"{path.stem}.part{path.suffix}")
-    with style.context(STYLE):
-        figure.savefig(unfinished, metadata=undated.get(path.suffix))
-    os.replace(unfinished, path)
+    with style.context(STYLE), replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:], metadata=undated.get(path.suffix))
     return path

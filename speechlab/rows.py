@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from speechlab.errors import UserError
+from speechlab.files import replacing
 
 Row = tuple[str, ...]  # the cells of a line; the first is the row's name, the last is text
 UNCOMPARED = ("versions", "n_files")  # settings that may differ while no row is added
@@ -173,7 +174,5 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    unfinished.replace(path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")

@@ -7,7 +7,6 @@ of README.md, from the per-file CSVs and the published tables alone: same input,
 
 import argparse
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pandas as pd
 
 from speechlab import plots
 from speechlab.errors import UserError
+from speechlab.files import replacing
 from speechlab.statistics import mean_interval
 
 RESULTS = Path("results")
@@ -267,11 +267,8 @@ def write(
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(unfinished, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def streamed(results: str | Path) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import torch
 
 from speechlab import audio
 from speechlab.errors import UserError
+from speechlab.files import unfinished
 
 RATES = [
     (48000, 16000),
@@ -172,7 +173,7 @@ def test_what_goes_wrong_leaves_the_older_file(tmp_path):
 
 
 def test_a_killed_run_s_rest_is_written_over(tmp_path):
-    part = audio.unfinished(tmp_path / "x.wav")
+    part = unfinished(tmp_path / "x.wav")
     part.write_bytes(bytes(10**6))
     audio.save(tmp_path / "x.wav", noise(1, 100), 16000)
     assert names(tmp_path) == ["x.wav"]

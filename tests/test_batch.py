@@ -1,8 +1,10 @@
 """What goes where, what is refused before any work, and the log."""
 
 import csv
+import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from speechlab.batch import Job, Log, Result, alone, plan
@@ -78,6 +80,46 @@ def test_the_same_file_twice_is_one_job(folder):
     assert targets("noisy/a.wav", "noisy/./a.wav", "noisy/*.wav")[0] == "out/a.wav"
 
 
+@pytest.fixture
+def shut(monkeypatch):
+    """A function that shuts a folder, for root too; it opens it where it is told so."""
+    closed, scandir = set(), os.scandir
+
+    def refusing(path="."):
+        if Path(path).resolve() in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    return lambda path, again=False: (closed.discard if again else closed.add)(path.resolve())
+
+
+def test_a_shut_subfolder_is_a_job_that_cannot_be_done(folder, shut):
+    shut(folder / "noisy/sub")
+    jobs = {job.source.as_posix(): job for job in plan(["noisy", "noisy/**/*.wav"], Path("out"))}
+    assert sorted(jobs) == ["noisy/a.wav", "noisy/sub", "noisy/x.wav/d.ogg"]
+    fault = jobs["noisy/sub"].fault
+    assert fault.startswith("noisy/sub: cannot be read (Permission denied); ")
+    assert "\n" not in fault
+    assert not any(job.fault for name, job in jobs.items() if name != "noisy/sub")
+    assert len(plan(["noisy/*.wav"], Path("out"))) == 2  # no need to look into it
+
+
+def test_a_shut_input_is_refused(folder, shut):
+    shut(folder / "noisy")
+    with pytest.raises(UserError, match=r"noisy: cannot be read \(Permission denied\); "):
+        plan(["noisy"], Path("out"))
+
+
+def test_a_shut_folder_is_in_nobody_s_way(folder, shut):
+    """Its files are not known: another input's may go where they would have gone."""
+    (folder / "more/sub").mkdir(parents=True)
+    (folder / "more/sub/e.wav").touch()
+    shut(folder / "noisy/sub")
+    jobs = plan(["noisy", "more"], Path("out"))
+    assert {job.target.as_posix() for job in jobs if not job.fault} >= {"out/sub/e.wav"}
+
+
 @pytest.mark.parametrize(
     ("inputs", "output", "said"),
     [
@@ -140,6 +182,22 @@ def test_a_torn_line_is_dropped_and_numbers_stay(tmp_path):
             log.refuse_others([tmp_path / "a.wav"], "def")
     assert (again.status, again.seconds, again.sample_rate) == ("skipped", 2.0, 16000)
     assert [(row["status"], row["seconds"]) for row in rows(path)] == [("skipped", "2")]
+
+
+def test_a_run_that_dies_leaves_what_it_was_making(tmp_path):
+    """Between an output's name and its row: the settings are known, the rest is not trusted."""
+    path, job = tmp_path / "enhance.csv", Job(tmp_path / "in", tmp_path / "a.wav")
+    log = Log(path).__enter__()
+    log.start(job, "abc")  # and nothing after it
+    (row,) = rows(path)
+    assert (row["output"], row["status"], row["made_with"]) == ("a.wav", "started", "abc")
+    assert list(pd.read_csv(path)["made_with"]) == ["abc"]
+    after = Log(path)
+    assert after.unsure(job.target)
+    after.refuse_others([job.target], "abc")
+    with pytest.raises(UserError, match="was made with another model"):
+        after.refuse_others([job.target], "def")
+    log.__exit__()
 
 
 def test_another_table_is_not_overwritten(tmp_path):
