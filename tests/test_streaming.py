@@ -130,22 +130,6 @@ def test_state_has_a_constant_size(mixer, path):
         torch.testing.assert_close(streamed(stream, noisy, [300]), model(noisy), rtol=0, atol=1e-5)
 
 
-def test_the_level_of_a_day_does_not_drift(tiny):
-    """The level: its state fast-forwarded by 24 h, then a chunk, against exact arithmetic."""
-    day = 24 * 3600 * 16000
-    noisy = torch.randn(1, 1, 400, dtype=torch.float32) * 0.05
-    prior_energy, energy = 0.5 * 16000 * 0.06**2, day * 0.05**2
-    state = torch.full((1, 1, 1), prior_energy + energy, dtype=torch.float64)
-    count = torch.tensor(0.5 * 16000 + day, dtype=torch.float64)
-    level, (after, n_after) = tiny.level(noisy, 16000, (state, count))
-    exact = (prior_energy + energy + noisy.double().square().cumsum(-1)) / (
-        0.5 * 16000 + day + torch.arange(1, 401)
-    )
-    torch.testing.assert_close(level.double(), exact.sqrt(), rtol=1e-7, atol=0)
-    assert n_after.item() - count.item() == 400
-    assert after.item() > state.item()
-
-
 @pytest.mark.parametrize("shape", [(1, 10), (1, 2, 10), (1, 1, 0)])
 def test_wrong_chunks_are_named(tiny, shape):
     with pytest.raises(UserError, match=r"\(B, 1, n\)"):

@@ -5,15 +5,20 @@ at the start) to a level that broadcasts with the chunk, always positive, so tha
 and to the next state. `running` and `none` give a signal in chunks the levels of the whole.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
+from scipy.signal import lfilter
 from torch import Tensor
 
-# What `running` assumes before it has heard anything, chosen on the dev pairs (results/LOG.md).
-# Short and loud: a level guessed too low overdrives the model at the first words.
-PRIOR_RMS = 0.2  # full scale is 1
-PRIOR_S = 0.1  # seconds of signal that the prior weighs
+FLOOR = 1e-3  # full scale is 1; CleanUNet's, so that silence divides by something
+
+# The constants of `running`, chosen on the dev pairs (results/LOG.md).
+BLOCK_S = 0.03  # seconds over which a power is taken
+MEMORY_S = 3.0  # seconds in which what was heard counts for 1 / e
+PRIOR_RMS = 0.2  # assumed before anything is heard: loud, as a level too low overdrives the model
+PRIOR_S = 0.15  # seconds in which that assumption fades to 1 / e
 
 State = tuple[Tensor, ...]
 
@@ -21,28 +26,56 @@ State = tuple[Tensor, ...]
 def utterance_level(
     noisy: Tensor, sample_rate: int, state: State | None = None
 ) -> tuple[Tensor, State]:
-    """Standard deviation of the whole signal + 1e-3, (B, 1, 1): CleanUNet's normalisation."""
+    """Standard deviation of the whole signal + FLOOR, (B, 1, 1): CleanUNet's normalisation."""
     correction = min(1, noisy.shape[-1] - 1)  # unbiased, but defined for a single sample too
-    return noisy.std(-1, correction=correction, keepdim=True) + 1e-3, ()
+    return noisy.std(-1, correction=correction, keepdim=True) + FLOOR, ()
 
 
 def running_level(
     noisy: Tensor, sample_rate: int, state: State | None = None
 ) -> tuple[Tensor, State]:
-    """RMS of all samples so far and of PRIOR_S seconds at the prior level, (B, 1, n).
+    """RMS of what was loud so far + FLOOR, (B, 1, n); no gradient passes through it.
 
-    State: the energy and the number of samples so far, with the prior's, (B, 1, 1) and () in
-    float64: the level of a day is as exact as that of a second.
+    The signal is cut into blocks, each with its mean power p. The level is the root of
+    sum(w p^2) / sum(w p), w fading with MEMORY_S: each block counts as much as it has power. So
+    the level rises with the first word after any pause, sinks slowly, and scales with the signal;
+    a minute of room noise weighs less than one loud block. The last block counts with what is
+    there of it. To this comes a prior level that fades with PRIOR_S.
+
+    State, float64: samples so far (), energy of the unfinished block and the sums of p^2 and p of
+    those before, (B, 1, 1) each. The level of a day is as exact as that of a second.
     """
+    noisy = noisy.detach()
+    block = round(BLOCK_S * sample_rate)
     if state is None:
-        count = torch.tensor(PRIOR_S * sample_rate, dtype=torch.float64, device=noisy.device)
-        state = (count * PRIOR_RMS**2).expand(noisy.shape[0], 1, 1), count
-    before, n_before = state
-    steps = torch.arange(1, noisy.shape[-1] + 1, dtype=torch.float64, device=noisy.device)
-    energy = noisy.double().square().cumsum(-1) + before
-    count = n_before + steps
-    after = energy[..., -1:] if noisy.shape[-1] else before
-    return (energy / count).sqrt().to(noisy.dtype), (after, n_before + noisy.shape[-1])
+        zero = noisy.new_zeros(noisy.shape[0], 1, 1, dtype=torch.float64)
+        state = zero.sum(), zero, zero, zero
+    n_before, unfinished, *sums = state
+    offset, length = int(n_before) % block, noisy.shape[-1]
+    n_done, rest = divmod(offset + length, block)
+    squares = noisy.new_zeros(noisy.shape[0], 1, (n_done + 1) * block, dtype=torch.float64)
+    squares[..., offset : offset + length] = noisy.double().square()
+    squares[..., :1] += unfinished
+    energy = squares.unflatten(-1, (n_done + 1, block)).cumsum(-1)  # (B, 1, blocks, block)
+    power = energy / block
+    squared, plain = (
+        _faded(power[..., :-1, -1] ** k, before) for k, before in zip((2, 1), sums, strict=True)
+    )
+    mean = (squared[..., None] + power**2) / (plain[..., None] + power).clamp_min(1e-30)
+    mean = mean.flatten(-2)[..., offset : offset + length]
+    seconds = (n_before + torch.arange(length, device=noisy.device)) / sample_rate
+    prior = PRIOR_RMS**2 * torch.exp(-seconds / PRIOR_S)
+    level = (mean + prior).sqrt() + FLOOR
+    unfinished = energy[..., -1, rest - 1, None] if rest else torch.zeros_like(unfinished)
+    state = n_before + length, unfinished, squared[..., -1:], plain[..., -1:]
+    return level.to(noisy.dtype), state
+
+
+def _faded(values: Tensor, before: Tensor) -> Tensor:
+    """Sums of the blocks before each block, fading: (B, 1, n), (B, 1, 1) -> (B, 1, n + 1)."""
+    keep = math.exp(-BLOCK_S / MEMORY_S)
+    later, _ = lfilter([keep], [1, -keep], values.cpu(), zi=keep * before.cpu().numpy())
+    return torch.cat([before, torch.from_numpy(later).to(before.device)], -1)
 
 
 def no_level(noisy: Tensor, sample_rate: int, state: State | None = None) -> tuple[Tensor, State]:
