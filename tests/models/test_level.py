@@ -1,5 +1,6 @@
 """Laws of the running level: causal, the same in any chunks, unmoved by silence and by time."""
 
+import itertools
 import math
 
 import pytest
@@ -32,7 +33,7 @@ def in_chunks(noisy: torch.Tensor, sizes: list[int]) -> torch.Tensor:
 def test_chunks_have_the_levels_of_the_whole(cuts):
     noisy = signal(5000 / RATE, 0.1).repeat(2, 1, 1) * torch.tensor([1, 0.01])[:, None, None]
     edges = [0, *sorted(cuts), 5000]
-    sizes = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    sizes = [b - a for a, b in itertools.pairwise(edges)]
     whole, _ = running_level(noisy, RATE)
     torch.testing.assert_close(in_chunks(noisy, sizes), whole, rtol=1e-12, atol=0)
 
