@@ -1,9 +1,10 @@
 """Microphones and loudspeakers, through the optional package sounddevice.
 
 A device calls back when it has, or wants, a block, and must never wait: the callbacks only move
-blocks between the device and a queue. Queues are short, so that the delay cannot grow: a block that
-finds no place is lost and counted (overrun), one that is not there in time is played as silence and
-counted (underrun).
+blocks between the device and a queue. Queues are bounded in seconds, so that the delay cannot grow:
+what a microphone gives and nobody takes is lost, oldest first (overrun); what is not there when the
+loudspeaker wants it is played as silence (underrun), and as much is left out again (dropped). All
+of it is counted, and so is how long each block was on its way.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import math
 import queue
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Self
@@ -21,13 +23,40 @@ from torch import Tensor
 
 from speechlab.errors import UserError
 
-N_QUEUED = 32  # blocks between a device and us, at most
-PATIENCE_S = 5.0  # for a device that has stopped to take blocks
+LIVE_S = 0.25  # of signal in a queue where someone hears the delay
+KEPT_S = 10.0  # where a file is written: as long as a stall may last and nothing is lost
+SPARE_S = 0.008  # that a block for the loudspeaker may be late, rounded up to blocks
+WINDOW_S = 1.0  # what was never needed for so long is too much
+SILENCE = 10 ** (-50 / 20)  # the peak of a block that nobody misses
+PATIENCE_S = 5.0  # for a device that has stopped to give or to take blocks
+WAIT_S, POLL_S = 0.1, 0.005  # between looks at a queue
+TAKES_NOTHING = "the loudspeaker takes nothing any more; plug it in anew"
 
 
 def table() -> str:
     """The sound devices as a table: numbers, names, channels."""
     return str(_sounddevice().query_devices())
+
+
+class Delays:
+    """How long samples were on their way: counts by tenths of a ms, so that memory stays flat."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, seconds: float) -> None:
+        self._counts[round(10_000 * seconds)] += 1
+
+    def median_and_maximum(self) -> tuple[float, float]:
+        """In ms; NaN where nothing was counted."""
+        if not self._counts:
+            return math.nan, math.nan
+        middle, n_seen = sum(self._counts.values()) / 2, 0
+        for tenths in sorted(self._counts):
+            n_seen += self._counts[tenths]
+            if n_seen >= middle:
+                break
+        return tenths / 10, max(self._counts) / 10
 
 
 class Microphone:
@@ -36,20 +65,26 @@ class Microphone:
     subtype = "PCM_16"
     n_channels = 1
 
-    def __init__(self, device: int | str | None, sample_rate: int, block_ms: float) -> None:
+    def __init__(
+        self, device: int | str | None, sample_rate: int, block_ms: float, queued_s: float
+    ) -> None:
+        """queued_s: of signal that may wait for us; then the oldest of it is lost."""
         sounddevice = _sounddevice()
         self.sample_rate = _rate(sounddevice, "input", device, 1, sample_rate)
+        n = block_length(self.sample_rate, block_ms)
+        self.n_most = max(4, round(queued_s * self.sample_rate / n))
         self.overruns = 0
-        self._blocks: queue.Queue[np.ndarray] = queue.Queue(N_QUEUED)
+        self._blocks: queue.Queue[tuple[np.ndarray, float]] = queue.Queue()
         with _device_errors():
             self._stream = sounddevice.InputStream(
                 samplerate=self.sample_rate,
-                blocksize=block_length(self.sample_rate, block_ms),
+                blocksize=n,
                 device=device,
                 channels=1,
                 dtype="float32",
                 callback=self._taken,
             )
+        self.card_s = float(self._stream.latency)  # before a block is here, as the card states
 
     def __enter__(self) -> Self:
         with _device_errors():
@@ -59,37 +94,73 @@ class Microphone:
     def __exit__(self, *error: object) -> None:
         self._stream.close()
 
-    def blocks(self, stop: threading.Event) -> Iterator[Tensor]:
+    def blocks(self, stop: threading.Event) -> Iterator[tuple[Tensor, float]]:
+        """(1, n) and when its last sample came (s, time.monotonic), until `stop`.
+
+        UserError where the device is gone, or gives nothing for PATIENCE_S.
+        """
+        n_empty = 0  # waits, not the clock: a computer that slept has not waited
         while not stop.is_set():
-            with contextlib.suppress(queue.Empty):
-                yield torch.from_numpy(self._blocks.get(timeout=0.1).T)
+            try:
+                samples, arrived = self._blocks.get(timeout=WAIT_S)
+            except queue.Empty:
+                n_empty += 1
+                if not _active(self._stream) or n_empty * WAIT_S > PATIENCE_S:
+                    raise UserError(
+                        "the microphone gives nothing any more; plug it in anew"
+                    ) from None
+            else:
+                n_empty = 0
+                yield torch.from_numpy(samples.T), arrived
         self._stream.stop()
 
     def _taken(self, samples: np.ndarray, n_frames: int, clock: Any, status: Any) -> None:
         """Called by the device: (n, C), which is its own memory. What is no number is silence."""
+        arrived = time.monotonic()
         self.overruns += bool(status.input_overflow)
-        try:
-            self._blocks.put_nowait(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0))
-        except queue.Full:
-            self.overruns += 1
+        if self._blocks.qsize() >= self.n_most:
+            with contextlib.suppress(queue.Empty):  # taken by us just now
+                self._blocks.get_nowait()
+                self.overruns += 1
+        self._blocks.put_nowait((np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), arrived))
 
 
 class Loudspeaker:
-    """An output device. It begins once some blocks are there, so that it need not wait for one."""
+    """An output device. It begins once some blocks are there, so that it need not wait for one.
+
+    While it waits all the same (a stall), it plays silence, and what comes then comes late. So much
+    is left out again: blocks that lay in the queue for a whole window were delay for nothing. Few
+    of them go where there is silence, many at once; and no more than `n_most` ever wait.
+    """
 
     def __init__(
-        self, device: int | str | None, sample_rate: int, n_channels: int, block_ms: float
+        self,
+        device: int | str | None,
+        sample_rate: int,
+        n_channels: int,
+        block_ms: float,
+        late: str = "drop",
     ) -> None:
+        """late: where the queue is long, "drop" blocks, or let the writer "wait" (for a file)."""
         sounddevice = _sounddevice()
         self.sample_rate = _rate(sounddevice, "output", device, n_channels, sample_rate)
         self.block_length = block_length(self.sample_rate, block_ms)
+        self.block_s = self.block_length / self.sample_rate
         # blocks in hand: a frame of the model (16 ms) may come as one, and one block may be late
-        self.n_ahead = 1 + math.ceil(0.016 * self.sample_rate / self.block_length)
-        self.ahead_s = self.n_ahead * self.block_length / self.sample_rate
-        self.underruns = self.clipped = 0
+        self.n_spare = math.ceil(SPARE_S / self.block_s)
+        self.n_ahead = self.n_spare + math.ceil(0.016 / self.block_s)
+        self.n_most = max(2 * self.n_ahead, round(LIVE_S / self.block_s))
+        self.late = late
+        self.underruns = self.dropped = self.clipped = 0
+        self.delays = Delays()
         self._playing = False
-        self._blocks: queue.Queue[np.ndarray] = queue.Queue(N_QUEUED)
-        self._rest = torch.zeros(n_channels, 0)
+        self._blocks: deque[tuple[np.ndarray, float]] = deque()  # (n, C), when it came in
+        self._rest, self._rest_born = torch.zeros(n_channels, 0), 0.0
+        self._n_window = max(8, round(WINDOW_S / self.block_s))
+        self._least, self._n_seen = self.n_most, 0  # in the queue, in this window
+        self._n_idle = self._n_cut = 0  # blocks too many: to drop in silence, to drop at once
+        self._n_refused = 0  # in a row, since the device took one
+        self._silent = False  # the last block put
         with _device_errors():
             self._stream = sounddevice.OutputStream(
                 samplerate=self.sample_rate,
@@ -99,26 +170,29 @@ class Loudspeaker:
                 dtype="float32",
                 callback=self._wanted,
             )
+        self.card_s = float(self._stream.latency)  # until a block is heard, as the card states
+
+    @property
+    def delay_ms(self) -> tuple[float, float]:
+        """Median and maximum from a sample's coming in to its being played, without the cards'."""
+        return self.delays.median_and_maximum()
 
     def __enter__(self) -> Self:
         return self
 
-    def write(self, block: Tensor) -> None:
-        """(C, n) of any n; waits where the device has enough."""
+    def write(self, block: Tensor, born: float) -> None:
+        """(C, n) of any n, of which the first sample came in at `born` (s, time.monotonic).
+
+        UserError where the device takes nothing any more.
+        """
         self.clipped += int((block.abs() > 1).sum())
+        born -= self._rest.shape[-1] / self.sample_rate
         *whole, rest = torch.cat([self._rest, block.clamp(-1, 1)], -1).split(self.block_length, -1)
         if rest.shape[-1] == self.block_length:
             whole, rest = [*whole, rest], rest[:, :0]
-        self._rest = rest
-        for samples in whole:
-            try:
-                self._blocks.put(samples.T.numpy(), timeout=PATIENCE_S)
-            except queue.Full as error:
-                raise UserError(
-                    "the sound device takes nothing any more; plug it in anew"
-                ) from error
-            if not self._playing and self._blocks.qsize() >= self.n_ahead:
-                self._start()
+        self._rest, self._rest_born = rest, born + len(whole) * self.block_s
+        for i, samples in enumerate(whole):
+            self._put(samples.T.numpy(), born + i * self.block_s)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
@@ -127,6 +201,51 @@ class Loudspeaker:
         finally:
             self._stream.close()
 
+    def _put(self, samples: np.ndarray, born: float) -> None:
+        if self._playing and not _active(self._stream):
+            raise UserError(TAKES_NOTHING)
+        if self.late == "wait":
+            self._wait()
+        elif self._too_many(samples):
+            samples, born = self._over_the_last(samples, born)
+        self._blocks.append((samples, born))
+        if not self._playing and len(self._blocks) >= self.n_ahead:
+            self._start()
+
+    def _wait(self) -> None:
+        for _ in range(math.ceil(PATIENCE_S / POLL_S)):
+            if len(self._blocks) < self.n_most:
+                return
+            time.sleep(POLL_S)
+        raise UserError(TAKES_NOTHING)
+
+    def _too_many(self, samples: np.ndarray) -> bool:
+        """Whether to leave out a block, before this one is put."""
+        if self._n_seen >= self._n_window:
+            self._n_idle = max(0, self._least - self.n_spare)
+            self._n_cut = self._n_idle if self._n_idle > self.n_ahead else 0
+            self._least, self._n_seen = self.n_most, 0
+        if len(self._blocks) >= self.n_most:
+            self._n_refused += 1
+            if self._n_refused * self.block_s > PATIENCE_S:
+                raise UserError(TAKES_NOTHING)
+            return True
+        after_silence, self._silent = self._silent, bool(np.abs(samples).max() < SILENCE)
+        if len(self._blocks) <= self.n_spare:
+            return False
+        return self._n_cut > 0 or (self._n_idle > 0 and after_silence and self._silent)
+
+    def _over_the_last(self, samples: np.ndarray, born: float) -> tuple[np.ndarray, float]:
+        """The last block of the queue, out of it and faded over to this one: no click."""
+        try:
+            last, born_last = self._blocks.pop()
+        except IndexError:  # the device has taken it just now
+            return samples, born
+        self.dropped += 1
+        self._n_idle, self._n_cut = max(0, self._n_idle - 1), max(0, self._n_cut - 1)
+        fade = np.linspace(0, 1, len(samples), dtype=np.float32)[:, None]
+        return last + fade * (samples - last), born_last
+
     def _start(self) -> None:
         self._playing = True
         with _device_errors():
@@ -134,24 +253,36 @@ class Loudspeaker:
 
     def _play_out(self) -> None:
         if n_rest := self._rest.shape[-1]:
-            self.write(torch.zeros(len(self._rest), self.block_length - n_rest))
-        if not self._playing and not self._blocks.empty():
+            self.write(torch.zeros(len(self._rest), self.block_length - n_rest), self._rest_born)
+        if not self._playing and self._blocks:
             self._start()
         self._playing = False  # what is missing from here on was never there
-        longest = time.monotonic() + 1 + 2 * N_QUEUED * self.block_length / self.sample_rate
-        while not self._blocks.empty() and time.monotonic() < longest:
-            time.sleep(0.005)
+        longest = time.monotonic() + 1 + 2 * self.n_most * self.block_s
+        while self._blocks and time.monotonic() < longest:
+            time.sleep(POLL_S)
         self._stream.stop()
 
     def _wanted(self, samples: np.ndarray, n_frames: int, clock: Any, status: Any) -> None:
         """Called by the device: (n, C) to be filled."""
         try:
-            samples[:] = self._blocks.get_nowait()
-        except queue.Empty:
+            block, born = self._blocks.popleft()
+        except IndexError:
             samples[:] = 0
             self.underruns += self._playing
         else:
+            samples[:] = block
             self.underruns += bool(status.output_underflow)
+            self.delays.add(time.monotonic() - born)
+        # a window that `_too_many` ends at this moment may count one block wrong: no harm
+        self._least = min(self._least, len(self._blocks))
+        self._n_seen += 1
+        self._n_refused = 0
+
+
+def _active(stream: Any) -> bool:
+    """Whether the device still calls back."""
+    with _device_errors():
+        return stream.active
 
 
 def block_length(sample_rate: int, block_ms: float) -> int:
