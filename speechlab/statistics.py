@@ -1,9 +1,20 @@
-"""Means with their uncertainty."""
+"""Means, differences of pairs and results of several seeds, each with its uncertainty.
 
-from typing import NamedTuple
+What failed is NaN. It is never averaged: `mean_interval` refuses it, and where values are paired by
+file a file that lacks one of them is left out and counted in n_failed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import bootstrap
+import pandas as pd
+from scipy.stats import bootstrap, wilcoxon
+
+Values = TypeVar("Values", pd.Series, pd.DataFrame)
+
+N_DRAWS = 9999
+BATCH = 1000  # draws at a time: bounds the memory
 
 
 class Mean(NamedTuple):
@@ -11,6 +22,25 @@ class Mean(NamedTuple):
     low: float  # ends of the confidence interval, in the unit of the values
     high: float
     n: int
+
+
+class Difference(NamedTuple):
+    mean: float  # first - second, in the unit of the values
+    low: float  # ends of its confidence interval
+    high: float
+    p: float  # two-sided, Wilcoxon signed-rank
+    n: int  # pairs
+    n_failed: int  # names left out, of which one of the two has no value
+
+
+class Seeds(NamedTuple):
+    mean: float
+    low: float  # ends of the confidence interval, in the unit of the values
+    high: float
+    spread: float  # standard deviation of the seeds' means; of one seed NaN
+    n_seeds: int
+    n: int  # files
+    n_failed: int  # files left out, for a seed has no value
 
 
 def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> Mean:
@@ -29,8 +59,115 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -
         np.mean,
         confidence_level=confidence,
         method="percentile",
-        batch=1000,  # bounds the memory
+        n_resamples=N_DRAWS,
+        batch=BATCH,
         rng=np.random.default_rng(seed),
     )
     low, high = drawn.confidence_interval
     return Mean(float(values.mean()), float(low), float(high), len(values))
+
+
+def differences(first: Values, second: Values) -> Values:
+    """first - second, matched by name and not by place, in the order of the first.
+
+    Series by file, or tables of files x seeds. NaN where either has no value. ValueError where a
+    name comes twice or is in one of the two only, and where a value is infinite, for then the
+    difference would look like a failure.
+    """
+    for names, others in zip(first.axes, second.axes, strict=True):
+        for index in (names, others):
+            if index.has_duplicates:
+                twice = index[index.duplicated()][0]
+                raise ValueError(f"{twice} comes twice: names make the pairs")
+        lonely = names.symmetric_difference(others)
+        if len(lonely):
+            raise ValueError(f"{lonely[0]} is in one of the two only ({len(lonely)} are)")
+    if np.isinf(first.to_numpy()).any() or np.isinf(second.to_numpy()).any():
+        raise ValueError("values are infinite: make them NaN first")
+    return first - second.reindex_like(first)
+
+
+def paired_difference(
+    first: pd.Series, second: pd.Series, confidence: float = 0.95, seed: int = 0
+) -> Difference:
+    """How much the first exceeds the second, file by file; the index of both is the file's name.
+
+    Mean of the differences with its bootstrap interval (`mean_interval`), and the p-value of the
+    Wilcoxon signed-rank test, which leaves out the pairs that are equal; all equal, it is 1.
+    ValueError where the names do not make pairs (`differences`).
+    """
+    pairs = differences(first, second)
+    known = pairs.dropna().to_numpy()
+    mean, low, high, n = mean_interval(known, confidence, seed)
+    p = float(wilcoxon(known).pvalue) if known.any() else (1.0 if n else np.nan)
+    return Difference(mean, low, high, p, n, len(pairs) - n)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values of several tests, corrected by Holm's method (1979): any of them wrong counts.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on, none below the one before,
+    none above 1. NaN (nothing to test) stays NaN and does not count. ValueError beyond 0 and 1.
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    if (p_values < 0).any() or (p_values > 1).any():
+        raise ValueError("p-values lie between 0 and 1")
+    adjusted = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values, kind="stable")[: np.isfinite(p_values).sum()]  # NaN is last
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
+    return adjusted
+
+
+def comparisons(
+    systems: Mapping[str, pd.Series],
+    baseline: pd.Series,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Each system against one baseline on the same files: the rows of a table, by name.
+
+    Columns: those of `Difference`, and p_holm, which is p corrected for their number.
+    """
+    rows = [paired_difference(values, baseline, confidence, seed) for values in systems.values()]
+    table = pd.DataFrame(rows, list(systems), columns=Difference._fields)
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def seeds_interval(values: pd.DataFrame, confidence: float = 0.95, seed: int = 0) -> Seeds:
+    """Mean of a system that was trained with several seeds, (files x seeds), with its interval.
+
+    A bootstrap of two levels: every draw takes files anew and, of S seeds, S - 1 (with S of them
+    the variance would be (S - 1) / S of what it should be: Rao and Wu 1988), so the interval speaks
+    of other files and of other seeds. One seed: of other files only. It is short where nearly all
+    of the uncertainty is the seeds' and they are few: 95 % held the truth in 59, 79, 87 and 90 %
+    of 400 trials with 2, 3, 5 and 10 seeds, and in 92 to 95 % where files and seeds weighed alike.
+    Two systems: `seeds_interval(differences(first, second))`.
+    """
+    matrix = values.dropna().to_numpy(dtype=np.float64)
+    n, n_seeds = matrix.shape
+    if not n_seeds:
+        raise ValueError("no seed: a column is needed for each")
+    if np.isinf(matrix).any():
+        raise ValueError("values are infinite: make them NaN first")
+    low, high = np.nan, np.nan
+    if n > 1:
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(_drawn_means(matrix, seed), [tail, 1 - tail])
+    spread = matrix.mean(0).std(ddof=1) if n and n_seeds > 1 else np.nan
+    mean = matrix.mean() if n else np.nan
+    ends = float(mean), float(low), float(high), float(spread)
+    return Seeds(*ends, n_seeds, n, len(values) - n)
+
+
+def _drawn_means(matrix: np.ndarray, seed: int) -> np.ndarray:
+    """N_DRAWS means of the matrix (n, S), its rows and columns drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    n, n_seeds = matrix.shape
+    means = []
+    for start in range(0, N_DRAWS, BATCH):
+        size = min(BATCH, N_DRAWS - start)
+        by_seed = matrix[rng.integers(n, size=(size, n))].mean(1)  # (draws, S)
+        taken = rng.integers(n_seeds, size=(size, max(1, n_seeds - 1)))
+        means.append(np.take_along_axis(by_seed, taken, 1).mean(1))
+    return np.concatenate(means)
