@@ -8,32 +8,21 @@ under two names (MP-SENet + Mamba publishes its best model twice), and each is k
 """
 
 import csv
-import hashlib
-import http.client
 import os
-import re
 import sys
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 from urllib.parse import quote
 
 import pandas as pd
-from tqdm import tqdm
 
+from speechlab import downloads
 from speechlab.errors import UserError
 
 BASE_URL = "https://raw.githubusercontent.com"  # of raw files: BASE_URL/owner/name/commit/path
 OFFLINE_VARIABLE = "SPEECHLAB_WEIGHTS"  # a folder with the files; once set, no network is touched
-TIMEOUT_S = 30.0  # for the connection and for each read
-BACK_OFF_S = (1.0, 2.0, 4.0, 8.0)  # waits between attempts
-CHUNK_BYTES = 1 << 18
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # worth another attempt
 
 
 @dataclass(frozen=True)
@@ -51,10 +40,6 @@ class PublishedFile:
     @property
     def url(self) -> str:
         return f"{BASE_URL}/{self.repository}/{self.commit}/{quote(self.path)}"
-
-
-class _Interrupted(Exception):
-    """The line or the server gave up midway; what came stays, another attempt adds the rest."""
 
 
 def published(system: str | None = None) -> list[PublishedFile]:
@@ -101,15 +86,6 @@ def lookup(name: str) -> PublishedFile:
 def _spellings(row: PublishedFile) -> tuple[str, ...]:
     address = f"{row.repository}/{row.path}".lower()
     return address, str(PurePosixPath(address).with_suffix("")), f"{row.system}/{row.name}".lower()
-
-
-def git_blob_sha1(path: Path) -> str:
-    """The id that git gives to the content of a file (`git hash-object FILE`)."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def offline_folder() -> Path | None:
@@ -170,7 +146,7 @@ def _named(folder: Path, filename: str) -> list[Path]:
 
 def _content_id(path: Path) -> str:
     try:
-        return git_blob_sha1(path)
+        return downloads.content_id(path, "git")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -191,123 +167,20 @@ def download(name: str, progress: bool = True) -> Path:
             f"{wanted.name} is not in {offline} ({OFFLINE_VARIABLE}): put {wanted.url} there, "
             "or unset the setting"
         )
-    target = cache_folder() / wanted.repository / wanted.commit / wanted.path
-    part = target.with_name(f"{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        leftover = part.exists()
-        _fetch(wanted, part, progress)
-        if leftover and git_blob_sha1(part) != wanted.git_blob_sha1:
-            part.unlink()  # the half that an earlier call left may be the bad one: from the start
-            _fetch(wanted, part, progress)
-        if git_blob_sha1(part) != wanted.git_blob_sha1:
-            part.unlink()
-            raise UserError(
-                f"{wanted.url} sent other content than the published {wanted.name} "
-                "(git blob id differs): refused"
-            )
-        os.replace(part, target)
-    except OSError as error:
-        raise UserError(
-            f"{part} cannot be written: {error.strerror}; {_without_network(wanted)}"
-        ) from error
-    return target
+    return downloads.fetch(
+        wanted.url,
+        cache_folder() / wanted.repository / wanted.commit / wanted.path,
+        f"git:{wanted.git_blob_sha1}",
+        what=f"the published {wanted.name}",
+        advice=_without_network(wanted),
+        elsewhere="set XDG_CACHE_HOME to another disk",
+        progress=progress,
+    )
 
 
 def _without_network(wanted: PublishedFile) -> str:
     filename = PurePosixPath(wanted.path).name
     return f"offline, put {filename} into a folder and name the folder in {OFFLINE_VARIABLE}"
-
-
-def _fetch(wanted: PublishedFile, part: Path, progress: bool) -> None:
-    """Complete `part`, with pauses between attempts; each one asks for what is still missing."""
-    for wait in (*BACK_OFF_S, None):
-        try:
-            return _receive(wanted, part, progress)
-        except _Interrupted as error:
-            if wait is None:
-                raise UserError(
-                    f"{wanted.url} cannot be fetched: {error}; {_without_network(wanted)}"
-                ) from error
-            time.sleep(wait)
-
-
-def _receive(wanted: PublishedFile, part: Path, progress: bool) -> None:
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(wanted.url, headers={"User-Agent": "speechlab"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            _append(response, part, start, wanted.name if progress else None)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and start:
-            return  # nothing is left to send; the blob id decides
-        reason = f"HTTP {error.code} {error.reason}"
-        if error.code in PASSING_STATUS:
-            raise _Interrupted(reason) from error
-        raise UserError(
-            f"{wanted.url} cannot be fetched: {reason}; {_without_network(wanted)}"
-        ) from error
-    except urllib.error.URLError as error:
-        raise _Interrupted(f"no connection ({error.reason})") from error
-    except (http.client.HTTPException, OSError) as error:
-        # An OSError of the socket: those of the disk are UserErrors by now.
-        raise _Interrupted(f"the connection broke off ({error or type(error).__name__})") from error
-
-
-def _append(response: http.client.HTTPResponse, part: Path, start: int, label: str | None) -> None:
-    """Write a response behind the `start` bytes of `part`, or over them where all of it is sent."""
-    first, total = _extent(response)
-    if first not in (0, start):
-        raise _Interrupted(f"the server sent bytes from {first} on, not from {start}")
-    with (
-        _open(part, "ab" if first else "wb") as stream,
-        tqdm(
-            total=total, initial=first, desc=label, unit="B", unit_scale=True, disable=label is None
-        ) as bar,
-    ):
-        while chunk := response.read1(CHUNK_BYTES):
-            _write(stream, chunk)
-            bar.update(len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise _Interrupted(f"it ended after {part.stat().st_size} of {total} bytes")
-
-
-def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """(offset of the first byte sent, size of the whole file or None where unsaid)."""
-    length = response.headers.get("Content-Length")
-    first = 0
-    if response.status == 206:
-        span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if span is None:
-            raise _Interrupted("the server sent a part and not which")
-        first = int(span[1])
-    return first, None if length is None else first + int(length)
-
-
-def _open(part: Path, mode: str) -> BinaryIO:
-    try:
-        return part.open(mode, buffering=0)
-    except OSError as error:
-        raise _disk_error(part, error) from error
-
-
-def _write(stream: BinaryIO, chunk: bytes) -> None:
-    try:
-        view = memoryview(chunk)
-        while view:  # an unbuffered write may take less than all
-            view = view[stream.write(view) :]
-    except OSError as error:
-        raise _disk_error(Path(stream.name), error) from error
-
-
-def _disk_error(part: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{part} cannot be written: {error.strerror}; "
-        "free some space or set XDG_CACHE_HOME to another disk"
-    )
 
 
 def table() -> pd.DataFrame:

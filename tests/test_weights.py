@@ -1,17 +1,15 @@
 """A download is the published bytes or an error, whatever the server does."""
 
 import hashlib
-import http.server
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from speechlab import weights
+from speechlab import downloads, weights
 from speechlab.errors import UserError
+from tests.bad_server import CONTENT, serving
 
-CONTENT = bytes(range(256)) * 4000  # 1 MB
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -20,116 +18,20 @@ def row(path: str, content: bytes = CONTENT, system: str = "toy") -> weights.Pub
     return weights.PublishedFile(system, "owner/toy", COMMIT, path, blob)
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT badly: `behaviour` names what each request meets, the last one repeated."""
-
-    daemon_threads = True
-    behaviour = ("plain",)
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.ranges: list[str | None] = []  # the Range header of every request
-        self.paths: list[str] = []
-        self.released = threading.Event()  # lets stalled requests go
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        """Keep the test output quiet."""
-
-    def do_GET(self):
-        server = self.server
-        name = server.behaviour[min(len(server.ranges), len(server.behaviour) - 1)]
-        server.ranges.append(self.headers.get("Range"))
-        server.paths.append(self.path)
-        self.close_connection = True
-        getattr(self, name)()
-
-    def start(self, content: bytes, first: int = 0, length: bool = True):
-        self.send_response(206 if first else 200)
-        if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        if length:
-            self.send_header("Content-Length", str(len(content) - first))
-        self.send_header("Connection", "close")
-        self.end_headers()
-
-    def first_byte(self) -> int:
-        return int(
-            (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-")
-        )
-
-    def plain(self):
-        first = self.first_byte()
-        if first >= len(CONTENT):
-            return self.send_error(416)
-        self.start(CONTENT, first)
-        self.wfile.write(CONTENT[first:])
-
-    def cut(self):
-        """A third of what is left, then the end of the connection."""
-        first = self.first_byte()
-        self.start(CONTENT, first)
-        self.wfile.write(CONTENT[first : first + (len(CONTENT) - first) // 3])
-
-    def whole(self):
-        """As a server that does not know Range."""
-        self.start(CONTENT)
-        self.wfile.write(CONTENT)
-
-    def nameless(self):
-        """No length: only the end of the connection says that the file is complete."""
-        self.start(CONTENT, length=False)
-        self.wfile.write(CONTENT)
-
-    def elsewhere(self):
-        """A part, but not the one asked for."""
-        self.start(CONTENT, first=7)
-        self.wfile.write(CONTENT[7:])
-
-    def stall(self):
-        first = self.first_byte()
-        self.start(CONTENT, first)
-        self.wfile.write(CONTENT[first : first + 1000])
-        self.wfile.flush()
-        self.server.released.wait(20)
-
-    def lie(self):
-        self.start(CONTENT)
-        self.wfile.write(CONTENT[:-1] + b"!")
-
-    def missing(self):
-        self.send_error(404)
-
-    def busy(self):
-        self.send_error(503)
-
-    def silent(self):
-        """The connection ends before any answer."""
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A loopback server in place of the authors' repositories, an empty cache, and no patience."""
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setattr(weights, "BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(weights, "BACK_OFF_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(weights, "TIMEOUT_S", 5.0)
+    monkeypatch.setattr(downloads, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 5.0)
     monkeypatch.setattr(
         weights, "_rows", lambda: (row("runs/model.pkl"), row("other/best", b"other"))
     )
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SPEECHLAB_WEIGHTS", raising=False)
-    yield server
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as server:
+        monkeypatch.setattr(weights, "BASE_URL", server.address)
+        yield server
 
 
 def part_file() -> Path:
@@ -194,7 +96,7 @@ def test_a_part_that_was_not_asked_for_is_not_written(server):
 
 
 def test_a_stalled_connection_times_out_and_is_resumed(server, monkeypatch):
-    monkeypatch.setattr(weights, "TIMEOUT_S", 2.0)  # the second answer must be in time
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 2.0)  # the second answer must be in time
     server.behaviour = ("stall", "plain")
     assert weights.download("model", progress=False).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000-"]
