@@ -1,0 +1,82 @@
+"""The settings of a training, and the learning rate over its steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from speechlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All that `fit` needs to know besides objective, examples and dev scoring."""
+
+    # how long, in what portions
+    n_steps: int = 10_000  # of the optimisers
+    batch_size: int = 4  # examples at once, over all processes
+    accumulate: int = 1  # batches per step
+    seed: int = 0  # of the examples' and the model's random draws
+    n_workers: int = 0  # processes that make examples; 0: this one
+    # optimiser, of every phase that has none of its own
+    optimizer: Literal["adam", "adamw"] = "adamw"  # they part at weight_decay
+    lr: float = 1e-4  # learning rate where the schedule's factor is 1
+    betas: tuple[float, float] = (0.9, 0.999)  # per step; how long Adam averages
+    weight_decay: float = 0.0  # adamw: per step and lr; adam: added to the gradient
+    clip_norm: float = 0.0  # largest norm of the gradient of a phase; 0: any
+    # schedule: a factor on every learning rate
+    schedule: Literal["constant", "cosine", "exponential"] = "cosine"  # after the warm-up
+    warmup: float = 0.05  # fraction of n_steps over which the factor rises to 1
+    warmup_start: float = 0.04  # factor of the first step, where there is a warm-up
+    decay: float = 0.99  # factor per epoch of "exponential"
+    # numbers
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast
+    ema: float = 0.0  # per step; of the average of weights that is scored and saved; 0: none
+    # scores on dev
+    metric: str = "si_sdr"  # column of the dev scores whose mean tells the best model
+    direction: Literal["max", "min"] = "max"  # which way of it is better
+    validate_every: int = 1000  # steps
+    patience: int = 0  # validations without a better one before the end; 0: no early end
+    # records
+    log_every: int = 50  # steps per row of history.csv
+    checkpoint_every: int = 500  # steps; after every validation too
+    max_bad_steps: int = 25  # in a row; float16 may halve its scale of 2^16 that often at the start
+    loggers: tuple[str, ...] = ("csv",)  # names in `loggers.LOGGERS`; csv always is one
+
+
+FREE = ("n_workers", "loggers", "checkpoint_every")  # no number depends on them
+CHANGEABLE = (  # by `resume`: what does not reach back
+    *("n_steps", "lr", "schedule", "warmup", "warmup_start", "decay", "clip_norm"),
+    *("validate_every", "patience", "log_every", "max_bad_steps", *FREE),
+)
+_LEAST = {"n_workers": 0, "seed": 0, "patience": 0}  # of other whole numbers: 1
+
+
+def check(config: TrainingConfig) -> None:
+    """UserError for a value that cannot be."""
+    for name, value in vars(config).items():
+        if type(value) is int and value < _LEAST.get(name, 1) and name not in _REALS:
+            raise UserError(f"{name} is {value}; it must be {_LEAST.get(name, 1)} or more")
+    for name in _REALS:
+        low, high = _REALS[name]
+        value = getattr(config, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UserError(f"{name} is {value}; it must lie in {low} to {high}")
+    if config.ema == 1 or not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError("ema and betas must be less than 1: at 1 nothing is ever learnt")
+
+
+_REALS = {
+    **dict.fromkeys(("lr", "weight_decay", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("warmup", "warmup_start", "decay", "ema"), (0, 1)),
+}
+
+
+def factor(config: TrainingConfig, step: int, epoch: int) -> float:
+    """What the learning rates are multiplied by in a step, 0 being the first."""
+    n_warm = round(config.warmup * config.n_steps)
+    if step < n_warm:
+        return config.warmup_start + (1 - config.warmup_start) * step / n_warm
+    if config.schedule == "cosine":
+        done = (step - n_warm) / max(1, config.n_steps - n_warm)
+        return 0.5 * (1 + math.cos(math.pi * min(1, done)))
+    return config.decay**epoch if config.schedule == "exponential" else 1.0

@@ -1,0 +1,133 @@
+"""A run directory tells by itself what was done; nobody mixes two into one."""
+
+import json
+import os
+import signal
+
+import pandas as pd
+import pytest
+
+import speechlab
+from speechlab import runs
+from speechlab.errors import UserError
+from speechlab.runs import Run, compare, listing
+from tests.training_toys import ended, forked, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three runs: two ended, one of another seed, and one only begun."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "first", n_steps=4)
+    train(folder / "second", n_steps=4, seed=1)
+    Run.start(folder / "begun", {"model": "tiny"}, "hash of toys")
+    return folder
+
+
+def test_a_run_tells_what_made_it(folder):
+    """By JSON alone."""
+    known = json.loads((folder / "first/config.json").read_text())
+    assert known["config"] == {"model": "tiny"} and known["data_hash"] == "hash of toys"
+    assert known["training"]["seed"] == 0 and known["training"]["n_steps"] == 4
+    assert known["versions"]["speechlab"] == speechlab.__version__
+    assert {"torch", "numpy", "python"} <= known["versions"].keys()
+    assert known["n_threads"] >= 1 and len(known["git_commit"]) >= 40
+    best = json.loads((folder / "first/best.json").read_text())
+    assert best["metric"] == "mse" and best["means"]["mse"] == best["score"]
+    assert best["data_hash"] == "hash of toys" and best["seed"] == 0
+    assert best["n_params"] == 605 and best["n_files"] == 4
+
+
+def test_tables_are_read_by_pandas_alone(folder):
+    history = pd.read_csv(folder / "first/history.csv")
+    assert history.columns[0] == "step" and history["step"].tolist() == [3, 4]
+    assert pd.read_csv(folder / "first/dev.csv")["file"].tolist() == [f"dev_{i}" for i in range(4)]
+    run = Run.open(folder / "first")
+    pd.testing.assert_frame_equal(run.history, history)
+    assert run.validations["step"].tolist() == [4]
+    begun = Run.open(folder / "begun")
+    assert begun.history.empty and begun.dev.empty and begun.best_known == {} and begun.step == 0
+
+
+def test_the_listing_has_a_row_per_run(folder):
+    table = listing(folder).set_index("run")
+    assert list(table.index) == ["first", "second", "begun"]  # by age
+    assert table["state"].tolist() == ["finished", "finished", "unfinished"]
+    assert table.loc["first", "step"] == 4 and table.loc["second", "seed"] == 1
+    assert table.loc["first", "best"] == Run.open(folder / "first").best_known["score"]
+    assert listing(folder / "none").empty
+
+
+def test_a_damaged_run_does_not_hide_the_others(folder, tmp_path):
+    for name in ("config.json", "last.safetensors"):
+        train(tmp_path / name, n_steps=1)
+        (tmp_path / name / name).write_bytes(b"{")
+    Run.create(tmp_path / "whole", {})
+    states = listing(tmp_path).set_index("run")["state"]
+    assert states["whole"] == "unfinished"
+    assert states["config.json"].startswith("damaged: ") and "config.json" in states["config.json"]
+    assert states["last.safetensors"].startswith("damaged: ")
+
+
+def test_runs_are_compared_by_what_differs(folder):
+    table = compare(["first", "second"], folder)
+    assert table.loc["training.seed"].tolist() == [0, 1]
+    assert "training.n_steps" not in table.index and "config.model" not in table.index
+    assert table.loc["best.mse", "first"] == Run.open(folder / "first").best_known["score"]
+    with pytest.raises(UserError, match="third: holds no run"):
+        compare(["first", "third"], folder)
+
+
+def test_a_run_begun_otherwise_is_refused(folder):
+    Run.start(folder / "first", {"model": "tiny"}, "hash of toys")
+    with pytest.raises(UserError, match=r"another config configuration: model \(model was 'tiny'"):
+        Run.start(folder / "first", {"model": "large"}, "hash of toys")
+    with pytest.raises(UserError, match="other data"):
+        Run.start(folder / "first", {"model": "tiny"}, "another hash")
+    with pytest.raises(UserError, match="holds a run already"):
+        Run.create(folder / "first", {"model": "tiny"})
+    with pytest.raises(UserError, match="holds no run"):
+        Run.open(folder / "nowhere")
+
+
+def test_another_environment_is_noted(tmp_path, monkeypatch):
+    run = train(tmp_path / "run", n_steps=2)
+    now = runs.environment() | {"n_threads": 64}
+    monkeypatch.setattr(runs, "environment", lambda: now)
+    for _ in range(2):  # once
+        train(tmp_path / "run", n_steps=2)
+    assert run.settings["n_threads"] == 1
+    assert [entry["n_threads"] for entry in run.settings["continued"]] == [64]
+    assert run.settings["continued"][0]["step"] == 2
+
+
+def test_two_processes_do_not_train_in_one_run(tmp_path):
+    """The lock ends with its process, however that ends."""
+    run = Run.create(tmp_path / "run", {})
+    reader, writer = os.pipe()
+
+    def holds():
+        with run.locked():
+            os.write(writer, b"!")
+            signal.pause()
+
+    child = forked(holds)
+    assert os.read(reader, 1) == b"!"
+    try:
+        assert run.is_running and listing(tmp_path)["state"].tolist() == ["running"]
+        with pytest.raises(UserError, match="another process trains in this run"), run.locked():
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ended(child)
+    with run.locked():
+        assert run.is_running
+        with pytest.raises(UserError, match="another process"), run.locked():  # of our own
+            pass
+    assert not run.is_running
+
+
+def test_a_run_where_nothing_can_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"config\.json: cannot be written"):
+        Run.create(tmp_path / "file/run", {})
