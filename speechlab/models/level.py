@@ -17,6 +17,7 @@ FLOOR = 1e-3  # full scale is 1; CleanUNet's, so that silence divides by somethi
 # The constants of `running`, chosen on the dev pairs (results/LOG.md).
 BLOCK_S = 0.03  # seconds over which a power is taken
 MEMORY_S = 3.0  # seconds in which what was heard counts for 1 / e
+GAIN = 0.6  # -4.4 dB, by which loud blocks of speech lie above its mean level
 PRIOR_RMS = 0.2  # assumed before anything is heard: loud, as a level too low overdrives the model
 PRIOR_S = 0.2  # seconds in which the square of that assumption fades to 1 / e
 LEAST_RMS = 0.02  # the level never sinks below: a pause is not made as loud as speech
@@ -35,14 +36,14 @@ def utterance_level(
 def running_level(
     noisy: Tensor, sample_rate: int, state: State | None = None
 ) -> tuple[Tensor, State]:
-    """RMS of what was loud so far, (B, 1, n); no gradient passes through it.
+    """Level of what was loud so far, (B, 1, n); no gradient passes through it.
 
     The signal is cut into blocks, each with its mean power p. The level is the root of
     sum(w p^2) / sum(w p), w fading with MEMORY_S: each block counts as much as it has power. So
     the level rises with the first word after any pause, sinks slowly, and scales with the signal;
     a minute of room noise weighs less than one loud block. The last block counts with what is
-    there of it. To its square come those of a prior level, which fades with PRIOR_S, and of
-    LEAST_RMS, which stays.
+    there of it. GAIN makes it the RMS of speech, on average. To its square come those of a prior
+    level, which fades with PRIOR_S, and of LEAST_RMS, which stays.
 
     State, float64: samples so far (), energy of the unfinished block and the sums of p^2 and p of
     those before, (B, 1, 1) each. The level of a day is as exact as that of a second.
@@ -67,7 +68,7 @@ def running_level(
     mean = mean.flatten(-2)[..., offset : offset + length]
     seconds = (n_before + torch.arange(length, device=noisy.device)) / sample_rate
     prior = PRIOR_RMS**2 * torch.exp(-seconds / PRIOR_S)
-    level = (mean + prior + LEAST_RMS**2).sqrt()
+    level = (GAIN**2 * mean + prior + LEAST_RMS**2).sqrt()
     unfinished = energy[..., -1, rest - 1, None] if rest else torch.zeros_like(unfinished)
     state = n_before + length, unfinished, squared[..., -1:], plain[..., -1:]
     return level.to(noisy.dtype), state
