@@ -6,9 +6,6 @@ divide the work.
 """
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 from itertools import count
 from multiprocessing.context import BaseContext
@@ -21,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechlab.errors import UserError
 from speechlab.mixing import Examples, generator
+from speechlab.processes import obey_parent
 
 Key = tuple[int, int]  # epoch, index
 Arrays = tuple[np.ndarray, np.ndarray]  # noisy (B, 1, T), clean (B, S, T)
@@ -152,15 +150,8 @@ def _context() -> BaseContext:
 
 
 def _begin(_: int) -> None:
-    """Ctrl-C is for the parent, which ends this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Where the parent is killed: torch looks at the server instead, which waits for this."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    # torch itself would look at the server of the processes, which outlives a killed parent
+    obey_parent()
 
 
 def _stacked(parts: Iterable[Tensor]) -> np.ndarray:

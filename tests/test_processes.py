@@ -1,8 +1,10 @@
 """Parallel work gives what work in one process gives."""
 
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from speechlab.errors import UserError
 from speechlab.processes import THREADS, finished, n_processors
 
+ROOT = Path(__file__).resolve().parents[1]
 PARENT = None  # process, set in it alone
 
 
@@ -40,6 +43,40 @@ def test_a_process_that_dies_is_one_line():
     with pytest.raises(UserError, match="a process died: ") as error:
         list(finished(die, [1, 2], 2))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_processes_end_with_a_parent_that_is_killed():
+    """A process that works, and one that waits for work, of a parent that cannot tell them."""
+    program = "import tests.test_processes as t; t.keep_two_busy()"
+    command = [sys.executable, "-c", program]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 20
+    while any(map(runs, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(runs, pids))
+
+
+def keep_two_busy():
+    for pid in finished(sleep_and_tell, [0, 0, 60], 2):
+        print(pid, flush=True)  # noqa: T201
+
+
+def sleep_and_tell(seconds):
+    time.sleep(seconds or 0.5)
+    return os.getpid()
+
+
+def runs(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_as_many_as_this_process_may_use():
