@@ -10,7 +10,7 @@ help: ## print this list
 env: .venv/.installed ## build the virtual environment .venv
 
 study: .venv/.installed ## run the notebooks; the executed copies go to results/notebooks
-	@mkdir -p results/notebooks && for notebook in notebooks/*.ipynb; do $(BIN)/papermill --cwd notebooks $$notebook results/$$notebook || exit 1; done; echo 'executed: results/notebooks'
+	$(BIN)/speechlab study
 
 test: .venv/.installed ## run every test, the notebooks at smoke size included
 	$(BIN)/python -m pytest
@@ -29,5 +29,5 @@ paper: .venv/.installed ## rebuild the committed tables and figures from the com
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,synth]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,synth,loggers]'
 	@touch $@

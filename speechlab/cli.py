@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from speechlab import __version__
+from speechlab import __version__, cli_training
 from speechlab.errors import UserError
 
 
@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stream(commands)
     _add_evaluate(commands)
     _add_check_metrics(commands)
+    cli_training.add(commands)
     return parser
 
 

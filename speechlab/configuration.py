@@ -16,13 +16,43 @@ Config = TypeVar("Config")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain JSON types (tuples become lists)."""
+    """The configuration as plain JSON types (tuples become lists, configurations in it dicts)."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """Build a configuration of class `kind`; lists become tuples. UserError on names or types."""
     return override(None, kind, **values)
+
+
+def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy with some fields changed, those of configurations in it by dotted names.
+
+    {"seed": 1, "training.lr": 1e-3}; UserError as of `override`, or that tells where the name is.
+    """
+    for name, value in changes.items():
+        first, _, rest = name.partition(".")
+        inner = getattr(config, first, None)
+        if rest and dataclasses.is_dataclass(inner):
+            value = replaced(inner, {rest: value})
+        elif rest and isinstance(inner, Mapping):
+            value = {**inner, rest: value}
+        elif rest and hasattr(config, first):
+            raise UserError(f"{type(config).__name__}.{first} has no settings in it; set it whole")
+        elif below := _below(config, name):
+            meant = " or ".join(f"{place}.{name}" for place in below)
+            raise UserError(f"{type(config).__name__} has no setting '{name}'; set {meant}")
+        config = override(config, **{first: value})
+    return config
+
+
+def _below(config: Any, name: str) -> list[str]:
+    """Fields that hold a configuration with a field of this name, where `config` has none."""
+    if hasattr(config, name):
+        return []
+    fields = [field.name for field in dataclasses.fields(config)]
+    inner = {field: getattr(config, field) for field in fields}
+    return [k for k, v in inner.items() if dataclasses.is_dataclass(v) and hasattr(v, name)]
 
 
 def override(config: Config | None, kind: type[Config] | None = None, **changes: Any) -> Config:
@@ -36,6 +66,8 @@ def override(config: Config | None, kind: type[Config] | None = None, **changes:
         if name not in hints:
             known = ", ".join(hints)
             raise UserError(f"{kind.__name__} has no setting '{name}'; it has: {known}")
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            value = from_dict(hints[name], value)
         changes[name] = value = _frozen(value)
         if not _is(value, hints[name]):
             wanted = _spell(hints[name])
@@ -53,6 +85,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
@@ -71,14 +105,25 @@ def _is(value: Any, hint: Any) -> bool:
         if len(args) == 2 and args[1] is Ellipsis:
             return isinstance(value, tuple) and all(_is(item, args[0]) for item in value)
         return isinstance(value, tuple) and len(value) == len(args) and all(map(_is, value, args))
-    if origin is not None:
-        return isinstance(value, origin)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _is(k, args[0]) and _is(v, args[1]) for k, v in value.items()
+        )
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _spell(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    """A type as one would write a value of it: [int, ...], {str: float, ...}, int or None."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    spelt = ["..." if arg is Ellipsis else _spell(arg) for arg in args]
+    if origin in (Union, types.UnionType):
+        return " or ".join(spelt)
+    if origin is tuple:
+        return f"[{', '.join(spelt)}]"
+    if origin is not None and issubclass(origin, Mapping):
+        return f"{{{spelt[0]}: {spelt[1]}, ...}}"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, one line for what is wrong."""
 
+import argparse
 import subprocess
 import sys
 
@@ -169,3 +170,29 @@ def test_a_reader_that_stops_early_is_no_error():
     printed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert printed.stdout.startswith("speechlab ")
     assert "Traceback" not in printed.stderr
+
+
+def parsers(parser, name="speechlab"):
+    """A parser and those of its subcommands, with what one types to get there."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from parsers(inner, f"{name} {word}")
+
+
+@pytest.mark.parametrize(("name", "parser"), [*parsers(cli._parser())])
+def test_help_says_what_everything_is(name, parser):
+    """Every command in its parent's list, every argument, and a default where one is taken."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            listed = {pseudo.dest for pseudo in action._choices_actions if pseudo.help}
+            assert listed == set(action.choices)
+            continue
+        assert action.help or action.choices, f"{name}: {action.dest} has no help"
+
+
+def test_a_command_keeps_its_function():
+    """An argument that is called `run` would take its place."""
+    for name, parser in parsers(cli._parser()):
+        assert all(action.dest != "run" for action in parser._actions), name

@@ -21,7 +21,7 @@ import speechlab
 ROOT = Path(__file__).resolve().parents[1]
 BYTES_MAX = 3_000_000
 OURS = {"speechlab", "gradio_app", "benchmarks", "examples", "tests", "conftest"}
-IMPORTED_AS = {"pyyaml": "yaml", "espeakng-loader": "espeakng_loader"}
+IMPORTED_AS = {"pyyaml": "yaml", "ipython": "IPython", "espeakng-loader": "espeakng_loader"}
 CONDA_NAMES = {
     "pytorch-cpu": "torch",
     "pytorch-gpu": "torch",
@@ -30,7 +30,8 @@ CONDA_NAMES = {
     "matplotlib-base": "matplotlib",
 }
 CONDA_ONLY = {"python", "pip", "make", "c-compiler", "cuda-version"}
-PIP_ONLY = {"pesq", "espeakng-loader"}  # in conda's environments, too, pip brings these
+PIP_ONLY = {"pesq", "espeakng-loader", "pyroomacoustics"}  # pip brings them to conda's, too
+INSTALLED = ("dev", "synth", "loggers")  # extras that `make env` brings
 EXTRAS_OF = {"environment.yml": (), "environment-cuda.yml": ("cuda",)}
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -125,7 +126,7 @@ def test_every_import_is_declared():
     assert not undeclared, f"add to pyproject.toml, or do without: {sorted(undeclared)}"
 
 
-@pytest.mark.parametrize(("name", "bound"), requirements("dev", "synth").items())
+@pytest.mark.parametrize(("name", "bound"), requirements(*INSTALLED).items())
 def test_constraints_satisfy_the_bounds(name, bound):
     assert constraints()[name] in bound
 
@@ -136,7 +137,7 @@ def test_constraints_hold_the_whole_closure():
     exact = all(metadata.version(n) == pinned[n] for n in requirements("dev") if n != "torch")
     if sys.platform != "linux" or sys.version_info[:2] != (3, 11) or not exact:
         pytest.skip("constraints.txt is for CPython 3.11 on Linux, and this is not made from it")
-    waiting = [(name, "") for name in requirements("dev", "synth")]
+    waiting = [(name, "") for name in requirements(*INSTALLED)]
     while waiting:
         name, extra = waiting.pop()
         ours = re.match(r"nvidia-|cuda-|triton", name) is None  # those PyTorch's CUDA build names
@@ -163,14 +164,14 @@ def test_conda_environments_agree(file):
         for name, bound in named.items()
         if name not in CONDA_ONLY
     }
-    wanted = requirements("dev", "synth", *EXTRAS_OF[file])
+    wanted = requirements(*INSTALLED, *EXTRAS_OF[file])
     assert found.keys() == wanted.keys() - PIP_ONLY
     for name, bound in found.items():
         assert set(wanted[name]) <= set(bound), f"{file}: {name} {bound}, pyproject {wanted[name]}"
         assert constraints().get(name) is None or constraints()[name] in bound
     assert set(SpecifierSet(PROJECT["requires-python"])) <= set(SpecifierSet(named["python"]))
     assert environment["channels"][0] == "conda-forge"
-    assert environment["dependencies"][-1] == {"pip": ["--editable .[dev,synth]"]}
+    assert environment["dependencies"][-1] == {"pip": ["--editable .[dev,synth,loggers]"]}
 
 
 def test_one_version_and_one_licence():

@@ -251,8 +251,16 @@ def ablation_config(mixer: str = "mamba") -> CleanUMambaConfig:
     return CleanUMambaConfig(**_unpruned(32, 64, 8), mixer=mixer, d_model=64, layers=(layer,) * 3)
 
 
+def tiny_config(mixer: str = "mamba") -> CleanUMambaConfig:
+    """A size that two processor cores train in minutes, for the study's embedded default."""
+    ablation = ablation_config(mixer)
+    small = {"d_state": 8} if mixer == "mamba" else ablation.layers[0]
+    return CleanUMambaConfig(**_unpruned(16, 24, 6), mixer=mixer, d_model=32, layers=(small,) * 2)
+
+
 CONFIGS = {
     "e8": CleanUMambaConfig(**_unpruned(64, 768, 8)),
     "e6": CleanUMambaConfig(**_unpruned(64, 768, 6)),
     "ablation": ablation_config(),
+    "tiny": tiny_config(),
 }

@@ -1,0 +1,57 @@
+# The study as a graph of jobs, for those who have Snakemake 8 or later (pip install snakemake):
+#
+#   snakemake --cores 4 --config notebooks="02 03" each="seed=0,1,2" profile=smoke
+#
+# Parameter sets of one notebook run side by side, notebooks one after the other as in `make study`,
+# and what is finished there is finished here. Settings: notebooks, profile, set and each, as on the
+# command line; speechlab, the command, where it is not on the PATH.
+import shlex
+import sys
+
+sys.path.insert(0, workflow.basedir)
+from speechlab import study
+
+ASKED = {key: str(config.get(key, "")).split() for key in ("notebooks", "set", "each")}
+PROFILE = config.get("profile", study.QUICK)
+SETS = study.plan(
+    ASKED["notebooks"],
+    PROFILE,
+    fixed=study.assignments(ASKED["set"]),
+    each=study.assignments(ASKED["each"]),
+)
+# A job's output is a mark of its own: Snakemake removes outputs before it runs a job again, and an
+# earlier copy shall outlive one that fails.
+MARKS = {one.name: f"results/notebooks/marks/{one.name}" for one in SETS}
+NUMBERS = {one.name: number for number, one in enumerate(SETS)}
+
+
+def before(wildcards):
+    """The notebook, and the marks of all notebooks that come earlier."""
+    own = SETS[NUMBERS[wildcards.name]].notebook.path
+    earlier = [MARKS[one.name] for one in SETS if one.notebook.path < own]
+    return [str(own), *earlier]
+
+
+def command(wildcards):
+    words = [config.get("speechlab", "speechlab"), "study", *ASKED["notebooks"]]
+    words += ["--profile", PROFILE, "--only", str(NUMBERS[wildcards.name])]
+    for option in ("set", "each"):
+        words += [f"--{option}", *ASKED[option]] if ASKED[option] else []
+    return shlex.join(words)
+
+
+rule all:
+    input:
+        list(MARKS.values()),
+
+
+rule notebook:
+    input:
+        before,
+    output:
+        touch("results/notebooks/marks/{name}"),
+    params:
+        command=command,
+        source=study.source_hash(),  # Snakemake runs a job again where this changes
+    shell:
+        "{params.command}"

@@ -1,0 +1,260 @@
+"""The study: the numbered notebooks through papermill, each in a subprocess, whole copies kept.
+
+Every parameter set of a notebook has one executed copy, `NAME.ipynb`, or `NAME__key=value.ipynb`
+where values were asked for. Its metadata tell under "speechlab" what it was made from. A copy is
+finished, and its notebook is not run again, while all of these are what they were:
+
+| notebook   | its cells; outputs do not count                                              |
+| source     | the package's modules, tables and styles                                     |
+| parameters | the values put in, the profile included                                      |
+| inputs     | what its parameters name: a prepared corpus by its data hash, a file by its  |
+|            | SHA-256, any other folder and published weights by being there               |
+
+Commit, versions and time are noted and do not count; nor does it show here when somebody deletes
+what a notebook wrote: `overwrite` runs it all the same.
+
+A notebook that fails leaves an earlier copy alone and is kept as `NAME.failed.ipynb`; the rest go
+on, since most do not need it.
+
+A notebook works in a temporary folder (`execution`) until it ends: there are no half copies.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechlab import execution
+from speechlab.errors import UserError
+from speechlab.files import replacing
+from speechlab.notebooks import Notebook
+
+FOLDER = Path("notebooks")
+COPIES = Path("results/notebooks")
+PROFILES = {"smoke": 5, "quick": 30, "real": 24 * 60, "paper": 14 * 24 * 60}  # time limit, minutes
+QUICK = "quick"  # the default: minutes on two cores
+
+
+@dataclass(frozen=True)
+class ParameterSet:
+    """One run of a notebook, asked for."""
+
+    notebook: Notebook
+    profile: str
+    parameters: Mapping[str, Any]  # what papermill puts in
+    copy: Path
+
+    @property
+    def name(self) -> str:
+        return self.copy.stem
+
+    @property
+    def failed_copy(self) -> Path:
+        return self.copy.with_suffix(".failed.ipynb")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    wanted: ParameterSet
+    status: str  # done, finished (before; not run again) or failed
+    line: str  # for a person
+
+
+def plan(
+    names: Sequence[str] = (),
+    profile: str = QUICK,
+    fixed: Mapping[str, str] | None = None,
+    each: Mapping[str, str] | None = None,
+    folder: str | Path = FOLDER,
+    copies: str | Path = COPIES,
+    only: int | None = None,
+) -> list[ParameterSet]:
+    """The parameter sets of the notebooks named, by number or name; of all where none is named.
+
+    fixed: values for all, {"seed": "1"}; each: values to combine, {"seed": "0,1,2"}. UserError
+    for what no notebook, parameter or profile is called: every notebook named must have all.
+    only: one of the sets, by its number from 0, as a task of a cluster's array takes it.
+    """
+    fixed, each = dict(fixed or {}), dict(each or {})
+    if twice := fixed.keys() & each.keys():
+        raise UserError(f"{min(twice)} is given to both --set and --each; choose one")
+    products = itertools.product(*(dict.fromkeys(text.split(",")) for text in each.values()))
+    asked = [fixed | dict(zip(each, values, strict=True)) for values in products]
+    notebooks = [Notebook.read(path) for path in _chosen(names, Path(folder))]
+    sets = [_set(one, profile, words, Path(copies)) for one in notebooks for words in asked]
+    if only is not None and not 0 <= only < len(sets):
+        raise UserError(f"--only {only}: the sets are numbered 0 to {len(sets) - 1}; see --list")
+    return sets if only is None else [sets[only]]
+
+
+def assignments(words: Iterable[str]) -> dict[str, str]:
+    """["seed=0,1", "rate=2"] -> {"seed": "0,1", "rate": "2"}. UserError for any other form."""
+    pairs = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"'{word}' is not of the form key=value")
+        if key in pairs:
+            raise UserError(f"{key} is given twice")
+        pairs[key] = text
+    return pairs
+
+
+def run_study(
+    wanted: Sequence[ParameterSet],
+    time_limit_min: float | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
+) -> list[Outcome]:
+    """Run what is not finished, in order; one outcome and one line to `tell` for each.
+
+    time_limit_min: of each notebook, for that of its profile. overwrite: run what is finished too.
+    """
+    if time_limit_min is not None and not time_limit_min > 0:
+        raise UserError(f"--time-limit {time_limit_min:g}: must be more than 0 minutes")
+    outcomes = []
+    for one in wanted:
+        digest = source_hash()  # of now: a study takes long, and its author goes on writing
+        reason = "asked for" if overwrite else stale(one, digest)
+        minutes = time_limit_min or PROFILES[one.profile]
+        if reason:
+            outcome = _run(one, digest, minutes, progress)
+        else:
+            outcome = Outcome(one, "finished", f"{one.name}: finished before, {one.copy}")
+        outcomes.append(outcome)
+        tell(outcome.line)
+    return outcomes
+
+
+def listing(wanted: Sequence[ParameterSet]) -> list[str]:
+    """One line each: its number from 0, its name, and whether and why it would run."""
+    digest, lines = source_hash(), []
+    for number, one in enumerate(wanted):
+        lines.append(f"{number}  {one.name}: {stale(one, digest) or 'finished'}")
+    return lines
+
+
+def stale(wanted: ParameterSet, digest: str) -> str:
+    """Why the notebook is to be run; empty where its copy is finished. digest: `source_hash()`."""
+    if not wanted.copy.exists():
+        return "not run yet"
+    try:
+        held = json.loads(wanted.copy.read_text(encoding="utf-8"))["metadata"]["speechlab"]
+        known = held["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its copy has no stamp"
+    changed = [key for key, now in _made_from(wanted, digest).items() if known.get(key) != now]
+    return f"changed since: {', '.join(changed)}" if changed else ""
+
+
+def source_hash(package: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the package's modules, tables and styles, names and content."""
+    digest = hashlib.sha256()
+    files = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".mplstyle"))
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _chosen(names: Sequence[str], folder: Path) -> list[Path]:
+    known = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not known:
+        raise UserError(f"{folder} holds no numbered notebooks; run this where the study lies")
+    for name in names:
+        if not any(_is_called(path, name) for path in known):
+            have = ", ".join(path.stem for path in known)
+            raise UserError(f"no notebook is called '{name}'; there are: {have}")
+    return [path for path in known if not names or any(_is_called(path, name) for name in names)]
+
+
+def _is_called(path: Path, name: str) -> bool:
+    return name in (path.stem, path.name) or (name.isdecimal() and int(name) == int(path.name[:2]))
+
+
+def _set(notebook: Notebook, profile: str, words: Mapping[str, str], copies: Path) -> ParameterSet:
+    if "profile" in notebook.defaults:
+        words = {"profile": profile} | words
+    profile = words.get("profile", profile)
+    if profile not in PROFILES:
+        raise UserError(f"no profile '{profile}'; there are: {', '.join(PROFILES)}")
+    parameters = {key: notebook.value(key, text) for key, text in words.items()}
+    shown = {key: text for key, text in words.items() if (key, text) != ("profile", QUICK)}
+    return ParameterSet(
+        notebook, profile, parameters, copies / f"{_file_name(notebook.name, shown)}.ipynb"
+    )
+
+
+def _file_name(stem: str, words: Mapping[str, str]) -> str:
+    """Readable; and unlike any other's, by a hash where a value is too long or has odd signs."""
+    full = "__".join([stem, *(f"{key}={text}" for key, text in sorted(words.items()))])
+    name = re.sub(r"[^\w.+=-]", "-", full, flags=re.ASCII)[:120]
+    odd = name != full
+    return f"{name}__{hashlib.sha256(full.encode()).hexdigest()[:8]}" if odd else name
+
+
+def _made_from(wanted: ParameterSet, digest: str) -> dict[str, Any]:
+    return {
+        "notebook": wanted.notebook.digest,
+        "source": digest,
+        "parameters": json.loads(json.dumps(dict(wanted.parameters))),
+        "inputs": _inputs(wanted),
+    }
+
+
+def _inputs(wanted: ParameterSet) -> dict[str, str]:
+    """What the parameters name and what is there, with its hash or the word "there"."""
+    from speechlab import weights
+
+    published, found = {file.name for file in weights.published()}, {}
+    for text in sorted(wanted.notebook.strings(wanted.parameters)):
+        with contextlib.suppress(OSError, ValueError, UserError):
+            if text in published and weights.find(text):
+                found[text] = "there"
+            elif text and (path := wanted.notebook.path.parent / text).exists():
+                found[text] = _content(path)
+    return found
+
+
+def _content(path: Path) -> str:
+    from speechlab.corpora import manifest
+
+    if path.is_dir():
+        return manifest.data_hash(path) if (path / manifest.ABOUT).exists() else "there"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run(wanted: ParameterSet, digest: str, minutes: float, progress: bool) -> Outcome:
+    """Execute one notebook; its copy or its failed copy is there afterwards."""
+    end = execution.execute(wanted.notebook, wanted.parameters, minutes, wanted.name, progress)
+    path = wanted.failed_copy if end.error else wanted.copy
+    if end.executed:
+        stamp = {"made_from": _made_from(wanted, digest), "profile": wanted.profile}
+        stamp |= {"seconds": round(end.seconds, 1), "error": end.error}
+        _keep(wanted, end.executed, stamp, path)
+    if end.error:
+        kept = f"; kept: {path}" if end.executed else ""
+        line = f"{wanted.name}: failed after {end.seconds:.0f} s {end.error}{kept}"
+        return Outcome(wanted, "failed", line)
+    wanted.failed_copy.unlink(missing_ok=True)
+    return Outcome(wanted, "done", f"{wanted.name}: done in {end.seconds:.0f} s, {path}")
+
+
+def _keep(wanted: ParameterSet, executed: dict, stamp: Mapping[str, Any], path: Path) -> None:
+    from speechlab.runs import environment
+
+    executed["metadata"]["speechlab"] = dict(stamp) | environment()
+    paths = {"input_path": wanted.notebook.path.as_posix(), "output_path": path.as_posix()}
+    executed["metadata"].setdefault("papermill", {}).update(paths)
+    try:
+        with replacing(path) as part:
+            part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
