@@ -76,6 +76,8 @@ def running_level(
 
 def _faded(values: Tensor, before: Tensor) -> Tensor:
     """Sums of the blocks before each block, fading: (B, 1, n), (B, 1, 1) -> (B, 1, n + 1)."""
+    if not values.shape[-1]:
+        return before
     keep = math.exp(-BLOCK_S / MEMORY_S)
     later, _ = lfilter([keep], [1, -keep], values.cpu(), zi=keep * before.cpu().numpy())
     return torch.cat([before, torch.from_numpy(later).to(before.device)], -1)
