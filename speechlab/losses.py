@@ -20,10 +20,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # n_fft, hop, window: samples
 POWER_MIN = 1e-7  # of a time-frequency bin, as published: keeps the logarithm and the root finite
-RATIO_MIN = (
-    1e-10  # share of an estimate's energy that cannot be told from none: SI-SDR ends at 100 dB
-)
+RATIO_MIN = 1e-10  # share of an energy that cannot be told from none: SI-SDR ends at 100 dB
 SILENCE = 1e-16  # power of a sample that counts as none: -160 dB of full scale
+ERROR_MIN = 1e-3  # share of the reference's energy below which an error pulls no more: 30 dB
 EXHAUSTIVE_MAX = 4  # sources: up to 24 permutations are tried, beyond it an assignment is solved
 
 
@@ -76,6 +75,18 @@ def _magnitude(waveform: Tensor, resolution: tuple[int, int, int]) -> Tensor:
     """(B, S, T) -> (B, S, F, L), nowhere zero; below the floor its gradient is none."""
     spec = torch.view_as_real(stft(waveform, *resolution))
     return spec.square().sum(-1).clamp(min=POWER_MIN).sqrt()
+
+
+def snr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Negative SNR in dB, soft at 30 dB (Wisdom et al. 2021, arXiv 2011.00803); -30 is the least.
+
+    Gain and sign count, as in L1, and loud examples count no more than soft ones. A silent
+    reference counts an estimate above -100 dB of full scale by its level.
+    """
+    estimate, reference = _signals(estimate, reference)
+    error, power = (x.square().mean(-1) for x in (estimate - reference, reference))
+    floor = ERROR_MIN * power + RATIO_MIN
+    return 10 * ((error + floor).log10() - (power + RATIO_MIN).log10()).mean(-1)
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def _take_phase(
 ) -> dict[str, float]:
     phase, optimizer, scaler = (x[index] for x in (state.phases, state.optimizers, state.scalers))
     n_examples = sum(batch.n_examples for batch in portion)  # over all processes
-    weights = torch.tensor([*phase.weights.values()], device=world.device)
+    weights = torch.tensor([*phase.weights.values()], dtype=torch.float32, device=world.device)
     totals = torch.zeros_like(weights)
     optimizer.zero_grad(set_to_none=True)
     for batch, carry in zip(portion, carried, strict=True):

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 import speechlab
-from speechlab import cli, snapshots
+from speechlab import cli, snapshots, training
 from speechlab.cli_training import assigned
 from speechlab.corpora import CORPORA
 from speechlab.errors import UserError
@@ -174,6 +174,8 @@ def test_ctrl_c_is_a_line_and_the_run_goes_on(place, corpus, capsys):
     history = Path("results/runs/cleanumamba-tiny/history.csv")
 
     def work():
+        take_step = training.take_step
+        training.take_step = lambda *words: time.sleep(0.05) or take_step(*words)  # time to kill
         with Path("stderr").open("w") as sys.stderr:
             code = cli.main(command)
         os._exit(code)

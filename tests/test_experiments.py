@@ -89,7 +89,7 @@ def test_every_loss_is_one_value_an_example(name):
         ({"name": ""}, "name is ''"),
         ({"system": "no"}, "no system 'no'; there are: cleanumamba"),
         ({"model": {"d_model": 4}}, "model must be a CleanUMambaConfig"),
-        ({"losses.no": 1.0}, "no loss 'no'; there are: l1, si_sdr"),
+        ({"losses.no": 1.0}, "no loss 'no'; there are: l1, snr"),
         ({"losses": {}}, "losses and corpora must each name one or more"),
         ({"corpora": []}, "losses and corpora must each name one or more"),
         ({"corpora": ["no", "no"]}, "corpora names one twice: no, no"),

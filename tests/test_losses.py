@@ -24,10 +24,11 @@ from speechlab.losses import (
     reordered,
     si_sdr,
     si_snr,
+    snr,
 )
 
 STFT = {band: partial(multi_resolution_stft, band=band) for band in BANDS}
-LOSSES = {"l1": l1, "si_sdr": si_sdr, "si_snr": si_snr, **STFT}
+LOSSES = {"l1": l1, "snr": snr, "si_sdr": si_sdr, "si_snr": si_snr, **STFT}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 ratio = pytest.mark.parametrize("loss", [si_sdr, si_snr])
 
@@ -37,6 +38,26 @@ def signals(*shape, seed=0, snr_db=6.0):
     generator = torch.Generator().manual_seed(seed)
     reference, noise = 0.1 * torch.randn((2, *shape), generator=generator, dtype=torch.float64)
     return 0.9 * reference + 10 ** (-snr_db / 20) * noise, reference
+
+
+@pytest.mark.parametrize("snr_db", [-10.0, 0.0, 10.0, 20.0])
+def test_snr_is_the_ratio_up_to_its_soft_end(snr_db):
+    _, reference = signals(2, 1, 4000)
+    noise = torch.randn_like(reference)
+    share = 10 ** (-snr_db / 20) * reference.norm(dim=-1, keepdim=True)
+    noise *= share / noise.norm(dim=-1, keepdim=True)
+    expected = 10 * np.log10(10 ** (-snr_db / 10) + 1e-3)
+    found = snr(reference + noise, reference)
+    assert torch.allclose(found, torch.full_like(found, expected), atol=1e-4)
+    louder = snr(100 * (reference + noise), 100 * reference)
+    assert torch.allclose(louder, found, atol=1e-4)
+
+
+def test_snr_counts_gain_and_sign():
+    _, reference = signals(1, 1, 4000)
+    assert snr(reference, reference).item() == pytest.approx(-30, abs=1e-3)
+    assert snr(-reference, reference).item() == pytest.approx(6.02, abs=0.01)
+    assert snr(0 * reference, reference).item() == pytest.approx(0, abs=0.01)
 
 
 @every_loss
