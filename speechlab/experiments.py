@@ -282,12 +282,12 @@ TINY = Experiment(
     losses={"snr": 1.0},  # L1 and STFT alone may learn the wrong sign in so few steps
     mixture=MixtureConfig(segment_s=2.0, snr_db=(-5.0, 15.0), p_room=0.0),
     training=TrainingConfig(
-        n_steps=2000,
+        n_steps=1500,
         batch_size=8,
         lr=5e-3,
         clip_norm=10.0,
-        validate_every=200,
-        checkpoint_every=100,
+        validate_every=150,
+        checkpoint_every=75,
         log_every=25,
     ),
 )
