@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -24,6 +25,8 @@ COLOURS = {
     "mha": "#D55E00",
     "lstm": "#CC79A7",
     "noisy": "#777777",
+    "wiener": "#E69F00",
+    "cleanumamba": "#0072B2",  # as Mamba, which it is made of
 }
 MARKERS = {"E8": "o", "E6": "s"}
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "white"}
@@ -36,9 +39,15 @@ LABELS = {
     "E8": "E8, 48 ms look-ahead",
     "E6": "E6, 12 ms look-ahead",
     "noisy": "noisy, unprocessed",
+    "wiener": "Wiener filter",
+    "cleanumamba": "CleanUMamba",
     "pesq_wb": "PESQ-WB (MOS-LQO)",
     "pesq_nb": "PESQ-NB (MOS-LQO)",
     "stoi_percent": "STOI (%)",
+    "si_sdr": "SI-SDR (dB)",
+    "snr_db": "SNR (dB)",
+    "level_db": "level of the mixture (dB)",  # full scale at 0
+    "loss": "loss (no unit)",
 }
 
 
@@ -149,34 +158,51 @@ def _mixer(axes: Axes, place: int, row: pd.Series, metric: str) -> None:
     axes.plot(row[metric], place, "o", color=colour, zorder=3)
 
 
-def spectrograms(levels: Mapping[str, pd.DataFrame], span_db: float = 70.0) -> Figure:
-    """Spectrograms one below the other, under one scale of colours.
+def spectrograms(
+    levels: Mapping[str, pd.DataFrame], span_db: float = 70.0, n_columns: int = 1
+) -> Figure:
+    """Spectrograms side by side and one below the other, under one scale of colours.
 
     levels: title -> levels in dB, (F, L) with the frequency in Hz as index and the time in seconds
-    as columns, both evenly spaced. span_db: dB shown, down from the loudest point of them all.
+    as columns, both evenly spaced; row by row. span_db: dB shown, down from the loudest point of
+    them all.
     """
     loudest = max(table.to_numpy().max() for table in levels.values())
+    n_rows = -(-len(levels) // n_columns)
     with style.context(STYLE):
-        figure = Figure(figsize=(6.4, 0.6 + 1.5 * len(levels)))
-        panels = figure.subplots(len(levels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axes, (title, table) in zip(panels, levels.items(), strict=True):
-            seconds, khz = table.columns.to_numpy(float), table.index.to_numpy(float) / 1000
-            image = axes.imshow(
-                table.to_numpy(),
-                extent=(seconds[0], seconds[-1], khz[0], khz[-1]),
-                vmin=loudest - span_db,
-                vmax=loudest,
-                origin="lower",
-                aspect="auto",
-                interpolation="nearest",
-            )
-            axes.set(title=title, ylabel="frequency (kHz)")
-            axes.grid(visible=False)
-        panels[-1].set_xlabel("time (s)")
-        figure.colorbar(image, ax=list(panels), label="level (dB)", pad=0.01).outline.set_visible(
-            False
-        )
+        figure = Figure(figsize=(6.4, 0.6 + 1.5 * n_rows))
+        grid = figure.subplots(n_rows, n_columns, sharex="col", sharey=True, squeeze=False)
+        panels = grid.ravel()
+        for axes, (title, table) in zip(panels, levels.items(), strict=False):
+            image = _spectrogram(axes, title, table, (loudest - span_db, loudest))
+        for axes in panels[len(levels) :]:
+            axes.remove()
+        for axes in grid[:, 0]:
+            axes.set_ylabel("frequency (kHz)")
+        for axes in panels[len(levels) - n_columns : len(levels)]:  # lowest of each column
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("time (s)")
+        bar = figure.colorbar(image, ax=grid.ravel()[: len(levels)].tolist(), pad=0.01)
+        bar.set_label("level (dB)")
+        bar.outline.set_visible(False)
     return figure
+
+
+def _spectrogram(
+    axes: Axes, title: str, table: pd.DataFrame, limits: tuple[float, float]
+) -> AxesImage:
+    seconds, khz = table.columns.to_numpy(float), table.index.to_numpy(float) / 1000
+    axes.set_title(title)
+    axes.grid(visible=False)
+    return axes.imshow(
+        table.to_numpy(),
+        extent=(seconds[0], seconds[-1], khz[0], khz[-1]),
+        vmin=limits[0],
+        vmax=limits[1],
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+    )
 
 
 def levels(table: pd.DataFrame) -> Figure:
@@ -189,6 +215,71 @@ def levels(table: pd.DataFrame) -> Figure:
             axes.plot(table.index, table[name], color=colour, label=name)
         axes.set(xlabel="time (s)", ylabel="level (dB)")
         figure.legend(loc="outside upper center", ncols=len(table.columns))
+    return figure
+
+
+def distributions(table: pd.DataFrame) -> Figure:
+    """How often values occur: a panel per column, which is named in LABELS; NaN is left out."""
+    with style.context(STYLE):
+        figure = Figure(figsize=(6.4, 2.2))
+        panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, table.columns, strict=True):
+            axes.hist(table[name].dropna(), bins=20, color="#BBBBBB", edgecolor="white")
+            axes.set(xlabel=LABELS[name])
+        panels[0].set_ylabel("examples (count)")
+    return figure
+
+
+def training(
+    history: pd.DataFrame,
+    validations: pd.DataFrame,
+    references: Mapping[str, float],
+    metric: str = "si_sdr",
+    system: str = "cleanumamba",
+) -> Figure:
+    """The loss of a training and, beside it, the dev score.
+
+    history: step, loss; validations: step and the metric; either may be empty. references: the
+    metric of what is not trained, on the same files, by names in LABELS; drawn as levels.
+    """
+    colour = COLOURS[system]
+    with style.context(STYLE):
+        figure = Figure(figsize=(6.4, 2.6))
+        losses, scores = figure.subplots(1, 2)
+        if len(history):
+            losses.plot(history["step"], history["loss"], color=colour)
+        if len(validations):
+            scores.plot(validations["step"], validations[metric], "o-", color=colour)
+        for name, level in references.items():
+            scores.axhline(level, color=COLOURS[name], linestyle=(0, (4, 3)), linewidth=1)
+            text = f"{LABELS[name]}: {level:.1f}"
+            # below its line and on the right: the curve comes from below and passes it before
+            place = {"xytext": (-2, -2), "textcoords": "offset points", "ha": "right", "va": "top"}
+            at = {"xy": (1, level), "xycoords": scores.get_yaxis_transform()}
+            scores.annotate(text, **at, **place, color=COLOURS[name], fontsize=8)
+        losses.set(xlabel="steps (count)", ylabel=LABELS["loss"])
+        scores.set(xlabel="steps (count)", ylabel=f"dev {LABELS[metric]}")
+        scores.margins(y=0.12)  # room for the words below the lowest level
+    return figure
+
+
+def by_snr(table: pd.DataFrame, metrics: tuple[str, ...] = ("si_sdr", "pesq_wb")) -> Figure:
+    """Scores of several systems against the SNR of what they were given, a panel per metric.
+
+    table: system (a name in COLOURS), snr_db and, per metric, <metric>, <metric>_low and
+    <metric>_high, the mean and its interval.
+    """
+    with style.context(STYLE):
+        figure = Figure(figsize=(6.4, 2.9))
+        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for system, rows in table.groupby("system", sort=False):
+                x, colour = rows["snr_db"], COLOURS[system]
+                axes.plot(x, rows[metric], "o-", color=colour, label=LABELS[system])
+                axes.vlines(x, rows[f"{metric}_low"], rows[f"{metric}_high"], colour)
+            axes.set(xlabel=LABELS["snr_db"], ylabel=LABELS[metric])
+        lines = panels[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside upper center", ncols=table["system"].nunique())
     return figure
 
 

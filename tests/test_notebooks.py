@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speechlab import tables
-from speechlab.statistics import mean_interval
+from speechlab import checkpoints, tables
+from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.statistics import mean_interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -97,7 +98,7 @@ def streaming_at_smoke_size(request, results):
     shown = run(name, results, with_weights(shared), profile="smoke", dev_pairs=dev_pairs)
     assert "fused" in shown and "modules" in shown
     rows = pd.read_csv(results / "runs" / "10" / "streamed" / "level_dev_pairs.csv")
-    assert list(rows["gain_db"]) == [0, 12]
+    assert list(zip(rows["gain_db"], rows["silence_s"], strict=True)) == [(0, 0), (12, 0), (0, 10)]
     assert (rows["loss"] < 0.2).all()
 
 
@@ -109,8 +110,56 @@ def streaming_without_data(request, results):
     assert "random weights, 442K" in shown
 
 
+def prepare_data_at_smoke_size(request, results):
+    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert shown.count("<audio") == 6 and shown.count("image/png") == 2
+    output = results / "runs" / "smoke"
+    table = pd.read_csv(output / "tables" / "corpus_synthetic.csv", index_col=["split", "kind"])
+    assert table.loc[("dev", "mixture"), "files"] == 5
+    assert table.loc["train"].index.tolist() == ["speech", "room", "noise"]
+    assert len(list((output / "figures").iterdir())) == 2
+    assert not (results / "figures").exists()
+
+
+def prepare_data_without_data(request, results):
+    words = {"corpus": "dns2020", "folder": results / "dns2020"}
+    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "DNS-Challenge" in shown
+    assert (results / "runs" / "smoke" / "tables" / "corpus_synthetic.csv").exists()
+    assert not (results / "tables").exists()
+
+
+def training_at_smoke_size(request, results):
+    words = {"profile": "smoke"}
+    shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "53,521 parameters" in shown and shown.count("<audio") == 8
+    output = results / "runs" / "smoke"
+    rows = pd.read_csv(output / "dev" / "cleanumamba-tiny.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == SYSTEMS_OF_5
+    assert len(pd.read_csv(output / "cleanumamba-tiny" / "validations.csv")) == 2
+    assert len(list((output / "figures").iterdir())) == 3
+    assert not (results / "figures").exists() and not (results / "dev").exists()
+
+
+def training_without_data(request, results):
+    """Nor is there a training: a model is given."""
+    checkpoint = results / "given.safetensors"
+    checkpoints.save(checkpoint, CleanUMamba(tiny_config()))
+    words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint}
+    shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
+    output = results / "runs" / "smoke"
+    rows = pd.read_csv(output / "dev" / "given.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == SYSTEMS_OF_5
+    assert not (output / "cleanumamba-tiny").exists()
+
+
+SYSTEMS_OF_5 = dict.fromkeys(("noisy", "wiener", "cleanumamba"), 5)  # files each
+
 # Every notebook has an entry: functions of pytest's request and a folder for its results.
 CHECKS = {
+    "01_prepare_data.ipynb": (prepare_data_at_smoke_size, prepare_data_without_data),
+    "02_train_cleanumamba.ipynb": (training_at_smoke_size, training_without_data),
     "10_streaming_and_cost.ipynb": (streaming_at_smoke_size, streaming_without_data),
     "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
 }
@@ -193,11 +242,31 @@ def test_what_streaming_taught_is_what_the_rows_say():
     """Numbers typed into the prose of notebook 10, from the committed rows and tables."""
     prose = learned("10_streaming_and_cost.ipynb")
     dev = pd.read_csv(ROOT / "results" / "streamed" / "level_dev_pairs.csv")
-    loss = dev.groupby(["checkpoint", "gain_db"])["loss"].mean()
-    assert f"{-loss.xs(0, level='gain_db').mean():.3f} PESQ-WB better" in prose
+    mean = dev.groupby(["gain_db", "silence_s"])["loss"].mean()
+    near = dev[(dev["silence_s"] == 0) & (dev["gain_db"].abs() <= 12)]
+    loss = near.groupby(["checkpoint", "gain_db"])["loss"].mean()
+    assert f"{-mean[0, 0]:.3f} PESQ-WB better" in prose
     assert f"{loss.max():.3f} worse at most" in prose
+    assert f"costs {mean[0, 60]:.3f}" in prose and f"lose {mean[-26, 0]:.3f}" in prose
     assert loss.max() <= 0.10 and loss.xs(0, level="gain_db").max() <= 0.03
     table = tables.streamed(ROOT / "results").groupby("test_set")["loss"].agg(["min", "max"])
     dns, voicebank = table.loc["dns2020_no_reverb"], table.loc["voicebank_demand_test_118"]
     assert f"loses {dns['min']:.3f} to {dns['max']:.3f} on DNS-2020" in prose
     assert f"between {voicebank['min']:.3f} and {voicebank['max']:.3f} on the 118" in prose
+
+
+def test_what_training_taught_is_what_the_rows_say():
+    """The claims of notebook 02, from the committed rows of its run at profile quick."""
+    prose = learned("02_train_cleanumamba.ipynb")
+    dev = pd.read_csv(ROOT / "results" / "dev" / "cleanumamba-tiny.csv")
+    wide = dev.pivot(index="file", columns="system", values=["si_sdr", "pesq_wb"])
+    scores, quality = wide["si_sdr"], wide["pesq_wb"]
+    assert len(scores) == 40 and "In SI-SDR both intervals of the table lie above 0" in prose
+    for other in ("noisy", "wiener"):
+        assert paired_difference(scores["cleanumamba"], scores[other]).low > 0
+    assert paired_difference(quality["cleanumamba"], quality["noisy"]).low > 0
+    assert paired_difference(quality["cleanumamba"], quality["wiener"]).low < 0
+    means = scores.groupby(scores.index.str.split("_").str[-1]).mean()
+    gain = means["cleanumamba"] - means["wiener"]
+    assert gain[["impulsive", "modulated"]].min() > gain.drop(["impulsive", "modulated"]).max()
+    assert means["cleanumamba"].idxmin() == "babble"

@@ -40,7 +40,37 @@ LEVELS = {
     name: pd.DataFrame(values, index=np.linspace(0, 8000, 5), columns=np.linspace(0, 1, 4))
     for name, values in {"noisy": np.eye(5, 4) * -20, "enhanced": np.eye(5, 4) * -40 - 10}.items()
 }
+N_STEPS = [25, 50, 75, 100]
+
+
+def history(**columns: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"step": N_STEPS, "loss": [3.0, 2.0, 1.5, 1.4], **columns})
+
+
+def validations() -> pd.DataFrame:
+    return pd.DataFrame({"step": [50, 100], "si_sdr": [5.5, 8.5], "pesq_wb": [1.3, 1.5]})
+
+
+def scores_by_snr(systems: tuple[str, ...] = ("noisy", "wiener", "cleanumamba")) -> pd.DataFrame:
+    rows = [
+        {"system": system, "snr_db": snr, "si_sdr": snr + 3 * i, "pesq_wb": 1.2 + i / 2}
+        for i, system in enumerate(systems)
+        for snr in (-2.5, 2.5, 7.5)
+    ]
+    table = pd.DataFrame(rows)
+    for metric in ("si_sdr", "pesq_wb"):
+        table[f"{metric}_low"], table[f"{metric}_high"] = table[metric] - 0.5, table[metric] + 0.5
+    return table
+
+
+def examples() -> pd.DataFrame:
+    return pd.DataFrame({"snr_db": np.linspace(-5, 15, 40), "level_db": np.linspace(-35, -15, 40)})
+
+
 FIGURES = {
+    "distributions": lambda: plots.distributions(examples()),
+    "training": lambda: plots.training(history(), validations(), {"noisy": 5.3, "wiener": 8.0}),
+    "by_snr": lambda: plots.by_snr(scores_by_snr()),
     "mixers": lambda: plots.mixers(ablation()),
     "pesq_against_parameters": lambda: plots.pesq_against_parameters(pruning()),
     "spectrograms": lambda: plots.spectrograms(LEVELS),
@@ -71,7 +101,12 @@ def test_a_half_empty_table_is_drawn(columns, tmp_path):
 
 
 def test_the_callers_table_stays_as_it_is():
-    for make, draw in ((ablation, plots.mixers), (pruning, plots.pesq_against_parameters)):
+    for make, draw in (
+        (ablation, plots.mixers),
+        (pruning, plots.pesq_against_parameters),
+        (examples, plots.distributions),
+        (scores_by_snr, plots.by_snr),
+    ):
         table = make()
         draw(table)
         pd.testing.assert_frame_equal(table, make())
@@ -91,6 +126,50 @@ def test_spectrograms_share_one_scale_below_the_loudest():
     limits = {axes.images[0].get_clim() for axes in figure.axes if axes.images}
     assert limits == {(-50.0, 0.0)}
     assert [axes.get_title("left") for axes in figure.axes[:2]] == ["noisy", "enhanced"]
+
+
+def test_spectrograms_fill_the_columns_row_by_row():
+    figure = plots.spectrograms({**LEVELS, "clean": LEVELS["noisy"]}, n_columns=2)
+    panels = [axes for axes in figure.axes if axes.images]
+    places = [(round(axes.get_position().y0, 2), axes.get_position().x0) for axes in panels]
+    assert [axes.get_title("left") for axes in panels] == ["noisy", "enhanced", "clean"]
+    assert places[0][0] == places[1][0] > places[2][0]
+    assert places[0][1] == places[2][1] < places[1][1]
+
+
+def test_distributions_count_every_value_and_leave_out_what_is_missing():
+    table = examples()
+    table.loc[:9, "snr_db"] = np.nan
+    panels = plots.distributions(table).axes
+    assert [sum(bar.get_height() for bar in axes.patches) for axes in panels] == [30, 40]
+    assert [axes.get_xlabel() for axes in panels] == ["SNR (dB)", "level of the mixture (dB)"]
+
+
+def test_the_curves_of_a_training_are_drawn_where_they_are():
+    losses, scores = plots.training(history(), validations(), {"noisy": 5.3, "wiener": 8.0}).axes
+    assert losses.lines[0].get_xydata().tolist() == history()[["step", "loss"]].values.tolist()
+    drawn = [line.get_xydata() for line in scores.lines]
+    assert drawn[0].tolist() == validations()[["step", "si_sdr"]].values.tolist()
+    assert [line[0, 1] for line in drawn[1:]] == [5.3, 8.0]
+    assert any("Wiener filter: 8.0" in text.get_text() for text in scores.texts)
+
+
+def test_a_training_that_has_only_begun_is_drawn(tmp_path):
+    empty = pd.DataFrame()
+    plots.save(plots.training(empty, empty, {}), tmp_path / "a.svg")
+    plots.save(plots.training(history(), empty, {"noisy": 5.3}), tmp_path / "b.svg")
+
+
+def test_scores_by_snr_have_a_panel_per_metric_and_a_colour_per_system():
+    figure = plots.by_snr(scores_by_snr())
+    assert [axes.get_ylabel() for axes in figure.axes] == ["SI-SDR (dB)", "PESQ-WB (MOS-LQO)"]
+    for axes in figure.axes:
+        colours = [line.get_color() for line in axes.lines]
+        assert colours == [plots.COLOURS[name] for name in ("noisy", "wiener", "cleanumamba")]
+        assert len(axes.collections) == 3  # the intervals of each
+    [legend] = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["noisy, unprocessed", "Wiener filter", "CleanUMamba"]
 
 
 def test_every_architecture_has_one_colour_and_a_label():
