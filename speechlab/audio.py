@@ -298,12 +298,17 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
             if fault := containers.fault(file):
                 raise UserError(f"{path}: {fault}")
             sound = stack.enter_context(_sound(file))
+            if containers.is_told_short(sound):
+                raise UserError(f"{path}: {containers.CUT}")
         except (soundfile.LibsndfileError, OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not readable as sound ({_reason(error)}); convert it to WAV or FLAC"
             ) from error
         if not sound.frames:
-            raise UserError(f"{path}: no samples in it; replace the file or leave it out")
+            raise UserError(
+                f"{path}: no samples in it, or a header that a killed recorder never finished; "
+                "replace the file, or mend its header"
+            )
         if sound.frames > 2**62:  # libsndfile's word for it; its last block could not be read
             raise UserError(f"{path}: a {sound.format} that hides its length; convert it to WAV")
         yield sound

@@ -178,7 +178,9 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         help="clean files, and folders of files",
         description="Writes OUTPUT/RELATIVE PATH.wav at the input's rate, channels and length, and "
         "OUTPUT/enhance.csv. Interrupted and started again, it goes on. Exit code 1 where a file "
-        "failed; the rest are done. Models work at 16 kHz: what a file has above 8 kHz goes.",
+        "failed; the rest are done. Models work at 16 kHz: what a file has above 8 kHz goes. For "
+        "recordings of minutes take Experiment_CleanU_Mamba2 or a large pruned model: the others "
+        "forget how to denoise (README, Streaming).",
     )
     command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
     command.add_argument("--checkpoint", required=True, help="a file, or a published name")

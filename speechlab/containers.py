@@ -2,12 +2,14 @@
 
 libsndfile takes a WAV, AIFF or Ogg file that was cut short for a shorter one. A WAV file (RIFF,
 RIFX with the large bytes first, RF64 beyond 4 GiB; EBU Tech 3306) and an AIFF file tell the size
-of their samples in a header, an Ogg stream marks its last page (RFC 3533). FLAC and MP3 tell when
-they are read. Only heads and tails are read here, however long a file is.
+of their samples in a header, as does NIST SPHERE, and an Ogg stream marks its last page (RFC 3533).
+FLAC and MP3 tell when they are read; of some others libsndfile notes what it found. Only heads and
+tails are read here, however long a file is.
 """
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -26,6 +28,8 @@ IN_DS64 = 0xFFFFFFFF  # for the size, see the chunk ds64: in RF64
 # Sizes of a writer that could not know, as into a pipe: these, or the whole frames in them.
 UNKNOWN = (0x7F000000, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)
 WHOLE_FRAMES = 2**12  # bytes that these may be off
+NOTED = ("AU", "W64", "SVX", "VOC")  # of these libsndfile's own note tells a cut
+CUT = "ends before its header says; copy the file anew, or convert what is there"
 
 
 def fault(file: BinaryIO) -> str:
@@ -35,10 +39,34 @@ def fault(file: BinaryIO) -> str:
     """
     head = _after_tags(file)
     if head[:4] in CHUNKED and head[8:] in KINDS and _lacks_samples(file, head[:4]):
-        return "ends before its header says; copy the file anew, or convert what is there"
+        return CUT
+    if head[:8] == b"NIST_1A\n" and _lacks_nist_samples(file):
+        return CUT
     if head[:4] == ogg.PAGE and ogg.lacks_pages(file):
         return "ends before its stream does; copy the file anew, or convert what is there"
     return ""
+
+
+def is_told_short(sound: object) -> bool:
+    """Whether libsndfile noted that an open file of `NOTED` ends before its header says."""
+    if getattr(sound, "format", "") not in NOTED:
+        return False
+    return re.search(r"should be \d|truncated", sound.extra_info) is not None
+
+
+def _lacks_nist_samples(file: BinaryIO) -> bool:
+    """Of NIST SPHERE: a text header, of 1024 bytes, names what the samples take."""
+    file.seek(0)
+    header = file.read(1024).decode("ascii", "replace")
+    found = dict(re.findall(r"^(\w+) -i (\d+)", header, re.M))
+    length = re.match(r"NIST_1A\n\s*(\d+)", header)
+    keys = ("sample_count", "channel_count", "sample_n_bytes")
+    if length is None or not all(key in found for key in keys) or "-shorten" in header:
+        return False
+    n_bytes = 1
+    for key in keys:
+        n_bytes *= int(found[key])
+    return int(length[1]) + n_bytes > os.fstat(file.fileno()).st_size
 
 
 def _after_tags(file: BinaryIO) -> bytes:

@@ -97,7 +97,7 @@ def stream(
         failure = _run(passage, stop)
     if failure and isinstance(giving, _FileSink):
         raise UserError(f"{failure}; what came before is kept in {sink}") from failure
-    if failure:
+    if failure and not (stop.is_set() and isinstance(taking, _FileSource)):  # heard enough of it
         raise failure
     return passage.summary()
 
@@ -122,6 +122,11 @@ def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
         if again:
             raise
         failure = failure or error  # a full disk says so twice
+    if again and stop.is_set() and passage.n_in < passage.taking.n_frames:
+        done, whole = (
+            n / passage.taking.sample_rate for n in (passage.n_in, passage.taking.n_frames)
+        )
+        return UserError(f"interrupted after {done:.1f} of {whole:.1f} s")
     return failure
 
 

@@ -58,13 +58,13 @@ def checksum(page: bytes) -> bytes:
 def links(file: BinaryIO) -> list[tuple[int, int]]:
     """Where the streams of a chain begin and end; empty where there is just one.
 
-    Only in a chain, of which the first and the last page have other numbers, the heads of all pages
-    are read. Streams side by side begin together: they are one link.
+    The heads of all pages are read: a chain may begin and end with the same stream. Streams side by
+    side begin together: they are one link.
     Raises ValueError where the pages do not follow each other to the last.
     """
     file.seek(0)
-    head, (last, behind) = file.read(HEAD), _last_page(file)
-    if head[:4] != PAGE or head[14:18] == last[14:18]:
+    head, (_, behind) = file.read(HEAD), _last_page(file)
+    if head[:4] != PAGE:
         return []
     begins, at, was_first = [], 0, False
     file.seek(0)

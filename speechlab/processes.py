@@ -26,7 +26,7 @@ def finished(function: Callable[[Task], Result], tasks: list[Task], jobs: int) -
     With one job or one task there is no other process, and their order stays. The function must
     be one of a module, its tasks and results picklable. Raises UserError where a process dies.
     """
-    if jobs == 1 or len(tasks) == 1:
+    if jobs == 1 or len(tasks) <= 1:
         n_threads = torch.get_num_threads()
         _one_thread()
         try:

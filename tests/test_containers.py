@@ -165,3 +165,15 @@ def test_a_flac_that_came_through_a_pipe_says_what_to_do(tmp_path):
     content[22:26] = bytes(4)
     with pytest.raises(UserError, match="hides its length; convert it"):
         n_samples(path, content)
+
+
+@pytest.mark.parametrize("kind", ["AU", "W64", "SVX", "VOC", "NIST"])
+def test_containers_of_other_systems_tell_too(tmp_path, kind):
+    """Under the name of a WAV file, as TIMIT and WSJ0 come."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, 0.1 * np.ones(4000), 16000, format=kind, subtype="PCM_16")
+    content = path.read_bytes()
+    assert audio.load(path)[0].shape == (1, 4000)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"x\.wav: ends before its header says"):
+        audio.load(path)

@@ -125,12 +125,12 @@ def test_an_interruption_ends_it_to_the_last_sample(tmp_path, model, monkeypatch
 
     monkeypatch.setattr(live._Passage, "advance", interrupted)
     before = signal.getsignal(number)
-    summary = live.stream(model, str(source), str(tmp_path / "out.wav"))
+    with pytest.raises(UserError, match=r"^interrupted after .* s; what came before is kept in"):
+        live.stream(model, str(source), str(tmp_path / "out.wav"))
     assert signal.getsignal(number) is before
     estimate, _ = audio.load(tmp_path / "out.wav")
-    length = summary.n_blocks * 256
-    assert 20 <= summary.n_blocks <= 21
-    assert estimate.shape == (1, length)
+    length = estimate.shape[-1]
+    assert length in (20 * 256, 21 * 256)
     assert (estimate - offline(model, noise()[:, :length])).abs().max() < 1e-5
 
 

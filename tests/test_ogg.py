@@ -34,6 +34,15 @@ def page(flags, number, content, position=0):
 
 
 @pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("order", [(0, 0), (0, 2, 0)])
+def test_a_chain_may_begin_and_end_alike(tmp_path, codec, order):
+    parts = streams(tmp_path, codec)
+    path = tmp_path / CODECS[codec]
+    path.write_bytes(b"".join(parts[i] for i in order))
+    assert audio.load(path)[0].shape[-1] == sum(LENGTHS[i] for i in order)
+
+
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("rate", [None, 16000])
 def test_a_chain_is_its_streams(tmp_path, codec, rate):
     """In blocks that end anywhere, and in every pass."""
