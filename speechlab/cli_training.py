@@ -92,10 +92,9 @@ def finetune(options: argparse.Namespace) -> None:
 def _changed(name: str, run: str | None, words: Sequence[str]) -> Any:
     """The experiment of that name with a run's name and the settings given."""
     from speechlab import experiments
-    from speechlab.configuration import replaced
 
     named = {"name": run} if run else {}
-    return replaced(experiments.lookup(name), assigned(words) | named)
+    return experiments.changed(experiments.lookup(name), assigned(words) | named)
 
 
 def _runs(options: argparse.Namespace) -> Path:
@@ -237,7 +236,7 @@ def _add_finetune(commands: argparse._SubParsersAction) -> None:
         "on.",
     )
     command.add_argument("checkpoint", help="a file, a run's folder, or a published name")
-    command.add_argument("--experiment", default="cleanumamba-tiny", help="default: %(default)s")
+    command.add_argument("--experiment", default="finetune", help="default: %(default)s")
     command.add_argument("--name", required=True, help="of the new run")
     _add_place(command)
     command.set_defaults(run=finetune)

@@ -69,6 +69,19 @@ def lookup(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
+def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """A copy with settings changed, by dotted names, as `configuration.replaced`.
+
+    With other `examples` what these do not read is reset, where it is not among the changes.
+    """
+    experiment = replaced(experiment, changes)
+    if "examples" not in changes:
+        return experiment
+    given = {name.partition(".")[0] for name in changes}
+    unread = set(_UNREAD[experiment.examples]) - given
+    return replace(experiment, **{name: getattr(Experiment(""), name) for name in unread})
+
+
 def table() -> pd.DataFrame:
     """One row per experiment: what is trained on what, how long."""
     rows = []
@@ -240,6 +253,9 @@ def training_examples(experiment: Experiment) -> Examples:
     if experiment.examples == "pairs":
         return Pairs(_of(experiment, "train", "mixture"), experiment.pair)
     speech, noise, rooms = (_of(experiment, "train", kind) for kind in ("speech", "noise", "room"))
+    if not speech and _of(experiment, "train", "mixture"):
+        names = ", ".join(experiment.corpora)
+        raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")
     return Mixtures(speech, noise, rooms, experiment.mixture, experiment.n_per_epoch)
 
 
@@ -248,7 +264,10 @@ def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
     mixtures = _of(experiment, "dev", "mixture")[: experiment.n_dev or None]
     names = ", ".join(experiment.corpora)
     if not mixtures:
-        raise UserError(f"{names}: no ready mixtures in the dev split to choose the model by")
+        raise UserError(
+            f"{names}: no ready mixtures in the dev split to choose the model by; add a corpus "
+            "that has some, as dev/noisy and dev/clean of your own"
+        )
     if any(len(source.item.sources) != 1 for source in mixtures):
         raise UserError(f"{names}: dev mixtures of several sources; one talker is scored here")
     return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
@@ -312,11 +331,21 @@ PUBLISHED = override(  # the ablation of CleanUMamba (arXiv 2410.11062, table 1)
         n_workers=4,
     ),
 )
+FINETUNE = replaced(  # of a model that is there already: small steps
+    TINY,
+    {
+        "name": "finetune",
+        "losses": {"l1": 1.0, "stft_full": 1.0},
+        "training.lr": 1e-4,
+        "mixture.segment_s": 4.0,
+    },
+)
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         TINY,
         PUBLISHED,
+        FINETUNE,
         *(
             override(
                 PUBLISHED,

@@ -6,7 +6,7 @@ divide the work.
 """
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from multiprocessing.context import BaseContext
 from typing import NamedTuple
@@ -152,10 +152,6 @@ def _context() -> BaseContext:
 def _begin(_: int) -> None:
     # torch itself would look at the server of the processes, which outlives a killed parent
     obey_parent()
-
-
-def _stacked(parts: Iterable[Tensor]) -> np.ndarray:
-    return np.stack([part.numpy() for part in parts])
 
 
 def _as_is(made: Arrays | UserError) -> Arrays | UserError:

@@ -327,5 +327,5 @@ def _lock(file: IO) -> bool:
     return True
 
 
-_REMEDY = "choose another name for the run, or resume it with a changed schedule"
+_REMEDY = "name the run anew, remove its folder, or resume it with a changed schedule"
 _NONE = object()

@@ -69,7 +69,7 @@ def test_the_same_command_goes_on_and_another_is_refused(place, corpus, capsys):
     assert cli.main(command) == 0 and capsys.readouterr().out == printed
     assert cli.main([*command, "training.lr=0.5"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "lr was 0.002, is 0.5" in error
+    assert error.count("\n") == 1 and "lr was 0.005, is 0.5" in error
     assert {path: path.read_bytes() for path in content} == content
 
 
@@ -130,7 +130,7 @@ def test_what_there_is_to_train(capsys):
     settings = ["mixture.snr_db=[0, 1]", "losses.si_sdr=1", "name=x"]
     assert cli.main(["train", "cleanumamba-tiny", "--list", "--set", *settings]) == 0
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert {*settings[:2], 'name="x"', "training.lr=0.002", "model.d_model=32"} <= set(shown)
+    assert {*settings[:2], 'name="x"', "training.lr=0.005", "model.d_model=32"} <= set(shown)
     assert all("=" in line for line in shown)
 
 

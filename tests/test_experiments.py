@@ -103,7 +103,6 @@ def test_every_loss_is_one_value_an_example(name):
         ({"n_per_epoch": 0}, "n_per_epoch must be 1 or more"),
         ({"n_dev": -1}, "n_dev 0 or more"),
         ({"pair.segment_s": 1.0}, "'pair' is not read where examples are mixtures"),
-        ({"examples": "pairs"}, "'mixture' is not read where examples are pairs"),
         ({"mixture.sample_rate": 8000}, "the model works at 16000 Hz, its examples at 8000"),
         ({"mixture.n_sources": 2}, "the model gives 1 sources, examples have 2"),
         ({"mixture.p_room": 0.5}, "there are no rooms"),
@@ -241,3 +240,18 @@ def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
         for name, tensor in state(trained).items()
     ]
     assert run.step == 3 and max(moved) > 1e-4
+
+
+def test_other_examples_reset_what_they_do_not_read():
+    """Pairs of one's own take one word, whatever experiment they are trained with."""
+    tiny = EXPERIMENTS["cleanumamba-tiny"]
+    pairs = experiments.changed(tiny, {"examples": "pairs", "pair.segment_s": 1.0})
+    experiments.check(pairs)
+    assert pairs.mixture == Experiment("").mixture and pairs.pair.segment_s == 1.0
+    experiments.check(
+        experiments.changed(EXPERIMENTS["cleanumamba-442k"], {"examples": "mixtures"})
+    )
+    with pytest.raises(UserError, match="'mixture' is not read"):
+        experiments.check(
+            experiments.changed(tiny, {"examples": "pairs", "mixture.segment_s": 1.0})
+        )

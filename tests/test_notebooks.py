@@ -149,7 +149,7 @@ def training_without_data(request, results):
     shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
     assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
     output = results / "runs" / "smoke"
-    rows = pd.read_csv(output / "dev" / "given.csv")
+    rows = pd.read_csv(output / "dev" / "given-given.csv")
     assert rows.groupby("system", sort=False).size().to_dict() == SYSTEMS_OF_5
     assert not (output / "cleanumamba-tiny").exists()
 

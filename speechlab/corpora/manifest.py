@@ -63,7 +63,7 @@ def write(
         with replacing(folder / f"{split}.csv") as part:
             part.write_text(_to_csv(splits.get(split, ())), encoding="utf-8", newline="")
     hashes = {split: _sha256(folder, split) for split in SPLITS}
-    about = {**about, "manifests": hashes, "data_hash": _combined(hashes)}
+    about = {**about, "manifests": hashes, "data_hash": _combined(hashes, about)}
     with replacing(folder / ABOUT) as part:
         part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -91,7 +91,7 @@ def about(folder: str | Path) -> dict[str, Any]:
 
 
 def data_hash(folder: str | Path) -> str:
-    """SHA-256 over the manifests, and so over all that they tell of the sound files.
+    """SHA-256 over the options and the manifests, and so over all that these tell of sound files.
 
     UserError where those of train and dev are not as they were written; that of test is not opened.
     """
@@ -100,7 +100,7 @@ def data_hash(folder: str | Path) -> str:
         hashes = {**known["manifests"]}
         for split in ("train", "dev"):
             hashes[split] = _sha256(Path(folder), split)
-        if known["data_hash"] == _combined(hashes):
+        if known["data_hash"] == _combined(hashes, known):
             return known["data_hash"]
     except (KeyError, TypeError, OSError) as error:
         raise UserError(f"{folder} is damaged ({error}); prepare the corpus again") from error
@@ -178,5 +178,7 @@ def _sha256(folder: Path, split: str) -> str:
     return hashlib.sha256((folder / f"{split}.csv").read_bytes()).hexdigest()
 
 
-def _combined(hashes: Mapping[str, str]) -> str:
-    return hashlib.sha256("".join(hashes[split] for split in SPLITS).encode()).hexdigest()
+def _combined(hashes: Mapping[str, str], about: Mapping[str, Any]) -> str:
+    """With the options: other references may lie beside the same mixtures."""
+    words = [*(hashes[split] for split in SPLITS), json.dumps(about.get("options"), sort_keys=True)]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
