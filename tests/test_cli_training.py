@@ -174,6 +174,7 @@ def test_ctrl_c_is_a_line_and_the_run_goes_on(place, corpus, capsys):
     history = Path("results/runs/cleanumamba-tiny/history.csv")
 
     def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, begun in the background
         take_step = training.take_step
         training.take_step = lambda *words: time.sleep(0.05) or take_step(*words)  # time to kill
         with Path("stderr").open("w") as sys.stderr:

@@ -307,6 +307,11 @@ def test_an_endless_notebook_ends_with_its_time_limit(tmp_path):
     assert still(tmp_path / "beats")
 
 
+def hears_ctrl_c():
+    """As a program begun in the foreground does; tests may have been begun in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle(tmp_path, end):
     """No half copy, nothing left running; and the next run is as if there had been none before."""
@@ -315,7 +320,11 @@ def test_killed_in_the_middle(tmp_path, end):
     script.write_text(SCRIPT)
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=hears_ctrl_c,
     )
     beats = tmp_path / "beats"
     deadline = time.monotonic() + 60

@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
@@ -127,6 +128,8 @@ def forked(work) -> int:
     if child:
         return child
     code = 1
+    server = forkserver._forkserver  # what the parent started is no child of this process
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
     try:
         work()
         code = 0
