@@ -5,7 +5,6 @@ of where the weights come from, so that a file alone rebuilds its model. Publish
 `.pth` files are read by PyTorch's restricted unpickler and translated by `speechlab.published`.
 """
 
-import hashlib
 import json
 import pickle
 import re
@@ -24,7 +23,7 @@ from speechlab import weights
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, to_dict
 from speechlab.errors import UserError
-from speechlab.files import replacing
+from speechlab.files import replacing, sha256
 from speechlab.models import SYSTEMS
 from speechlab.published import CONVERTERS
 
@@ -82,8 +81,7 @@ def import_checkpoint(
     if target.exists() and target.samefile(source):
         raise UserError(f"{target}: is the source itself; name another target")
     model = load(source, system, **overrides)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    record = {"source": source.name, "sha256": digest, "speechlab": speechlab.__version__}
+    record = {"source": source.name, "sha256": sha256(source), "speechlab": speechlab.__version__}
     record["n_params"] = n_params(model)
     save(target, model, record)
     readable = _readable({"config": to_dict(model.config), "record": record})

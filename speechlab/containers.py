@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import soundfile
+
 from speechlab import ogg
 
 # The first bytes of a file of chunks: its byte order, the chunk that holds the samples.
@@ -47,11 +49,9 @@ def fault(file: BinaryIO) -> str:
     return ""
 
 
-def is_told_short(sound: object) -> bool:
+def is_told_short(sound: soundfile.SoundFile | ogg.Chain) -> bool:
     """Whether libsndfile noted that an open file of `NOTED` ends before its header says."""
-    if getattr(sound, "format", "") not in NOTED:
-        return False
-    return re.search(r"should be \d|truncated", sound.extra_info) is not None
+    return sound.format in NOTED and bool(re.search(r"should be \d|truncated", sound.extra_info))
 
 
 def _lacks_nist_samples(file: BinaryIO) -> bool:

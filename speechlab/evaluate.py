@@ -23,6 +23,7 @@ import speechlab
 from speechlab import audio
 from speechlab.data import Pair, find_pairs, recognise, sample_rates, sound_files, title
 from speechlab.errors import UserError
+from speechlab.files import sha256
 from speechlab.metrics import METRICS, PACKAGES, RESAMPLER, rounded, score, truncated, versions
 from speechlab.processes import finished, n_processors
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
@@ -338,6 +339,5 @@ def _digest(paths: Iterable[Path]) -> str:
     """Of the files' bytes, in the order given."""
     total = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(bytes.fromhex(sha256(path)))
     return total.hexdigest()

@@ -20,7 +20,7 @@ from speechlab.checkpoints import load
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, replaced, to_dict
 from speechlab.corpora import CORPORA, manifest, where
-from speechlab.crops import Source, sources
+from speechlab.crops import Source
 from speechlab.distributed import own_device
 from speechlab.errors import UserError
 from speechlab.loggers import LOGGERS
@@ -64,8 +64,7 @@ class Experiment:
 
 def lookup(name: str) -> Experiment:
     """An experiment of the study. UserError for another name."""
-    if name not in EXPERIMENTS:
-        raise UserError(f"no experiment '{name}'; there are: {', '.join(EXPERIMENTS)}")
+    _known("experiment", [name], EXPERIMENTS)
     return EXPERIMENTS[name]
 
 
@@ -250,10 +249,11 @@ def untrained(experiment: Experiment) -> nn.Module:
 
 def training_examples(experiment: Experiment) -> Examples:
     """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
+    of_kind = _by_kind(experiment, "train")
     if experiment.examples == "pairs":
-        return Pairs(_of(experiment, "train", "mixture"), experiment.pair)
-    speech, noise, rooms = (_of(experiment, "train", kind) for kind in ("speech", "noise", "room"))
-    if not speech and _of(experiment, "train", "mixture"):
+        return Pairs(of_kind["mixture"], experiment.pair)
+    speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
+    if not speech and of_kind["mixture"]:
         names = ", ".join(experiment.corpora)
         raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")
     return Mixtures(speech, noise, rooms, experiment.mixture, experiment.n_per_epoch)
@@ -261,7 +261,7 @@ def training_examples(experiment: Experiment) -> Examples:
 
 def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
     """A function that scores a model on the ready mixtures of the dev split, whole files."""
-    mixtures = _of(experiment, "dev", "mixture")[: experiment.n_dev or None]
+    mixtures = _by_kind(experiment, "dev")["mixture"][: experiment.n_dev or None]
     names = ", ".join(experiment.corpora)
     if not mixtures:
         raise UserError(
@@ -291,8 +291,13 @@ def scores(
     return pd.DataFrame(rows)
 
 
-def _of(experiment: Experiment, split: Literal["train", "dev"], kind: str) -> list[Source]:
-    return [source for name in experiment.corpora for source in sources(where(name), split, kind)]
+def _by_kind(experiment: Experiment, split: Literal["train", "dev"]) -> dict[str, list[Source]]:
+    """What the corpora have in a split; each manifest, which may be long, is read once."""
+    found: dict[str, list[Source]] = {kind: [] for kind in manifest.KINDS}
+    for folder in map(where, experiment.corpora):
+        for item in manifest.read(folder, split):
+            found[item.kind].append(Source(folder, item))
+    return found
 
 
 TINY = Experiment(

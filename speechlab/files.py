@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all: written beside their place, then renamed."""
+"""Files that are there whole or not at all: written beside their place, then renamed; digests."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)  # once renamed, there is none
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex; it is never in memory as a whole."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished(path: Path) -> Path:

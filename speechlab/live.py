@@ -97,7 +97,7 @@ def stream(
         failure = _run(passage, stop)
     if failure and isinstance(giving, _FileSink):
         raise UserError(f"{failure}; what came before is kept in {sink}") from failure
-    if failure and not (stop.is_set() and isinstance(taking, _FileSource)):  # heard enough of it
+    if failure:
         raise failure
     return passage.summary()
 
@@ -122,7 +122,8 @@ def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
         if again:
             raise
         failure = failure or error  # a full disk says so twice
-    if again and stop.is_set() and passage.n_in < passage.taking.n_frames:
+    kept = isinstance(passage.giving, _FileSink)  # else someone has heard enough
+    if again and kept and stop.is_set() and passage.n_in < passage.taking.n_frames:
         done, whole = (
             n / passage.taking.sample_rate for n in (passage.n_in, passage.taking.n_frames)
         )

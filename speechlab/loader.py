@@ -58,7 +58,7 @@ def batches(
 def _batches(dataset: "_Made", order: "_Order", position: int, n_workers: int) -> Iterator[Batch]:
     keys = (order.keys(at) for at in count(position))
     made = _made_elsewhere(dataset, keys, n_workers) if n_workers else map(dataset.made, keys)
-    for at, arrays in zip(count(position), made, strict=False):
+    for at, arrays in enumerate(made, position):
         noisy, clean = map(torch.from_numpy, arrays)
         yield Batch(noisy, clean, order.n_examples(at), at + 1)
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from speechlab import execution
 from speechlab.errors import UserError
-from speechlab.files import replacing
+from speechlab.files import replacing, sha256
 from speechlab.notebooks import Notebook
 
 FOLDER = Path("notebooks")
@@ -159,7 +159,7 @@ def source_hash(package: Path = Path(__file__).parent) -> str:
     files = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".mplstyle"))
     for path in sorted(files):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256(path)))
     return digest.hexdigest()
 
 
@@ -227,8 +227,7 @@ def _content(path: Path) -> str:
 
     if path.is_dir():
         return manifest.data_hash(path) if (path / manifest.ABOUT).exists() else "there"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _run(wanted: ParameterSet, digest: str, minutes: float, progress: bool) -> Outcome:

@@ -27,6 +27,7 @@ from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import Item
 from speechlab.corpora.preparing import elsewhere
 from speechlab.errors import UserError
+from speechlab.files import sha256
 
 CLIPPED = 0.99  # of full scale: a file beyond it is not used, a clip is scaled down to it
 TRIES = 50  # draws in a row that may be useless
@@ -270,7 +271,7 @@ def _make(task: _Task, target: Path, root: Path, config: Dns2020Config) -> Item:
         speakers=tuple(dict.fromkeys(found[2] for found in readers)),
         recordings=tuple(dict.fromkeys(recordings)),
         snr_db=clip.snr_db,
-        sha256=preparing.sha256(target / paths["noisy"]),
+        sha256=sha256(target / paths["noisy"]),
     )
 
 
@@ -292,7 +293,7 @@ def _take(task: _Task, pair: data.Pair, target: Path) -> Item:
         sources=(clean,),
         recordings=(f"test_{task.name}",),
         snr_db=float(snr[1]) if snr else None,
-        sha256=preparing.sha256(target / noisy),
+        sha256=sha256(target / noisy),
     )
 
 

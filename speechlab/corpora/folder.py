@@ -16,6 +16,7 @@ from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import SPLITS, Item
 from speechlab.corpora.preparing import elsewhere
 from speechlab.errors import UserError
+from speechlab.files import sha256
 
 KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 
@@ -108,7 +109,7 @@ def _recordings(folder: Path, config: FolderConfig) -> list[Recording]:
     for kind in ("speech", "noise"):
         for name, path in files.get(kind, {}).items():
             speaker = _speaker(name, config, path) if kind == "speech" else ""
-            found.append(Recording(name, kind, (path,), preparing.sha256(path), speaker))
+            found.append(Recording(name, kind, (path,), sha256(path), speaker))
     return found
 
 
@@ -127,7 +128,7 @@ def _pairs(
             name,
             "mixture",
             (noisy[name], clean[name]),
-            preparing.sha256(clean[name]),
+            sha256(clean[name]),
             _speaker(name, config, clean[name]),
         )
         for name in noisy
@@ -170,7 +171,7 @@ def _make(task: tuple[str, Recording], target: Path, sample_rate: int) -> Item:
         sources=tuple(paths[1:]),
         speakers=(recording.speaker,) if recording.speaker else (),
         recordings=(recording.content,),
-        sha256=preparing.sha256(target / paths[0]),
+        sha256=sha256(target / paths[0]),
     )
 
 

@@ -28,6 +28,7 @@ from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import Item
 from speechlab.corpora.preparing import elsewhere
 from speechlab.errors import UserError
+from speechlab.files import sha256
 
 RATE = 16000  # Hz of LibriSpeech and of the noise
 PEAK = 0.99  # of full scale
@@ -106,7 +107,7 @@ def prepare(target: Path, config: Libri2MixConfig, tell: Tell) -> None:
         config,
         items,
         "take the published metadata",
-        metadata={path.name: preparing.sha256(path) for paths in files.values() for path in paths},
+        metadata={path.name: sha256(path) for paths in files.values() for path in paths},
         mixer={"name": "scipy.signal.resample_poly", "version": scipy.__version__},
     )
     tell(", ".join(f"{split} {len(found)}" for split, found in items.items()))
@@ -293,7 +294,7 @@ def _make(task: tuple[str, Mixture], target: Path, config: Libri2MixConfig) -> I
         speakers=mixture.speakers,
         recordings=recordings,
         snr_db=snr_db,
-        sha256=preparing.sha256(target / paths[0]),
+        sha256=sha256(target / paths[0]),
     )
 
 

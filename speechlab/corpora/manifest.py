@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechlab.errors import UserError
-from speechlab.files import replacing
+from speechlab.files import replacing, sha256
 
 SPLITS = ("train", "dev", "test")
 ABOUT = "corpus.json"
@@ -62,7 +62,7 @@ def write(
     for split in SPLITS:
         with replacing(folder / f"{split}.csv") as part:
             part.write_text(_to_csv(splits.get(split, ())), encoding="utf-8", newline="")
-    hashes = {split: _sha256(folder, split) for split in SPLITS}
+    hashes = {split: sha256(folder / f"{split}.csv") for split in SPLITS}
     about = {**about, "manifests": hashes, "data_hash": _combined(hashes, about)}
     with replacing(folder / ABOUT) as part:
         part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -99,7 +99,7 @@ def data_hash(folder: str | Path) -> str:
     try:
         hashes = {**known["manifests"]}
         for split in ("train", "dev"):
-            hashes[split] = _sha256(Path(folder), split)
+            hashes[split] = sha256(Path(folder) / f"{split}.csv")
         if known["data_hash"] == _combined(hashes, known):
             return known["data_hash"]
     except (KeyError, TypeError, OSError) as error:
@@ -172,10 +172,6 @@ def _cell(value: Any) -> str:
             raise ValueError(f"a name holds ';': {value}")
         return ";".join(value)
     return "" if value is None else str(value)
-
-
-def _sha256(folder: Path, split: str) -> str:
-    return hashlib.sha256((folder / f"{split}.csv").read_bytes()).hexdigest()
 
 
 def _combined(hashes: Mapping[str, str], about: Mapping[str, Any]) -> str:

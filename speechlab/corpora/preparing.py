@@ -148,12 +148,6 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, part)
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def sounds(folder: Path) -> dict[str, Path]:
     """Sound files at any depth, by their path from `folder` on without the ending, sorted.
 

@@ -31,6 +31,7 @@ from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import Item
 from speechlab.corpora.preparing import elsewhere
 from speechlab.errors import UserError
+from speechlab.files import sha256
 
 GENERATOR = 1  # one more with every change that changes a file
 PACKAGES = ("espeakng-loader", "numpy", "pyroomacoustics", "soxr")  # they decide the bytes, too
@@ -178,7 +179,7 @@ def _cook(target: Path, recipe: Recipe) -> Item:
     for path, steps in zip((item.path, *item.sources), made, strict=True):
         samples = torch.from_numpy(steps / 2**15).float()[None]  # (1, T); exact
         audio.save(target / path, samples, item.sample_rate)
-    digest = preparing.sha256(target / item.path)
+    digest = sha256(target / item.path)
     return dataclasses.replace(item, n_frames=len(made[0]), sha256=digest)
 
 

@@ -16,6 +16,7 @@ from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import Item
 from speechlab.corpora.preparing import elsewhere
 from speechlab.errors import UserError
+from speechlab.files import sha256
 
 DEV_SPEAKERS = ("p226", "p287")
 N_FILES = {"train": 10802, "dev": 770, "test": 824}  # pairs of the complete set
@@ -240,7 +241,7 @@ def _make(task: _Task, target: Path, sample_rate: int) -> Item:
         recordings=(task.name,),
         snr_db=task.snr_db,
         text=task.text,
-        sha256=preparing.sha256(target / noisy),
+        sha256=sha256(target / noisy),
     )
 
 

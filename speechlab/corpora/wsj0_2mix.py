@@ -30,6 +30,7 @@ from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import Item
 from speechlab.corpora.preparing import elsewhere
 from speechlab.errors import UserError
+from speechlab.files import sha256
 
 PARTS = ("tr", "cv", "tt")
 FOLDERS = ("mix", "s1", "s2")
@@ -265,7 +266,7 @@ def _make(task: tuple[str, Mixture], build: Build, target: Path, config: Wsj0Two
         sources=tuple(files[1:]),
         speakers=mixture.talkers,
         recordings=mixture.utterances,
-        sha256=preparing.sha256(target / files[0]),
+        sha256=sha256(target / files[0]),
     )
 
 
