@@ -13,7 +13,8 @@ from speechlab.errors import UserError
 def list_data(options: argparse.Namespace) -> None:
     import pandas as pd
 
-    from speechlab.corpora import CORPORA, manifest, where
+    from speechlab.corpora import manifest
+    from speechlab.corpora.catalogue import CORPORA, where
 
     rows = [
         {
@@ -29,10 +30,10 @@ def list_data(options: argparse.Namespace) -> None:
 
 
 def show_data(options: argparse.Namespace) -> None:
-    from speechlab import corpora
     from speechlab.configuration import to_dict
+    from speechlab.corpora import catalogue
 
-    corpus = corpora.lookup(options.name)
+    corpus = catalogue.lookup(options.name)
     print(f"{corpus.title}\nsource: {corpus.source}\nlicence: {corpus.licence}")
     print(f"about {corpus.gigabytes:g} GB\n\n{corpus.layout}\n\noptions (--set KEY=VALUE):")
     _show(to_dict(corpus.config()))
@@ -41,12 +42,12 @@ def show_data(options: argparse.Namespace) -> None:
 def prepare_data(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from speechlab import corpora
     from speechlab.configuration import override
+    from speechlab.corpora import catalogue
 
-    corpus = corpora.lookup(options.name)
+    corpus = catalogue.lookup(options.name)
     config = override(corpus.config(), **assigned(options.set))
-    folder = Path(options.folder) if options.folder else corpora.DATA / corpus.name
+    folder = Path(options.folder) if options.folder else catalogue.DATA / corpus.name
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
     corpus.prepare(folder, config, tqdm.write)

@@ -19,7 +19,8 @@ from speechlab import losses, metrics, schedules, training
 from speechlab.checkpoints import load
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, replaced, to_dict
-from speechlab.corpora import CORPORA, manifest, where
+from speechlab.corpora import manifest
+from speechlab.corpora.catalogue import CORPORA, where
 from speechlab.crops import Source
 from speechlab.distributed import own_device
 from speechlab.errors import UserError
@@ -336,6 +337,23 @@ PUBLISHED = override(  # the ablation of CleanUMamba (arXiv 2410.11062, table 1)
         n_workers=4,
     ),
 )
+OWN = replaced(  # the published size on speech and noise of one's own, in an hour or two on a CPU
+    TINY,
+    {
+        "name": "cleanumamba-442k-folder",
+        "model": ablation_config("mamba"),
+        "corpora": ("folder",),
+        "mixture": MixtureConfig(segment_s=3.0, snr_db=(-5.0, 20.0), short="repeat"),
+        "losses": {"snr": 0.1, "stft_full": 1.0},
+        "dev_metrics": ("si_sdr", "pesq_wb"),
+        "training.n_steps": 10_000,
+        "training.batch_size": 4,
+        "training.lr": 2e-3,
+        "training.warmup": 0.05,
+        "training.metric": "pesq_wb",
+        "training.validate_every": 1000,
+    },
+)
 FINETUNE = replaced(  # of a model that is there already: small steps
     TINY,
     {
@@ -350,6 +368,7 @@ EXPERIMENTS = {
     for experiment in (
         TINY,
         PUBLISHED,
+        OWN,
         FINETUNE,
         *(
             override(

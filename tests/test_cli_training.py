@@ -17,7 +17,7 @@ import soundfile
 import speechlab
 from speechlab import cli, snapshots, training
 from speechlab.cli_training import assigned
-from speechlab.corpora import CORPORA
+from speechlab.corpora.catalogue import CORPORA
 from speechlab.errors import UserError
 from speechlab.experiments import EXPERIMENTS
 from speechlab.runs import Run

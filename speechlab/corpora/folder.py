@@ -2,21 +2,28 @@
 
 Where `raw` has train/ and dev/ (and test/), they are taken as they are, and refused where a talker
 or a recording is in two of them. Where it has none, talkers are held out for dev by their names,
-always the same ones, and there is no test set.
+always the same ones, and there is no test set. Of speech and noise in dev (and test) mixtures are
+made, which a model is chosen by; pairs are taken as they are.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from speechlab import audio
 from speechlab.corpora import preparing
 from speechlab.corpora.corpus import Corpus, Tell
 from speechlab.corpora.manifest import SPLITS, Item
 from speechlab.corpora.preparing import elsewhere
+from speechlab.crops import Source
 from speechlab.errors import UserError
 from speechlab.files import sha256
+from speechlab.mixing import MixtureConfig, Mixtures
 
 KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 
@@ -27,6 +34,10 @@ class FolderConfig:
     speakers: Literal["prefix", "folder", "none"] = "prefix"
     # what tells a talker: a file's name up to the first _ or -, the folder it lies in, or nothing
     dev_percent: float = 10.0  # of the talkers and of the noise files, where raw has no dev/
+    n_mixtures: int = 40  # made of speech and noise in each of dev and test
+    mixture_s: float = 6.0  # s, of each at most
+    snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of these mixtures: from, to
+    seed: int = 0  # of these mixtures
     raw: str = elsewhere()  # the recordings
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
@@ -61,10 +72,16 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
         splits = split(_recordings(raw, config), config.dev_percent, raw)
     if config.speakers == "none":
         tell("talkers are not known: the same voice may be in train and in dev")
-    tasks = {name: [(name, recording) for recording in found] for name, found in splits.items()}
-    make = partial(_make, target=target, sample_rate=config.sample_rate)
-    items = preparing.items(target, CORPUS, config, tasks, make, tell)
     remedy = f"move or remove one of them, or look at the setting speakers ({config.speakers})"
+    planned = {name: [_item(name, r, config) for r in found] for name, found in splits.items()}
+    preparing.check(target, planned, remedy)  # before hours of converting
+    tasks = {
+        name: list(zip(planned[name], [r.files for r in found], strict=True))
+        for name, found in splits.items()
+    }
+    items = preparing.items(target, CORPUS, config, tasks, partial(_make, target=target), tell)
+    for name in items.keys() & {"dev", "test"}:
+        items[name] += _mixtures(target, name, items[name], config, tell)
     preparing.finish(target, CORPUS, config, items, remedy, given_splits=given)
     for name, found in items.items():
         minutes = sum(item.seconds for item in found) / 60
@@ -73,19 +90,27 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
 
 def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[str, list[Recording]]:
     """Some talkers, and some noise files, held out for dev. UserError where there is only one."""
-    splits: dict[str, list[Recording]] = {"train": [], "dev": []}
-    for kind in dict.fromkeys(recording.kind for recording in recordings):
-        chosen = [recording for recording in recordings if recording.kind == kind]
-        groups = {recording.group for recording in chosen}
+    held: set[str] = set()
+    groups_of: dict[str, set[str]] = {}
+    for recording in recordings:
+        groups_of.setdefault(recording.kind, set()).add(recording.group)
+    for kind, groups in groups_of.items():
         if len(groups) < 2:
             what = "recording" if kind == "noise" else "talker"
             raise UserError(
                 f"{raw}: only one {what} of {kind} is told by the names, none can be held out; "
                 "add others, lay out train/ and dev/ yourself, or set speakers=none or folder"
             )
-        held = preparing.held_out(groups, dev_percent)
-        for recording in chosen:
-            splits["dev" if recording.group in held else "train"].append(recording)
+        held |= preparing.held_out(groups, dev_percent)  # of pairs and of speech: one way for both
+    for kind, groups in groups_of.items():
+        if groups <= held:
+            raise UserError(
+                f"{raw}: all talkers of {kind} are held out for dev, as some talk in other files "
+                "too; lay out train/ and dev/ yourself"
+            )
+    splits: dict[str, list[Recording]] = {"train": [], "dev": []}
+    for recording in recordings:
+        splits["dev" if recording.group in held else "train"].append(recording)
     return splits
 
 
@@ -149,30 +174,82 @@ def _speaker(name: str, config: FolderConfig, path: Path) -> str:
     return name.rpartition("/")[2].replace("-", "_").partition("_")[0]
 
 
-def _make(task: tuple[str, Recording], target: Path, sample_rate: int) -> Item:
-    split, recording = task
+def _item(split: str, recording: Recording, config: FolderConfig) -> Item:
+    """What a recording will be; its length and hash still open."""
     kinds = ("noisy", "clean") if recording.kind == "mixture" else (recording.kind,)
     paths = [f"{split}/{kind}/{recording.name}.wav" for kind in kinds]
-    lengths = [
-        preparing.convert(source, target / path, sample_rate)
-        for source, path in zip(recording.files, paths, strict=True)
-    ]
-    if len(set(lengths)) > 1:
-        raise UserError(
-            f"{recording.files[0]} and {recording.files[1]} are of different length "
-            f"({lengths[0]} and {lengths[1]} samples at {sample_rate} Hz); cut them to one length"
-        )
     return Item(
         name=paths[0].removesuffix(".wav"),
         kind=recording.kind,
         path=paths[0],
-        n_frames=lengths[0],
-        sample_rate=sample_rate,
+        n_frames=0,
+        sample_rate=config.sample_rate,
         sources=tuple(paths[1:]),
         speakers=(recording.speaker,) if recording.speaker else (),
         recordings=(recording.content,),
-        sha256=sha256(target / paths[0]),
     )
+
+
+def _make(task: tuple[Item, tuple[Path, ...]], target: Path) -> Item:
+    item, files = task
+    paths = (item.path, *item.sources)
+    lengths = [
+        preparing.convert(source, target / path, item.sample_rate)
+        for source, path in zip(files, paths, strict=True)
+    ]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"{files[0]} and {files[1]} are of different length "
+            f"({lengths[0]} and {lengths[1]} samples at {item.sample_rate} Hz); "
+            "cut them to one length"
+        )
+    return replace(item, n_frames=lengths[0], sha256=sha256(target / item.path))
+
+
+def _mixtures(
+    target: Path, split: str, items: Sequence[Item], config: FolderConfig, tell: Tell
+) -> list[Item]:
+    """Ready mixtures of a split's speech and noise: its recordings by turns, in a fixed order."""
+    speech, noise = (
+        [Source(target, item) for item in items if item.kind == kind]
+        for kind in ("speech", "noise")
+    )
+    if not speech or not noise or not config.n_mixtures:
+        return []
+    by_name = {source.item.name: source.item for source in speech + noise}
+    speech.sort(key=lambda source: hashlib.sha256(source.item.name.encode()).digest())
+    made = []
+    for index in range(config.n_mixtures):
+        voice = speech[index % len(speech)]
+        recipe = MixtureConfig(
+            segment_s=min(config.mixture_s, voice.item.seconds),
+            sample_rate=config.sample_rate,
+            snr_db=config.snr_db,
+        )
+        mixture = Mixtures([voice], noise, [], recipe, 1).mixture(config.seed, 0, index)
+        name = f"mixed_{index:04d}"
+        paths = [f"{split}/{kind}/{name}.wav" for kind in ("noisy", "clean")]
+        # in whole steps of 16 bits, so that their difference is the noise, exactly
+        clean, added = (torch.round(x * 2**15) / 2**15 for x in (mixture.clean, mixture.noise))
+        for path, waveform in zip(paths, (clean + added, clean), strict=True):
+            audio.save(target / path, waveform, config.sample_rate, "PCM_16")
+        of = [by_name[name] for name in mixture.recordings]
+        made.append(
+            Item(
+                name=paths[0].removesuffix(".wav"),
+                kind="mixture",
+                path=paths[0],
+                n_frames=clean.shape[-1],
+                sample_rate=config.sample_rate,
+                sources=tuple(paths[1:]),
+                speakers=voice.item.speakers,
+                recordings=tuple(dict.fromkeys(key for item in of for key in item.recordings)),
+                snr_db=round(mixture.snr_db, 2),
+                sha256=sha256(target / paths[0]),
+            )
+        )
+    tell(f"{split}: {len(made)} mixtures made of its speech and noise")
+    return made
 
 
 _LAYOUT = "noisy/ and clean/ (the same names), or speech/ and noise/; or train/ and dev/ with these"

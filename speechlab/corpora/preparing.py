@@ -120,11 +120,17 @@ def finish(
         "options": {k: v for k, v in _options(corpus, config).items() if k != "corpus"},
         **notes,
     }
+    check(target, splits, remedy)
+    manifest.write(target, splits, about)
+    shutil.rmtree(_unfinished(target), ignore_errors=True)
+
+
+def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> None:
+    """UserError, with what to do, where two splits share a speaker or a recording."""
     try:
-        manifest.write(target, splits, about)
+        manifest.check_disjoint(splits)
     except ValueError as error:
         raise UserError(f"{target}: {error}; {remedy}") from error
-    shutil.rmtree(_unfinished(target), ignore_errors=True)
 
 
 def convert(source: Path, target: Path, sample_rate: int) -> int:

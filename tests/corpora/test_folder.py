@@ -123,14 +123,62 @@ def test_speech_and_noise_are_held_out_each_by_its_own(tmp_path, speakers):
     found = items(tmp_path / "p")
     for split in ("train", "dev"):
         kinds = {item.kind for item in found[split]}
-        assert kinds == {"speech", "noise"}
+        assert kinds == {"speech", "noise"} | ({"mixture"} if split == "dev" else set())
         for item in found[split]:
+            if item.kind == "mixture":
+                continue
             assert item.path.startswith(f"{split}/{item.kind}/")
             assert bool(item.speakers) == (item.kind == "speech")
             waveform, rate = audio.load(tmp_path / "p" / item.path)
             assert waveform.shape == (1, item.n_frames)
             assert rate == item.sample_rate == 16000
     assert {s for i in found["train"] + found["dev"] for s in i.speakers} == set(TALKERS)
+
+
+def test_speech_and_noise_of_dev_are_mixed_always_the_same(tmp_path):
+    for name in names_of(TALKERS):
+        tiny.noise(tmp_path / "raw" / "speech" / f"{name}.wav", seconds=0.6)
+    for name in ("street", "kitchen", "rain"):
+        tiny.noise(tmp_path / "raw" / "noise" / f"{name}.wav")
+    wanted = config(tmp_path / "raw", n_mixtures=7, mixture_s=0.5, snr_db=(0.0, 10.0))
+    for target in ("one", "two"):
+        prepare(tmp_path / target, wanted)
+    assert tiny.content(tmp_path / "one") == tiny.content(tmp_path / "two")
+    found = items(tmp_path / "one")
+    of_kind = {kind: [i for i in found["dev"] if i.kind == kind] for kind in manifest.KINDS}
+    heard = {key for kind in ("speech", "noise") for i in of_kind[kind] for key in i.recordings}
+    assert len(of_kind["mixture"]) == 7
+    for item in of_kind["mixture"]:
+        assert set(item.recordings) <= heard and len(item.speakers) == 1
+        noisy, clean = (audio.load(tmp_path / "one" / p)[0] for p in (item.path, *item.sources))
+        assert noisy.shape == clean.shape == (1, item.n_frames) == (1, 8000)
+        snr_db = 10 * (clean.square().mean() / (noisy - clean).square().mean()).log10()
+        assert 0 <= item.snr_db <= 10 and abs(snr_db - item.snr_db) < 0.1
+    assert data.find_pairs(tmp_path / "one" / "dev")
+    none = replace(wanted, n_mixtures=0)
+    prepare(tmp_path / "none", none)
+    assert {i.kind for i in items(tmp_path / "none")["dev"]} == {"speech", "noise"}
+
+
+def test_a_talker_of_pairs_and_of_speech_goes_one_way(tmp_path):
+    raw = pairs(tmp_path / "raw", names_of(TALKERS))
+    for name in names_of((*TALKERS, "gina", "hugo")):
+        tiny.noise(raw / "speech" / f"{name}_said.wav")
+    for name in ("street", "kitchen"):
+        tiny.noise(raw / "noise" / f"{name}.wav")
+    prepare(tmp_path / "p", config(raw, dev_percent=30))
+    found = items(tmp_path / "p")
+    talkers = {split: {s for i in found[split] for s in i.speakers} for split in ("train", "dev")}
+    assert not talkers["train"] & talkers["dev"]
+    assert {i.kind for i in found["train"]} == {"mixture", "speech", "noise"}
+
+
+def test_what_cannot_be_split_is_told_before_anything_is_converted(tmp_path):
+    for split in ("train", "dev"):
+        pairs(tmp_path / "raw" / split, ["anna_001" if split == "train" else "anna_002"])
+    with pytest.raises(UserError, match="speaker anna is in both"):
+        prepare(tmp_path / "p", config(tmp_path / "raw"))
+    assert not (tmp_path / "p").exists()
 
 
 def test_a_float_file_beyond_full_scale_loses_nothing(tmp_path):
