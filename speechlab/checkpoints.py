@@ -127,8 +127,9 @@ def _in_directory(path: Path) -> Path:
 
 def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor]]:
     """System, configuration, tensors under our names."""
-    if system is not None and system not in SYSTEMS:
-        raise UserError(f"no system '{system}'; there are: {', '.join(SYSTEMS)}")
+    known = dict.fromkeys((*SYSTEMS, *CONVERTERS))
+    if system is not None and system not in known:
+        raise UserError(f"no system '{system}'; there are: {', '.join(known)}")
     if path.suffix == ".safetensors":
         state, header = _read_safetensors(path)
         if header:
@@ -137,6 +138,8 @@ def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor
     else:
         state, published = _read_pickle(path)
     system = system or _recognise(path, state)
+    if system not in CONVERTERS:
+        raise UserError(f"{path}: no weights of {system} are published; {_name_system()}")
     try:
         config, state = CONVERTERS[system](state, published)
     except UserError as error:
@@ -201,10 +204,16 @@ def _refusal(error: str) -> str:
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> str:
     if "tsfm_conv1.weight" in state:
         return "cleanumamba"
-    known = {file.system for file in weights.published() if file.name == path.stem} - set(SYSTEMS)
+    known = {file.system for file in weights.published() if file.name == path.stem}
+    if len(known) == 1 and known <= set(CONVERTERS):
+        return known.pop()
     if known:
         raise UserError(f"{path}: holds a {known.pop()}, which is not implemented here yet")
-    raise UserError(f"{path}: does not tell what it holds; name the system: {', '.join(SYSTEMS)}")
+    raise UserError(f"{path}: does not tell what it holds; {_name_system()}")
+
+
+def _name_system() -> str:
+    return f"name its system: {', '.join(CONVERTERS)}"
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -13,6 +13,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 FLOOR = 1e-3  # full scale is 1; CleanUNet's, so that silence divides by something
+LEAST = 1e-8  # so that digital silence divides by something: no recording is as soft
 
 # The constants of `running`, chosen on the dev pairs (results/LOG.md).
 BLOCK_S = 0.03  # seconds over which a power is taken
@@ -83,6 +84,11 @@ def _faded(values: Tensor, before: Tensor) -> Tensor:
     return torch.cat([before, torch.from_numpy(later).to(before.device)], -1)
 
 
+def rms_level(noisy: Tensor, sample_rate: int, state: State | None = None) -> tuple[Tensor, State]:
+    """Root mean square of the whole signal, (B, 1, 1): SEMamba's and MP-SENet's normalisation."""
+    return noisy.square().mean(-1, keepdim=True).sqrt().clamp_min(LEAST), ()
+
+
 def no_level(noisy: Tensor, sample_rate: int, state: State | None = None) -> tuple[Tensor, State]:
     """One, (1, 1, 1): the signal as it is."""
     return noisy.new_ones(1, 1, 1), ()
@@ -91,5 +97,6 @@ def no_level(noisy: Tensor, sample_rate: int, state: State | None = None) -> tup
 LEVELS: dict[str, Callable[..., tuple[Tensor, State]]] = {
     "utterance": utterance_level,
     "running": running_level,
+    "rms": rms_level,
     "none": no_level,
 }

@@ -1,0 +1,131 @@
+"""Convolutions over time and frequency that spectral models have on both sides of their blocks.
+
+    mag, phase (B, 2, L, F) ─ Encoder ─► (B, C, L, F') ─ blocks ─► MagnitudeDecoder ─► mask
+                                                           └─────► PhaseDecoder ────► phase
+
+F' is about half of F. SEMamba (arXiv 2405.06573) and MP-SENet (arXiv 2308.08926, and its shorter
+Conformer version) share the plan and differ in three places, which go together:
+
+| codec      | dense convolutions see    | F -> F'    | back to F                       | of  |
+|------------|---------------------------|------------|---------------------------------|-----|
+| transposed | frames before and after   | 201 -> 100 | transposed convolution          | (1) |
+| subpixel   | this frame and one before | 201 -> 101 | twice the channels, interleaved | (2) |
+
+(1) SEMamba and MP-SENet Conformer, (2) MP-SENet and MP-SENet + Mamba.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Codec = Literal["transposed", "subpixel"]
+DILATIONS = (1, 2, 4, 8)  # in time, of the convolutions of a dense block
+
+
+class ConvUnit(nn.Module):
+    """Padding -> Conv2d -> InstanceNorm2d -> PReLU: (B, C, L, F) -> (B, C', L', F')."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int], **options: object) -> None:
+        """options: `padding` as in F.pad, of frequency then time; else those of nn.Conv2d."""
+        super().__init__()
+        self.padding = options.pop("padding", (0, 0, 0, 0))
+        self.conv = nn.Conv2d(n_in, n_out, kernel, **options)
+        self.norm = nn.InstanceNorm2d(n_out, affine=True)
+        self.activation = nn.PReLU(n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.conv(F.pad(x, self.padding))))
+
+
+class DenseBlock(nn.Module):
+    """Convolutions that each see the outputs of all before: (B, C, L, F) -> the same shape."""
+
+    def __init__(self, n_channels: int, codec: Codec) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for i, dilation in enumerate(DILATIONS):
+            n_taps, after = (3, dilation) if codec == "transposed" else (2, 0)
+            padding = (1, 1, dilation, after)
+            options = {"padding": padding, "dilation": (dilation, 1)}
+            unit = ConvUnit((i + 1) * n_channels, n_channels, (n_taps, 3), **options)
+            self.layers.append(unit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x
+        for layer in self.layers:
+            x = layer(seen)
+            seen = torch.cat([x, seen], 1)  # the newest first
+        return x
+
+
+class Encoder(nn.Module):
+    """(B, 2, L, F) -> (B, C, L, F')"""
+
+    def __init__(self, n_channels: int, codec: Codec) -> None:
+        super().__init__()
+        self.widen = ConvUnit(2, n_channels, (1, 1))
+        self.dense = DenseBlock(n_channels, codec)
+        padding = (0, 0, 0, 0) if codec == "transposed" else (1, 1, 0, 0)
+        self.down = ConvUnit(n_channels, n_channels, (1, 3), stride=(1, 2), padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.dense(self.widen(x)))
+
+
+class SubpixelConv(nn.Module):
+    """(B, C, L, F') -> (B, C, L, 2 F'): twice the channels, read by turns along frequency."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(n_channels, 2 * n_channels, (1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.pad(x, (1, 1)))  # (B, 2 C, L, F')
+        return x.unflatten(1, (2, -1)).permute(0, 2, 3, 4, 1).flatten(-2)  # (B, C, L, 2 F')
+
+
+def _upsampling(n_channels: int, codec: Codec) -> nn.Module:
+    if codec == "subpixel":
+        return SubpixelConv(n_channels)
+    return nn.ConvTranspose2d(n_channels, n_channels, (1, 3), (1, 2))
+
+
+class MagnitudeDecoder(nn.Module):
+    """(B, C, L, F') -> mask (B, F, L), 0 to 2."""
+
+    def __init__(self, n_channels: int, n_freqs: int, codec: Codec) -> None:
+        super().__init__()
+        self.dense = DenseBlock(n_channels, codec)
+        self.up = _upsampling(n_channels, codec)
+        subpixel = codec == "subpixel"
+        n_normed = n_channels if subpixel else 1
+        narrow = nn.Conv2d(n_channels, 1, (1, 2) if subpixel else (1, 1))
+        normed = [nn.InstanceNorm2d(n_normed, affine=True), nn.PReLU(n_normed)]
+        layers = [*normed, narrow] if subpixel else [narrow, *normed, nn.Conv2d(1, 1, (1, 1))]
+        self.narrow = nn.Sequential(*layers)
+        self.slope = nn.Parameter(torch.ones(n_freqs, 1))  # of the sigmoid, for each bin
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.narrow(self.up(self.dense(x)))  # (B, 1, L, F)
+        return 2 * torch.sigmoid(self.slope * x[:, 0].transpose(1, 2))
+
+
+class PhaseDecoder(nn.Module):
+    """(B, C, L, F') -> phase (B, F, L), radians."""
+
+    def __init__(self, n_channels: int, codec: Codec) -> None:
+        super().__init__()
+        self.dense = DenseBlock(n_channels, codec)
+        self.up = _upsampling(n_channels, codec)
+        self.norm = nn.InstanceNorm2d(n_channels, affine=True)
+        self.activation = nn.PReLU(n_channels)
+        kernel = (1, 2) if codec == "subpixel" else (1, 1)
+        self.real = nn.Conv2d(n_channels, 1, kernel)
+        self.imaginary = nn.Conv2d(n_channels, 1, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.norm(self.up(self.dense(x))))
+        phase = torch.atan2(self.imaginary(x), self.real(x))  # (B, 1, L, F)
+        return phase[:, 0].transpose(1, 2)

@@ -1,0 +1,17 @@
+"""Published weights in our terms: their key names renamed, their sizes read off the tensors.
+
+`CONVERTERS` has a function for each published system: its state dict and what configuration is
+published with it -> the configuration and the state dict of one of `speechlab.models.SYSTEMS`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from speechlab.published.cleanumamba import cleanumamba
+
+StateDict = dict[str, Tensor]
+Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Any, StateDict]]
+
+CONVERTERS: dict[str, Converter] = {"cleanumamba": cleanumamba}
