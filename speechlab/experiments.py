@@ -37,6 +37,7 @@ LOSSES: dict[str, Loss] = {
     "snr": losses.snr,
     "si_sdr": losses.si_sdr,
     "si_snr": losses.si_snr,
+    "compressed_spectrum": losses.compressed_spectrum,
     **{f"stft_{band}": partial(losses.multi_resolution_stft, band=band) for band in losses.BANDS},
 }
 _UNREAD = {"pairs": ("mixture", "n_per_epoch"), "mixtures": ("pair",)}  # by each kind of examples
@@ -343,15 +344,15 @@ OWN = replaced(  # the published size on speech and noise of one's own, in an ho
         "name": "cleanumamba-442k-folder",
         "model": ablation_config("mamba"),
         "corpora": ("folder",),
-        "mixture": MixtureConfig(segment_s=3.0, snr_db=(-5.0, 20.0), short="repeat"),
-        "losses": {"snr": 0.1, "stft_full": 1.0},
+        "mixture": MixtureConfig(segment_s=2.0, snr_db=(-5.0, 20.0), short="repeat"),
+        "losses": {"compressed_spectrum": 1.0, "snr": 0.01},
         "dev_metrics": ("si_sdr", "pesq_wb"),
-        "training.n_steps": 10_000,
+        "training.n_steps": 9000,
         "training.batch_size": 4,
         "training.lr": 2e-3,
-        "training.warmup": 0.05,
+        "training.clip_norm": 1.0,
         "training.metric": "pesq_wb",
-        "training.validate_every": 1000,
+        "training.validate_every": 750,
     },
 )
 FINETUNE = replaced(  # of a model that is there already: small steps

@@ -20,6 +20,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # n_fft, hop, window: samples
 POWER_MIN = 1e-7  # of a time-frequency bin, as published: keeps the logarithm and the root finite
+COMPRESSION = 0.3  # power of the magnitudes in `compressed_spectrum`
+COMPLEX_SHARE = 0.3  # of its distance with phases in the sum
+COMPRESSED_RESOLUTION = (512, 128, 512)  # n_fft, hop, window: samples
+COMPRESSED_MIN = 1e-4  # power of a bin at unit level, where compression is steep: -70 dB or so
 RATIO_MIN = 1e-10  # share of an energy that cannot be told from none: SI-SDR ends at 100 dB
 SILENCE = 1e-16  # power of a sample that counts as none: -160 dB of full scale
 ERROR_MIN = 1e-3  # share of the reference's energy below which an error pulls no more: 30 dB
@@ -75,6 +79,29 @@ def _magnitude(waveform: Tensor, resolution: tuple[int, int, int]) -> Tensor:
     """(B, S, T) -> (B, S, F, L), nowhere zero; below the floor its gradient is none."""
     spec = torch.view_as_real(stft(waveform, *resolution))
     return spec.square().sum(-1).clamp(min=POWER_MIN).sqrt()
+
+
+def compressed_spectrum(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Squared distance of compressed spectra, 0 or more: magnitudes 0.7, with their phases 0.3.
+
+    Power-law compression (0.3) as of Braun and Tashev 2021, arXiv 2009.12286: soft bands, which
+    hearing needs, count nearly as much as loud ones, and the mean of what may be there is best,
+    where the logarithm's absolute distance is best at the median: at silence. Both signals are
+    divided by the reference's RMS first, so that soft examples count no less.
+    """
+    estimate, reference = _signals(estimate, reference)
+    level = reference.square().mean(-1, keepdim=True).add(SILENCE).sqrt()
+    (est, est_mag), (ref, ref_mag) = (_compressed(x / level) for x in (estimate, reference))
+    apart = (est - ref).square().sum(-1).mean((-2, -1)), (est_mag - ref_mag).square().mean((-2, -1))
+    return (COMPLEX_SHARE * apart[0] + (1 - COMPLEX_SHARE) * apart[1]).mean(-1)
+
+
+def _compressed(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S, T) -> compressed spectrum (B, S, F, L, 2) and its magnitude (B, S, F, L)."""
+    spec = torch.view_as_real(stft(waveform, *COMPRESSED_RESOLUTION))
+    power = spec.square().sum(-1) + COMPRESSED_MIN
+    scale = power ** ((COMPRESSION - 1) / 2)
+    return spec * scale[..., None], power ** (COMPRESSION / 2)
 
 
 def snr(estimate: Tensor, reference: Tensor) -> Tensor:
