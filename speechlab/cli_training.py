@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,14 @@ def train(options: argparse.Namespace) -> None:
     if options.list:
         _show(to_dict(experiment))
         return
-    _tell(experiments.train(experiment, _runs(options), options.device, _is_watched()))
+    _tell(experiments.train(experiment, _runs(options), options.device, *_shown()))
 
 
 def resume(options: argparse.Namespace) -> None:
     from speechlab import experiments
 
     changes = {k.removeprefix("training."): v for k, v in assigned(options.set).items()}
-    _tell(experiments.resume(options.folder, changes, options.device, _is_watched()))
+    _tell(experiments.resume(options.folder, changes, options.device, *_shown()))
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -87,7 +87,19 @@ def finetune(options: argparse.Namespace) -> None:
         raise UserError(f"finetune takes the model from the checkpoint; leave {taken[0]} out")
     experiment = _changed(options.experiment, options.name, options.set)
     where = _runs(options), options.device
-    _tell(experiments.finetune(options.checkpoint, experiment, *where, _is_watched()))
+    _tell(experiments.finetune(options.checkpoint, experiment, *where, *_shown()))
+
+
+def _in_one_voice(run: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
+    """The command; where several processes do it and fail, one of them tells."""
+
+    def run_alike(options: argparse.Namespace) -> None:
+        from speechlab.distributed import one_voice
+
+        with one_voice():
+            run(options)
+
+    return run_alike
 
 
 def _changed(name: str, run: str | None, words: Sequence[str]) -> Any:
@@ -104,9 +116,11 @@ def _runs(options: argparse.Namespace) -> Path:
     return Path(options.runs or FOLDER)
 
 
-def _is_watched() -> bool:
-    """Whether someone sees a bar move; in a log it would be one endless line."""
-    return sys.stderr.isatty()
+def _shown() -> tuple[bool, Callable[[str], None] | None]:
+    """A bar on a terminal; in a log, where it would be one endless line, some lines."""
+    if sys.stderr.isatty():
+        return True, None
+    return False, lambda line: print(line, file=sys.stderr, flush=True)
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -212,7 +226,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--name", help="of the run; default: the experiment's")
     _add_place(command)
-    command.set_defaults(run=train)
+    command.set_defaults(run=_in_one_voice(train))
 
 
 def _add_resume(commands: argparse._SubParsersAction) -> None:
@@ -226,7 +240,7 @@ def _add_resume(commands: argparse._SubParsersAction) -> None:
     command.add_argument("folder", metavar="RUN", help="its folder, as results/runs/NAME")
     _add_device(command)
     _add_set(command, "n_steps=20000 lr=1e-4")
-    command.set_defaults(run=resume)
+    command.set_defaults(run=_in_one_voice(resume))
 
 
 def _add_finetune(commands: argparse._SubParsersAction) -> None:
@@ -240,7 +254,7 @@ def _add_finetune(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--experiment", default="finetune", help="default: %(default)s")
     command.add_argument("--name", required=True, help="of the new run")
     _add_place(command)
-    command.set_defaults(run=finetune)
+    command.set_defaults(run=_in_one_voice(finetune))
 
 
 def _add_runs(commands: argparse._SubParsersAction) -> None:

@@ -12,6 +12,7 @@ sending with the backward pass.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from speechlab.errors import UserError
+
 TIMEOUT = timedelta(hours=6)  # the others wait while the writer scores the dev files
+PATIENCE = timedelta(seconds=5)  # for a process that failed to say so
+
+
+class Parted(UserError):
+    """The connection to the other processes broke: one of them has ended."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, the same in each; `values` is overwritten."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with _connected():
+                dist.all_reduce(values)
         return values
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -64,7 +73,7 @@ class World:
             return
         for buffer in buffers:
             sent = buffer.to(torch.uint8) if buffer.dtype == torch.bool else buffer.contiguous()
-            dist.broadcast(sent, 0)
+            _broadcast(sent)
             buffer.copy_(sent)
 
     def share(self, content: bytes | None) -> bytes:
@@ -72,20 +81,35 @@ class World:
         if self.size == 1:
             return content
         length = torch.tensor([len(content) if self.writes else 0], device=self.device)
-        dist.broadcast(length, 0)
+        _broadcast(length)
         if self.writes:
             tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         else:
             tensor = torch.empty(int(length), dtype=torch.uint8, device=self.device)
-        dist.broadcast(tensor, 0)
+        _broadcast(tensor)
         return tensor.cpu().numpy().tobytes()
 
     def share_number(self, value: float) -> float:
         """The writer's number, in every process."""
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
         if self.size > 1:
-            dist.broadcast(tensor, 0)
+            _broadcast(tensor)
         return tensor.item()
+
+
+def _broadcast(tensor: Tensor) -> None:
+    """The writer's, into the place of the others'."""
+    with _connected():
+        dist.broadcast(tensor, 0)
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise Parted(f"another process of this training has ended ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -122,3 +146,33 @@ def own_device(name: str) -> torch.device:
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Of processes that torchrun started and that fail alike, or with another one, one tells.
+
+    It raises its UserError; the others end by SystemExit with the same code, 2.
+    """
+    try:
+        yield
+    except UserError as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_told(error):
+            raise SystemExit(2) from error
+        raise
+
+
+def _is_told(error: UserError) -> bool:
+    """Whether another process tells this error, or the one that made it; by torchrun's store."""
+    told = f"speechlab/told/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(*address, is_master=False, timeout=PATIENCE)
+        if isinstance(error, Parted):
+            store.wait([told], PATIENCE)
+            return True
+        first = store.add(f"{told}/{hashlib.sha256(str(error).encode()).hexdigest()}", 1) == 1
+        store.set(told, "yes")
+        return not first
+    except (KeyError, ValueError, RuntimeError):  # no store, or nobody who told: then this one does
+        return False

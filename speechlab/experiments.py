@@ -15,12 +15,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from speechlab import losses, metrics, schedules, training
+from speechlab import losses, metrics, schedules, splits, training
 from speechlab.checkpoints import load
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, replaced, to_dict
-from speechlab.corpora import manifest
-from speechlab.corpora.catalogue import CORPORA, where
 from speechlab.crops import Source
 from speechlab.distributed import own_device
 from speechlab.errors import UserError
@@ -29,6 +27,7 @@ from speechlab.mixing import Examples, MixtureConfig, Mixtures, PairConfig, Pair
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig, ablation_config, tiny_config
 from speechlab.objectives import Loss, Supervised
+from speechlab.progress import Tell
 from speechlab.runs import FOLDER, Run
 from speechlab.schedules import TrainingConfig
 
@@ -40,6 +39,7 @@ LOSSES: dict[str, Loss] = {
     "compressed_spectrum": losses.compressed_spectrum,
     **{f"stft_{band}": partial(losses.multi_resolution_stft, band=band) for band in losses.BANDS},
 }
+Parts = tuple[Supervised, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
 _UNREAD = {"pairs": ("mixture", "n_per_epoch"), "mixtures": ("pair",)}  # by each kind of examples
 
 
@@ -100,19 +100,21 @@ def train(
     folder: str | Path = FOLDER,
     device: str = "cpu",
     progress: bool = True,
+    tell: Tell | None = None,
 ) -> Run:
     """Train it in `folder`/its name; a run that is there goes on.
 
+    progress: a bar; tell: takes a line now and then, as `training.fit`.
     UserError, before anything is written, where the settings cannot be or a corpus is not
     prepared; and where the run that is there was begun with other settings or data.
     """
     check(experiment)
     run = Run(Path(folder) / experiment.name)
-    hashes, parts = data_hash(experiment), _parts(experiment, run, device)
+    data_hash, parts = splits.data_hash(experiment.corpora), _parts(experiment, run, device)
     settings = to_dict(experiment)
     del settings["training"]  # `fit` notes these itself: it knows which of them may change
-    run = Run.start(run.folder, settings, hashes)
-    return training.fit(*parts, experiment.training, run, progress)
+    run = Run.start(run.folder, settings, data_hash)
+    return _fit(experiment, parts, run, progress, tell)
 
 
 def finetune(
@@ -121,12 +123,17 @@ def finetune(
     folder: str | Path = FOLDER,
     device: str = "cpu",
     progress: bool = True,
+    tell: Tell | None = None,
 ) -> Run:
-    """Train a checkpoint on: its architecture and weights, all else as the experiment says."""
+    """Train a checkpoint on: its architecture and weights, all else as the experiment says.
+
+    It is scored before the first step, so the best is never worse than it was.
+    """
     model = load(checkpoint)
     known = {config: name for name, (config, _) in SYSTEMS.items()}
     changes = {"system": known[type(model.config)], "model": model.config}
-    return train(replace(experiment, start=str(checkpoint), **changes), folder, device, progress)
+    experiment = replace(experiment, start=str(checkpoint), **changes)
+    return train(experiment, folder, device, progress, tell)
 
 
 def resume(
@@ -134,15 +141,16 @@ def resume(
     changes: Mapping[str, Any],
     device: str = "cpu",
     progress: bool = True,
+    tell: Tell | None = None,
 ) -> Run:
     """Go on with a run, its schedule changed (settings of TrainingConfig); the run notes it."""
     run = Run.open(folder)
     experiment = from_settings(run.settings["config"])
-    if data_hash(experiment) != run.settings["data_hash"]:
+    if splits.data_hash(experiment.corpora) != run.settings["data_hash"]:
         names = ", ".join(experiment.corpora)
         raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
     experiment = replace(experiment, training=training.resume(run, changes))
-    return training.fit(*_parts(experiment, run, device), experiment.training, run, progress)
+    return _fit(experiment, _parts(experiment, run, device), run, progress, tell)
 
 
 def from_settings(settings: Mapping[str, Any]) -> Experiment:
@@ -168,12 +176,13 @@ def check(experiment: Experiment) -> None:
     _known("logger", experiment.training.loggers, LOGGERS)
     if not experiment.losses or not experiment.corpora:
         raise UserError("losses and corpora must each name one or more")
-    if len(set(experiment.corpora)) < len(experiment.corpora):
-        raise UserError(f"corpora names one twice: {', '.join(experiment.corpora)}")
     if experiment.training.seed >= 2**32:
         raise UserError(f"seed is {experiment.training.seed}; it must be under 2**32")
-    if experiment.n_per_epoch < 1 or experiment.n_dev < 0:
-        raise UserError("n_per_epoch must be 1 or more, n_dev 0 or more")
+    if not 1 <= experiment.n_per_epoch <= 10**8 or experiment.n_dev < 0:
+        raise UserError("n_per_epoch must be 1 to 10**8, n_dev 0 or more")
+    for name, weight in experiment.losses.items():
+        if not 0 <= weight <= 1e30:  # NaN is in no range
+            raise UserError(f"losses.{name} is {weight}; a weight must lie in 0 to 1e+30")
     for name in _UNREAD[experiment.examples]:
         if getattr(experiment, name) != getattr(Experiment(""), name):
             raise UserError(f"'{name}' is not read where examples are {experiment.examples}")
@@ -186,24 +195,16 @@ def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
         raise UserError(f"no {what} '{unknown[0]}'; there are: {', '.join(known)}")
 
 
-def data_hash(experiment: Experiment) -> str:
-    """Of all its corpora. UserError where one is not prepared, or damaged."""
-    for name in experiment.corpora:
-        if (where(name) / manifest.ABOUT).exists():
-            continue
-        if name in CORPORA:
-            raise UserError(f"{where(name)}: not there yet; run `speechlab data prepare {name}`")
-        raise UserError(
-            f"no corpus '{name}': neither a prepared folder nor one of {', '.join(CORPORA)}"
-        )
-    return "+".join(manifest.data_hash(where(name)) for name in experiment.corpora)
+def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: Tell | None) -> Run:
+    given = experiment.training, run, progress, tell
+    return training.fit(*parts, *given, score_start=bool(experiment.start))
 
 
-def _parts(
-    experiment: Experiment, run: Run, device: str
-) -> tuple[Supervised, Examples, Callable[[nn.Module], pd.DataFrame]]:
+def _parts(experiment: Experiment, run: Run, device: str) -> Parts:
     """What `fit` takes; a run that has begun has its weights itself."""
-    examples, dev = training_examples(experiment), dev_scores(experiment)
+    train, dev = (splits.read(experiment.corpora, split) for split in ("train", "dev"))
+    splits.check_disjoint(train, dev)
+    examples, dev = _examples(experiment, train), _dev_scores(experiment, dev)
     model = untrained(experiment) if run.last.exists() else built(experiment)
     try:
         model = model.to(own_device(device))
@@ -251,7 +252,10 @@ def untrained(experiment: Experiment) -> nn.Module:
 
 def training_examples(experiment: Experiment) -> Examples:
     """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
-    of_kind = _by_kind(experiment, "train")
+    return _examples(experiment, splits.read(experiment.corpora, "train"))
+
+
+def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Examples:
     if experiment.examples == "pairs":
         return Pairs(of_kind["mixture"], experiment.pair)
     speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
@@ -263,7 +267,13 @@ def training_examples(experiment: Experiment) -> Examples:
 
 def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
     """A function that scores a model on the ready mixtures of the dev split, whole files."""
-    mixtures = _by_kind(experiment, "dev")["mixture"][: experiment.n_dev or None]
+    return _dev_scores(experiment, splits.read(experiment.corpora, "dev"))
+
+
+def _dev_scores(
+    experiment: Experiment, of_kind: Mapping[str, list[Source]]
+) -> Callable[[nn.Module], pd.DataFrame]:
+    mixtures = of_kind["mixture"][: experiment.n_dev or None]
     names = ", ".join(experiment.corpora)
     if not mixtures:
         raise UserError(
@@ -291,15 +301,6 @@ def scores(
         values, _ = metrics.score(estimate[0], clean[0].numpy(), model.sample_rate, names)
         rows.append({"file": name} | values)
     return pd.DataFrame(rows)
-
-
-def _by_kind(experiment: Experiment, split: Literal["train", "dev"]) -> dict[str, list[Source]]:
-    """What the corpora have in a split; each manifest, which may be long, is read once."""
-    found: dict[str, list[Source]] = {kind: [] for kind in manifest.KINDS}
-    for folder in map(where, experiment.corpora):
-        for item in manifest.read(folder, split):
-            found[item.kind].append(Source(folder, item))
-    return found
 
 
 TINY = Experiment(

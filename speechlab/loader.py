@@ -5,10 +5,8 @@ in an order drawn from (seed, epoch), and an example is what its key says. Proce
 divide the work.
 """
 
-import multiprocessing
 from collections.abc import Iterator
 from itertools import count
-from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechlab.errors import UserError
 from speechlab.mixing import Examples, generator
-from speechlab.processes import obey_parent
+from speechlab.processes import context, obey_parent
 
 Key = tuple[int, int]  # epoch, index
 Arrays = tuple[np.ndarray, np.ndarray]  # noisy (B, 1, T), clean (B, S, T)
@@ -122,7 +120,7 @@ def _made_elsewhere(dataset: _Made, keys: Iterator[list[Key]], n_workers: int) -
         num_workers=n_workers,
         prefetch_factor=PREFETCHED,
         worker_init_fn=_begin,
-        multiprocessing_context=_context(),
+        multiprocessing_context=context(__name__),
         collate_fn=_as_is,
         generator=torch.Generator(),  # the global one stays as it is
     )
@@ -138,15 +136,6 @@ def _made_elsewhere(dataset: _Made, keys: Iterator[list[Key]], n_workers: int) -
             "a process that reads data died: memory is short, or the calling script has no "
             '`if __name__ == "__main__":`; mend that, or set n_workers to 0'
         ) from error
-
-
-def _context() -> BaseContext:
-    """How processes begin: from a server that has read the code once, where the system has that."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _begin(_: int) -> None:

@@ -73,10 +73,13 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         for name in ("snr_db", "level_db", "source_level_db"):
-            _check(getattr(self, name)[0] <= getattr(self, name)[1], name, "(low, high)")
+            low, high = getattr(self, name)
+            _check(-200 <= low <= high <= 200, name, "(low, high), both in -200 to 200")
         _check(self.n_sources in (1, 2), "n_sources", "1 or 2")
-        _check(self.segment_s * self.sample_rate >= 1, "segment_s", "at least a sample")
-        _check(bool(self.speeds) and min(self.speeds, default=0) > 0, "speeds", "above 0, and some")
+        _check_segment(self.segment_s, self.sample_rate)
+        some = bool(self.speeds) and all(0.1 <= speed <= 10 for speed in self.speeds)
+        _check(some, "speeds", "some factors of 0.1 to 10")
+        _check(not math.isnan(self.silence_db), "silence_db", "a number")
         _check(0 <= self.p_room <= 1, "p_room", "0 to 1")
         _check(self.n_snr_levels is None or self.n_snr_levels > 1, "n_snr_levels", "2 or more")
         _check(0 < self.peak <= 1, "peak", "above 0, at most 1")
@@ -89,7 +92,7 @@ class PairConfig:
     short: Short = "repeat"  # what a pair shorter than the segment is; "pad": zeros at its end
 
     def __post_init__(self) -> None:
-        _check(self.segment_s * self.sample_rate >= 1, "segment_s", "at least a sample")
+        _check_segment(self.segment_s, self.sample_rate)
 
 
 def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
@@ -325,6 +328,11 @@ def _convolved(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 def _power(samples: np.ndarray) -> float:
     """Mean square; not by BLAS, whose sums differ with the number of threads."""
     return float(np.square(samples, dtype=np.float64).mean())
+
+
+def _check_segment(segment_s: float, sample_rate: int) -> None:
+    _check(segment_s <= 3600, "segment_s", "at most an hour")  # NaN is no length either
+    _check(segment_s * sample_rate >= 1, "segment_s", "at least a sample")
 
 
 def _check(holds: bool, name: str, wanted: str) -> None:

@@ -41,6 +41,9 @@ class Objective(nn.Module):
         """In the order of a step; called once."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """End what it has begun, as processes; `fit` calls this at its end, whatever that is."""
+
 
 class Supervised(Objective):
     """A weighted sum of losses between estimate and clean, of any number of sources."""

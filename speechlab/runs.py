@@ -5,7 +5,8 @@
 | config.json                 | experiment and training configuration with the seed, data hash, |
 |                             | git commit, package versions, thread count, later changes       |
 | history.csv                 | loss, its terms, gradient norm, learning rate, by step          |
-| validations.csv             | mean of each metric over the dev files, by step                 |
+| validations.csv             | mean of each metric over the dev files, by step; at step 0 that |
+|                             | of the checkpoint it began with, if any                         |
 | best.safetensors, best.json | the model that scored best on dev, as `speechlab.load` takes it |
 | dev.csv                     | one row per dev file, of the best                               |
 | last.safetensors            | the whole state of training, to go on from (`snapshots`)        |
@@ -14,7 +15,6 @@ All but the weights are plain JSON and CSV. A lock keeps a second process out of
 """
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -24,19 +24,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 import torch
 
 import speechlab
-from speechlab import snapshots
+from speechlab import locks, snapshots
 from speechlab.distributed import is_writer
 from speechlab.errors import UserError
 from speechlab.files import replacing
 
 FOLDER = Path("results/runs")  # where runs lie unless another folder is named
 PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")
+TOLD = 5  # settings, where a run was begun with others
 _held: set[Path] = set()  # runs that this process has locked
 
 
@@ -78,7 +79,7 @@ class Run:
         held = run.settings
         if held["data_hash"] != data_hash:
             raise UserError(f"{folder}: was begun on other data (its hash differs); {_REMEDY}")
-        run._refuse_other("config", held["config"], _json(config))
+        run._refuse_other(held["config"], _json(config))
         return run
 
     @property
@@ -146,7 +147,7 @@ class Run:
         known, asked = self.settings, _json(training)
         if held := known.get("training"):
             unlike = {k: v for k, v in asked.items() if k not in free}
-            self._refuse_other("training", {k: held.get(k) for k in unlike}, unlike)
+            self._refuse_other({k: held.get(k) for k in unlike}, unlike)
         else:
             self._write_settings(known | {"training": asked})
             return
@@ -171,7 +172,7 @@ class Run:
         if key in _held:
             raise UserError(f"{self.folder}: {busy}")
         with (self.folder / "lock").open("ab") as file:
-            if not _lock(file):
+            if not locks.take(file):
                 raise UserError(f"{self.folder}: {busy}")
             _held.add(key)
             try:
@@ -187,7 +188,7 @@ class Run:
             return True
         try:
             with path.open("rb+") as file:
-                return not _lock(file)
+                return not locks.take(file)
         except (FileNotFoundError, PermissionError):  # never trained in, or not ours to train in
             return False
 
@@ -203,15 +204,15 @@ class Run:
         except OSError as error:
             raise UserError(f"{self._config}: cannot be written ({error.strerror})") from error
 
-    def _refuse_other(self, what: str, held: Mapping, asked: Mapping) -> None:
+    def _refuse_other(self, held: Mapping, asked: Mapping) -> None:
         held, asked = _flat(held), _flat(asked)
-        other = [k for k in held | asked if held.get(k, _NONE) != asked.get(k, _NONE)]
-        if other:
-            key = other[0]
-            raise UserError(
-                f"{self.folder}: was begun with another {what} configuration: {', '.join(other)} "
-                f"({key} was {held.get(key)!r}, is {asked.get(key)!r}); {_REMEDY}"
-            )
+        unlike = [k for k in held | asked if held.get(k, _NONE) != asked.get(k, _NONE)]
+        told = [f"{k} was {held.get(k)!r}, is {asked.get(k)!r}" for k in unlike[:TOLD]]
+        if len(unlike) > TOLD:
+            told.append(f"{len(unlike) - TOLD} more")
+        if unlike:
+            words = "; ".join(told)
+            raise UserError(f"{self.folder}: was begun with other settings: {words}; {_REMEDY}")
 
 
 def environment() -> dict[str, Any]:
@@ -274,7 +275,10 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _frame(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    try:
+        return pd.read_csv(path)
+    except (FileNotFoundError, pd.errors.EmptyDataError):  # not there, or just about to be written
+        return pd.DataFrame()
 
 
 def _git_commit() -> str:
@@ -303,29 +307,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lock(file: IO) -> bool:
-    """Take the file for this process until it is closed; False where another has it.
-
-    A lock of POSIX's kind: a worker that outlives its killed parent does not inherit it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        lock, options = msvcrt.locking, (msvcrt.LK_NBLCK, 1)
-    else:
-        lock, options = fcntl.lockf, (fcntl.LOCK_EX | fcntl.LOCK_NB,)
-    try:
-        lock(file.fileno(), *options)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise UserError(
-            f"{file.name}: this file system has no locks ({error.strerror}); put the run elsewhere"
-        ) from error
-    return True
-
-
-_REMEDY = "name the run anew, remove its folder, or resume it with a changed schedule"
+_REMEDY = (
+    "name the run anew (--name), remove its folder, or change its schedule: `speechlab resume`"
+)
 _NONE = object()

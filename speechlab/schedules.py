@@ -32,7 +32,7 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast
     ema: float = 0.0  # per step; of the average of weights that is scored and saved; 0: none
     # scores on dev
-    metric: str = "si_sdr"  # column of the dev scores whose mean tells the best model
+    metric: str = "si_sdr"  # column of the dev scores; fewest failed files, then its mean, are best
     direction: Literal["max", "min"] = "max"  # which way of it is better
     validate_every: int = 1000  # steps
     patience: int = 0  # validations without a better one before the end; 0: no early end
@@ -59,14 +59,15 @@ def check(config: TrainingConfig) -> None:
     for name in _REALS:
         low, high = _REALS[name]
         value = getattr(config, name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise UserError(f"{name} is {value}; it must lie in {low} to {high}")
+        if not low <= value <= high:  # NaN is in no range
+            raise UserError(f"{name} is {value}; it must lie in {low} to {high:g}")
     if config.ema == 1 or not all(0 <= beta < 1 for beta in config.betas):
         raise UserError("ema and betas must be less than 1: at 1 nothing is ever learnt")
 
 
 _REALS = {
-    **dict.fromkeys(("lr", "weight_decay", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("lr", "weight_decay"), (0, 1000)),  # beyond them float32 overflows at once
+    "clip_norm": (0, 1e30),
     **dict.fromkeys(("warmup", "warmup_start", "decay", "ema"), (0, 1)),
 }
 
@@ -80,3 +81,8 @@ def factor(config: TrainingConfig, step: int, epoch: int) -> float:
         done = (step - n_warm) / max(1, config.n_steps - n_warm)
         return 0.5 * (1 + math.cos(math.pi * min(1, done)))
     return config.decay**epoch if config.schedule == "exponential" else 1.0
+
+
+def epoch_of(step: int, config: TrainingConfig, length: int) -> int:
+    """The epoch, from 0 on, in which a step begins; length: examples in an epoch."""
+    return step * config.accumulate // math.ceil(length / config.batch_size)

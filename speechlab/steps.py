@@ -15,7 +15,8 @@ from speechlab.schedules import TrainingConfig
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-COUNTERS = ("step", "n_skipped", "n_bad", "best", "best_step", "n_since", "sums", "n_summed")
+COUNTERS = ("step", "n_skipped", "n_bad", "best", "best_failed", "best_step", "n_since")
+COUNTERS += ("sums", "n_summed")
 
 
 class State:
@@ -35,6 +36,7 @@ class State:
         self.n_skipped = 0  # whose loss or gradient was not finite
         self.n_bad = 0  # of those, the last ones in a row
         self.best: float | None = None  # dev score; NaN where the metric failed on every file
+        self.best_failed = 0  # files on which it failed
         self.best_step = 0
         self.n_since = 0  # validations since the best
         self.sums: dict[str, float] = {}  # of the values of steps since the last row of history

@@ -14,16 +14,14 @@ import contextlib
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from speechlab import checkpoints, loggers, snapshots
+from speechlab import checkpoints, snapshots
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, to_dict
 from speechlab.distributed import World, is_writer, joined
@@ -33,9 +31,10 @@ from speechlab.loader import Batch, batches
 from speechlab.mixing import Examples
 from speechlab.models import SYSTEMS
 from speechlab.objectives import Objective, Phase, Supervised
+from speechlab.progress import Record, Tell, recording
 from speechlab.runs import Run
-from speechlab.schedules import CHANGEABLE, FREE, TrainingConfig, check, factor
-from speechlab.steps import State, columns, take_step
+from speechlab.schedules import CHANGEABLE, FREE, TrainingConfig, check, epoch_of, factor
+from speechlab.steps import State, take_step
 
 __all__ = ["Objective", "Phase", "Supervised", "TrainingConfig", "fit", "resume"]
 
@@ -49,10 +48,14 @@ def fit(
     config: TrainingConfig,
     run: Run,
     progress: bool = True,
+    tell: Tell | None = None,
+    score_start: bool = False,
 ) -> Run:
     """Train the objective's model, on the device where it lies; a run that has begun is continued.
 
-    dev: metrics of a model on the dev files, scored every `validate_every` steps and at the end.
+    dev: metrics of a model on the dev files, scored every `validate_every` steps and at the end;
+    with `score_start` also before the first, so that the best is no worse than what it began with.
+    progress: a bar; tell: takes a line at every validation, and about once a minute.
     Under torchrun every process calls this alike; one of them scores, writes and shows progress.
     Raises UserError where the run was begun with another configuration or is in use, where its
     state is damaged, and where `max_bad_steps` steps in a row, or the weights, are not finite.
@@ -61,7 +64,7 @@ def fit(
     if type(objective.model) not in [kind for _, kind in SYSTEMS.values()]:
         raise TypeError(f"{type(objective.model).__name__} is in no SYSTEMS: it cannot be saved")
     device = next(objective.parameters()).device
-    with contextlib.ExitStack() as stack:
+    with contextlib.closing(objective), contextlib.ExitStack() as stack:
         world = stack.enter_context(joined(device))
         stack.enter_context(_own_random_numbers(device))
         if world.writes:
@@ -71,13 +74,17 @@ def fit(
         _go_on(state, run, world)
         if state.ended():
             return run
-        record = stack.enter_context(_recording(state, run, world, progress, len(train)))
+        record = stack.enter_context(recording(state, run, world, len(train), progress, tell))
+        if score_start and state.best is None and not state.step:
+            _validate(state, dev, run, world, record)
+        if world.writes and not run.last.exists():
+            snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
         portions = stack.enter_context(_portions(train, config, state.step, world))
         objective.train()
         while not state.ended():
             portion = next(portions)
             torch.manual_seed(_mixed(config.seed, state.step, world.rank))
-            epoch = _epoch(state.step, config, len(train))
+            epoch = epoch_of(state.step, config, len(train))
             values = take_step(state, portion, factor(config, state.step, epoch), world)
             _count(state, values)
             if state.n_bad >= config.max_bad_steps:
@@ -123,9 +130,8 @@ def _go_on(state: State, run: Run, world: World) -> None:
     """The state that the run has on disk, or the one it starts with, alike in all processes."""
     content = None
     if world.writes:
-        if not run.last.exists():
-            snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
-        content = snapshots.read(run.last)
+        begun = run.last.exists()
+        content = snapshots.read(run.last) if begun else snapshots.to_bytes(state.state_dict())
     known = snapshots.from_bytes(world.share(content), run.last)
     try:
         state.load_state_dict(known)
@@ -180,33 +186,38 @@ def _count(state: State, values: Mapping[str, float] | None) -> None:
         state.sums[name] = state.sums.get(name, 0.0) + value
 
 
-def _validate(state: State, dev: Dev, run: Run, world: World, record: "Record") -> None:
+def _validate(state: State, dev: Dev, run: Run, world: World, record: Record) -> None:
     """Score on dev; the best so far is saved with its scores per file."""
-    score = math.nan
+    score, n_failed = math.nan, 0
     if world.writes:
         with state.deployable() as model:
             frame = dev(model)
-            means = frame.select_dtypes("number").mean()
+            means = frame.select_dtypes("number").mean()  # each over the files where it is a number
             if state.config.metric not in means:
                 names = ", ".join(means.index)
                 raise UserError(
                     f"the dev scores have no metric '{state.config.metric}'; they have: {names}"
                 )
             score = float(means[state.config.metric])
-            if _is_better(score, state):
+            n_failed = int(frame[state.config.metric].isna().sum())
+            if _is_better(score, n_failed, state):
                 _save_best(state, model, frame, means, run)
-            record.validation(frame, means)
-    score = world.share_number(score)
-    if _is_better(score, state):
-        state.best, state.best_step, state.n_since = score, state.step, 0
+            record.validation(means, len(frame), n_failed)
+    score, n_failed = world.share_number(score), int(world.share_number(n_failed))
+    if _is_better(score, n_failed, state):
+        state.best, state.best_failed = score, n_failed
+        state.best_step, state.n_since = state.step, 0
     else:
         state.n_since += 1
 
 
-def _is_better(score: float, state: State) -> bool:
-    """NaN is worse than any number; the first score is the best, whatever it is."""
-    if state.best is None or math.isnan(score) or math.isnan(state.best):
-        return state.best is None or (math.isnan(state.best) and not math.isnan(score))
+def _is_better(score: float, n_failed: int, state: State) -> bool:
+    """Fewer failed files first: a mean without the hard ones is no better. Then the mean.
+
+    The first score is the best, whatever it is; where all files failed the mean is NaN.
+    """
+    if state.best is None or n_failed != state.best_failed:
+        return state.best is None or n_failed < state.best_failed
     return score > state.best if state.config.direction == "max" else score < state.best
 
 
@@ -218,6 +229,7 @@ def _save_best(
     about |= {
         "score": float(means[config.metric]),
         "n_files": len(frame),
+        "n_failed": int(frame[config.metric].isna().sum()),
         "ema": config.ema,
         "n_params": n_params(model),
     }
@@ -234,76 +246,6 @@ def _save_best(
         raise UserError(f"{run.folder}: cannot be written ({error.strerror})") from error
 
 
-class Record:
-    """What a person sees of a training: rows of the loggers, and a bar."""
-
-    def __init__(self, state: State, outputs: list[loggers.Logger], bar: tqdm, length: int) -> None:
-        """length: examples in an epoch."""
-        self.state, self.outputs, self.bar, self.length = state, outputs, bar, length
-        self.shown: dict[str, str] = {}
-        self._restart_clock()
-
-    def step(self, n_examples: int) -> None:
-        """Once per step; a row every `log_every` steps and at the end."""
-        state, config = self.state, self.state.config
-        self.n_examples += n_examples
-        self.bar.update()
-        if state.step % config.log_every and state.step < config.n_steps:
-            return
-        rate = self.n_examples / max(1e-9, time.perf_counter() - self.begun)
-        done = state.step - 1  # the row is of steps up to this, counted from 0
-        epoch = _epoch(done, config, self.length)
-        lr = state.rates[-1][0] * factor(config, done, epoch)
-        means = {
-            name: state.sums.get(name, 0.0) / state.n_summed if state.n_summed else math.nan
-            for name in columns(state.phases)
-        }
-        row = {"step": state.step, "epoch": epoch, "lr": lr, **means}
-        self._log("history", row | {"n_skipped": state.n_skipped, "samples_per_s": rate})
-        state.sums, state.n_summed = {}, 0
-        self.shown |= {phase.name: f"{means[phase.name]:.4g}" for phase in state.phases}
-        self.shown["samples/s"] = f"{rate:.3g}"
-        self._show()
-
-    def validation(self, frame: pd.DataFrame, means: pd.Series) -> None:
-        metric = self.state.config.metric
-        row = {"step": self.state.step, **means.to_dict(), "n_files": len(frame)}
-        self._log("validations", row | {"n_failed": int(frame[metric].isna().sum())})
-        self.shown[f"dev {metric}"] = f"{means[metric]:.4g}"
-        self._show()
-        self._restart_clock()
-
-    def _log(self, table: str, row: dict[str, float]) -> None:
-        for output in self.outputs:
-            output.log(table, row)
-        if table == "history":
-            self._restart_clock()
-
-    def _show(self) -> None:
-        skipped = {"skipped": self.state.n_skipped} if self.state.n_skipped else {}
-        self.bar.set_postfix(self.shown | skipped)
-
-    def _restart_clock(self) -> None:
-        self.begun, self.n_examples = time.perf_counter(), 0
-
-
-@contextlib.contextmanager
-def _recording(
-    state: State, run: Run, world: World, progress: bool, length: int
-) -> Iterator[Record]:
-    shown = progress and world.writes
-    options = {"total": state.config.n_steps, "initial": state.step, "unit": "step"}
-    outputs = []
-    if world.writes:
-        outputs = loggers.started(state.config.loggers, run.folder, run.settings, state.step)
-    try:
-        with tqdm(desc=run.name, disable=not shown, **options) as bar:
-            yield Record(state, outputs, bar, length)
-    finally:
-        for output in outputs:
-            output.close()
-
-
 def _not_finite(state: State, run: Run) -> UserError:
     found = f"loss or gradient was not finite in {state.n_bad} steps in a row, up to"
     if not state.is_finite():
@@ -312,10 +254,6 @@ def _not_finite(state: State, run: Run) -> UserError:
         f"{run.folder}: {found} step {state.step}; {run.last} holds the last good state: resume "
         "it with a lower lr or a clip_norm"
     )
-
-
-def _epoch(step: int, config: TrainingConfig, length: int) -> int:
-    return step * config.accumulate // math.ceil(length / config.batch_size)
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:

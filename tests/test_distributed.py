@@ -2,12 +2,14 @@
 
 import os
 import socket
+from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from speechlab.distributed import World, is_writer, joined, own_device
+from speechlab.distributed import World, is_writer, joined, one_voice, own_device
+from speechlab.errors import UserError
 from speechlab.runs import Run
 from speechlab.steps import State, take_step
 from tests.training_toys import Sines, ended, forked, gan, options, plain, tiny, train
@@ -28,6 +30,63 @@ def two(work):
 
     children = [forked(lambda rank=rank: as_rank(rank)) for rank in range(2)]
     assert [ended(child) for child in children] == [0, 0]
+
+
+def refused(works):
+    """What processes with torchrun's store, one for each work, tell; their exit codes."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    reader, writer = os.pipe()
+
+    def as_rank(rank):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": f"{len(works)}"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+        code = 0
+        try:
+            with one_voice():
+                works[rank]()
+        except UserError as error:
+            os.write(writer, f"{error}\n".encode())
+            code = 2
+        except SystemExit as end:
+            code = end.code
+        os._exit(code)
+
+    children = [forked(lambda rank=rank: as_rank(rank)) for rank in range(len(works))]
+    codes = [ended(child) for child in children]
+    os.write(writer, b".")
+    return os.read(reader, 10_000).decode().splitlines()[:-1], codes
+
+
+def test_what_all_processes_refuse_one_of_them_tells():
+    def refuses(reason):
+        raise UserError(reason)
+
+    lr, here = "lr is 1e300; it must lie in 0 to 1000", "no corpus on this machine"
+    told, codes = refused([lambda: refuses(lr), lambda: refuses(lr), lambda: refuses(here)])
+    assert sorted(told) == [lr, here] and codes == [2, 2, 2]  # what differs is not kept back
+
+
+def test_what_the_writer_refuses_it_tells_alone(tmp_path):
+    """The others wait for it, and see no more than that it is gone."""
+    train(tmp_path / "run", n_steps=2)
+    told, codes = refused([lambda: train(tmp_path / "run", n_steps=3)] * 2)
+    assert len(told) == 1 and "n_steps was 2, is 3" in told[0] and codes == [2, 2]
+
+
+def test_a_process_that_dies_is_told_in_a_line(tmp_path, monkeypatch):
+    from speechlab import distributed
+
+    def dies():
+        from tests.training_toys import dev
+
+        if os.environ["RANK"] == "0":
+            train(tmp_path / "run", scores=lambda model: os._exit(9))
+        train(tmp_path / "run", scores=dev)
+
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=0.3))
+    [told], codes = refused([dies, dies])
+    assert told.startswith("another process of this training has ended (") and codes == [9, 2]
 
 
 def tensors(run):

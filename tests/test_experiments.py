@@ -100,8 +100,19 @@ def test_every_loss_is_one_value_an_example(name):
         ({"training.metric": "stoi"}, "no dev metric 'stoi'; there are: si_sdr"),
         ({"training.loggers": ["no"]}, "no logger 'no'"),
         ({"training.n_steps": 0}, "n_steps is 0"),
-        ({"n_per_epoch": 0}, "n_per_epoch must be 1 or more"),
+        ({"n_per_epoch": 0}, "n_per_epoch must be 1 to"),
+        ({"n_per_epoch": 10**10}, "n_per_epoch must be 1 to"),
+        ({"losses.l1": float("nan")}, r"losses.l1 is nan; a weight must lie in 0 to 1e\+30"),
+        ({"losses.l1": -1.0}, "losses.l1 is -1"),
         ({"n_dev": -1}, "n_dev 0 or more"),
+        ({"mixture.segment_s": float("inf")}, "segment_s must be at most an hour"),
+        ({"mixture.segment_s": float("nan")}, "segment_s must be at most an hour"),
+        ({"mixture.segment_s": 1e-5}, "segment_s must be at least a sample"),
+        ({"mixture.speeds": [1.0, 1e-9]}, "speeds must be some factors of 0.1 to 10"),
+        ({"mixture.speeds": []}, "speeds must be some factors"),
+        ({"mixture.snr_db": [0.0, float("inf")]}, "snr_db must be"),
+        ({"mixture.silence_db": float("nan")}, "silence_db must be a number"),
+        ({"training.lr": 1e300}, r"lr is 1e\+300; it must lie in 0 to 1000"),
         ({"pair.segment_s": 1.0}, "'pair' is not read where examples are mixtures"),
         ({"mixture.sample_rate": 8000}, "the model works at 16000 Hz, its examples at 8000"),
         ({"mixture.n_sources": 2}, "the model gives 1 sources, examples have 2"),
@@ -190,10 +201,39 @@ def test_what_no_number_depends_on_may_change(toy, tmp_path):
     assert experiments.train(replaced(toy, free), tmp_path, progress=False).step == 2
     for changes in ({"training.lr": 0.5}, {"losses.l1": 2.0}, {"model.d_model": 8}):
         other = replaced(toy, {"training.n_steps": 2} | changes)
-        with pytest.raises(UserError, match="toy: was begun with another"):
+        with pytest.raises(UserError, match="toy: was begun with other"):
             experiments.train(other, tmp_path, progress=False)
     resumed = experiments.resume(run.folder, {"n_steps": 5}, progress=False)
     assert resumed.step == 5 and resumed.settings["changes"] == [{"step": 2, "n_steps": 5}]
+
+
+def test_corpora_are_disjoint_together_and_each_is_read_once(toy, corpus, tmp_path, monkeypatch):
+    """Each of them is in itself; that one scores a talker of another is told before training."""
+    parse, read = manifest.parse, []
+    monkeypatch.setattr(manifest, "parse", lambda path: (read.append(path), parse(path))[1])
+    other = prepared(tmp_path / "other", of="other ")
+    both = replaced(toy, {"corpora": [str(corpus), str(other)], "name": "both"})
+    run = experiments.train(both, tmp_path / "runs", progress=False)
+    assert run.step == 6 and len(run.dev) == 6
+    assert sorted(read) == sorted(
+        folder / f"{split}.csv" for folder in (corpus, other) for split in ("train", "dev")
+    )
+    splits = {split: manifest.read(other, split) for split in ("train", "dev")}
+    cases = {"speaker train 0": {"speakers": ("train 0",)}}
+    cases |= {"recording train_noise_1": {"recordings": ("train_noise_1",)}}
+    for said, shared in cases.items():
+        dev = [dataclasses.replace(splits["dev"][0], **shared), *splits["dev"][1:]]
+        manifest.write(other, splits | {"dev": dev}, {})
+        told = f"{said} is in train of {corpus} and in dev of {other}: leave one of them out"
+        with pytest.raises(UserError, match=told):
+            experiments.train(replaced(both, {"name": "x"}), tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs/x").exists()
+
+
+def test_one_corpus_by_two_names_is_told(toy, corpus, tmp_path):
+    twice = replaced(toy, {"corpora": [str(corpus), f"{corpus}/../{corpus.name}"]})
+    with pytest.raises(UserError, match="corpora names one twice"):
+        experiments.train(twice, tmp_path, progress=False)
 
 
 def test_other_data_is_refused(toy, tmp_path):
@@ -240,6 +280,24 @@ def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
         for name, tensor in state(trained).items()
     ]
     assert run.step == 3 and max(moved) > 1e-4
+
+
+def test_the_state_of_a_training_is_no_checkpoint(toy, trained, tmp_path):
+    with pytest.raises(UserError, match=r"last\.safetensors: is the state of a training") as error:
+        experiments.finetune(trained / "last.safetensors", toy, tmp_path, progress=False)
+    assert str(error.value).endswith(f"that is {trained / 'best.safetensors'}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_finetuning_never_ends_with_a_worse_best(toy, trained, tmp_path):
+    """What it begins with is scored before the first step; a rate that ruins it does not matter."""
+    wild = replaced(toy, {"name": "wild", "training.lr": 50.0, "training.clip_norm": 0.0})
+    run = experiments.finetune(trained, wild, tmp_path, progress=False)
+    start = Run.open(trained).best_known["score"]
+    assert run.validations["step"].tolist()[0] == 0
+    assert run.validations["si_sdr"][0] == pytest.approx(start, abs=1e-4)
+    assert run.best_known["score"] >= run.validations["si_sdr"][0]
+    assert run.best_known["step"] == 0 and distance(state(run.folder), state(trained)) == 0
 
 
 def test_other_examples_reset_what_they_do_not_read():

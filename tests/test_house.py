@@ -21,7 +21,12 @@ import speechlab
 ROOT = Path(__file__).resolve().parents[1]
 BYTES_MAX = 3_000_000
 OURS = {"speechlab", "gradio_app", "benchmarks", "examples", "tests", "conftest"}
-IMPORTED_AS = {"pyyaml": "yaml", "ipython": "IPython", "espeakng-loader": "espeakng_loader"}
+IMPORTED_AS = {
+    "websocket-client": "websocket",
+    "pyyaml": "yaml",
+    "ipython": "IPython",
+    "espeakng-loader": "espeakng_loader",
+}
 CONDA_NAMES = {
     "pytorch-cpu": "torch",
     "pytorch-gpu": "torch",

@@ -1,6 +1,8 @@
 """Parallel work gives what work in one process gives."""
 
+import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from speechlab.errors import UserError
-from speechlab.processes import THREADS, finished, n_processors
+from speechlab.processes import THREADS, Workers, finished, n_processors
 
 ROOT = Path(__file__).resolve().parents[1]
 PARENT = None  # process, set in it alone
@@ -81,3 +83,69 @@ def runs(pid: int) -> bool:
 
 def test_as_many_as_this_process_may_use():
     assert 1 <= n_processors() <= os.cpu_count()
+
+
+def unruly(task):
+    """Doubles numbers; a word may take the process down, at once or the first time only."""
+    what, path = task
+    if what == "die" or (what == "die once" and not Path(path).exists()):
+        Path(path).touch()
+        os._exit(1)
+    if what == "hang":
+        time.sleep(600)
+    if what == "raise":
+        raise ValueError("an error that nobody foresaw")
+    return 2 * what if isinstance(what, int) else os.getpid()
+
+
+@pytest.fixture(scope="module")
+def workers():
+    made = Workers(unruly, 2, limit_s=2)
+    yield made
+    made.close()
+
+
+def test_workers_answer_in_the_order_of_the_tasks(workers):
+    assert workers.results([(x, "") for x in range(7)]) == [0, 2, 4, 6, 8, 10, 12]
+    assert workers.results([]) == []
+
+
+def test_a_task_that_kills_or_hangs_has_no_result_and_harms_no_other(workers, tmp_path):
+    words = ["die", 1, "raise", 2, "hang", 3]
+    began = time.monotonic()
+    assert workers.results([(x, tmp_path / "n") for x in words]) == [None, 2, None, 4, None, 6]
+    assert time.monotonic() - began < 60
+    assert workers.results([(4, "")]) == [8]
+
+
+def test_what_struck_a_task_once_decides_nothing(workers, tmp_path):
+    assert isinstance(workers.results([("die once", tmp_path / "n")])[0], int)
+    [pid] = workers.results([("who", "")])
+    os.kill(pid, signal.SIGSTOP)  # nothing is read from its pipe any more
+    large = "x" * 10_000_000
+    assert workers.results([(large, "")] * 2) != [None, None]
+    assert not runs(pid) or workers.results([("who", "")]) != [pid]
+    for pid in set(workers.results([("who", "")] * 4)):
+        os.kill(pid, signal.SIGKILL)  # while nobody asks
+    assert workers.results([(x, "") for x in range(4)]) == [0, 2, 4, 6]
+
+
+def test_no_worker_is_left():
+    made = Workers(unruly, 1, limit_s=5)
+    [pid] = made.results([("who", "")])
+    assert runs(pid)
+    made.close()
+    assert not runs(pid) and made.results([(1, "")]) == [2]
+    [pid] = made.results([("who", "")])
+    del made
+    gc.collect()
+    assert not runs(pid)
+
+
+def test_workers_of_a_script_without_a_guard_are_one_line(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from speechlab.processes import Workers\nprint(Workers(abs, 1, 5).results([-1, -2]))\n"
+    )
+    ran = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode and "a process died as it began" in ran.stderr.splitlines()[-1]

@@ -12,10 +12,7 @@ import pytest
 import torch
 
 from speechlab import snapshots, training
-from speechlab.corpora import manifest
-from speechlab.crops import sources
 from speechlab.errors import UserError
-from speechlab.mixing import MixtureConfig, Mixtures
 from speechlab.runs import Run
 from tests.training_toys import Sines, contents, ended, forked, gan, plain, train
 
@@ -23,6 +20,7 @@ FILES = ("best.safetensors", "last.safetensors", "best.json", "dev.csv", "valida
 TIMED = ["samples_per_s"]
 BUSY = {"ema": 0.9, "checkpoint_every": 1, "validate_every": 3, "log_every": 2, "n_steps": 24}
 BUSY |= {"accumulate": 2, "batch_size": 2}
+CALLS = 40_000  # of about a step
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of few processors
 
@@ -47,24 +45,74 @@ def wanted(tmp_path_factory):
     begun = time.monotonic()
     runs = {"plain": train(folder / "plain", **BUSY)}
     runs["seconds"] = time.monotonic() - begun
+    runs["tuned"] = train(folder / "tuned", score_start=True, **BUSY)
     return runs | {"gan": train(folder / "gan", gan(), **BUSY)}
 
 
-def test_killed_at_random_moments(tmp_path, wanted):
-    moments = random.Random(time.time_ns())
-    seconds = [moments.uniform(0, wanted["seconds"]) for _ in range(3)]
-    survived = []
-    for wait in seconds:
+@pytest.mark.parametrize(("n_workers", "seed"), [(0, 1), (2, 2)])
+def test_killed_at_ten_random_moments(tmp_path, wanted, n_workers, seed):
+    """Steps into a process and calls of functions into a step: so a failure can be repeated."""
+    drawn = random.Random(seed)
+    moments = [(drawn.randint(0, 2), drawn.randint(0, CALLS)) for _ in range(10)]
+    busy = BUSY | {"n_workers": n_workers}
+    train(tmp_path / "warm", n_workers=n_workers, n_steps=1)  # starts the server of the workers
+
+    def work(moment):
+        _dies(*moment)
+        train(tmp_path / "run", **busy)
+
+    codes = [ended(forked(lambda moment=moment: work(moment))) for moment in moments]
+    assert codes == [-signal.SIGKILL] * 10, list(zip(moments, codes, strict=True))
+    assert 0 < Run.open(tmp_path / "run").step < BUSY["n_steps"]
+    same(train(tmp_path / "run", **busy), wanted["plain"])
+
+
+def _dies(n_steps, n_calls):
+    """This process ends by a signal when it has begun so many steps, and made so many calls then.
+
+    Calls of functions of Python and C, and returns, in the thread that trains.
+    """
+    count, take_step = iter(range(n_steps)), training.take_step
+
+    def counted(frame, event, of):
+        nonlocal n_calls
+        n_calls -= 1
+        if n_calls < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def stepped(*given):
+        if next(count, None) is None:
+            sys.setprofile(counted)
+        return take_step(*given)
+
+    training.take_step = stepped
+    if n_steps == 0:  # before any
+        sys.setprofile(counted)
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_killed_from_outside(tmp_path, wanted, seed):
+    """Amid a call, too."""
+    drawn = random.Random(seed)
+    waits = [drawn.uniform(0, wanted["seconds"]) for _ in range(3)]
+    codes = []
+    for wait in waits:
         child = forked(lambda: train(tmp_path / "run", **BUSY))
         time.sleep(wait)
         os.kill(child, signal.SIGKILL)
-        survived.append(ended(child) == 0)
-    same(train(tmp_path / "run", **BUSY), wanted["plain"])
+        codes.append(ended(child))
+    try:
+        same(train(tmp_path / "run", **BUSY), wanted["plain"])
+    except AssertionError as error:
+        raise AssertionError(f"killed after {waits} s: {codes}") from error
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_killed_at_every_kind_of_write(tmp_path, wanted, before):
-    """Each time a few files further, just before or just after one takes its name."""
+    """Each time a few files further, just before or just after one takes its name.
+
+    Also those of the score of what it begins with.
+    """
     folder = tmp_path / "run"
 
     def dies_at(count):
@@ -80,11 +128,22 @@ def test_killed_at_every_kind_of_write(tmp_path, wanted, before):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = counted
-        train(folder, **BUSY)
+        train(folder, score_start=True, **BUSY)
 
     codes = [ended(forked(lambda n=n: dies_at(n))) for n in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11)]
     assert codes.count(-signal.SIGKILL) >= 9
-    same(train(folder, **BUSY), wanted["plain"])
+    same(train(folder, score_start=True, **BUSY), wanted["tuned"])
+
+
+def test_killed_amid_the_score_of_what_it_begins_with(tmp_path, wanted):
+    folder = tmp_path / "run"
+    for _ in range(2):
+        killing = {"scores": _killing(after=0), "score_start": True}
+        dead = ended(forked(lambda killing=killing: train(folder, **killing, **BUSY)))
+        assert dead == -signal.SIGKILL and not Run.open(folder).last.exists()
+    run = train(folder, score_start=True, **BUSY)
+    same(run, wanted["tuned"])
+    assert run.validations["step"].tolist()[:2] == [0, 3]
 
 
 def test_a_gan_resumes_exactly(tmp_path, wanted):
@@ -169,58 +228,3 @@ def test_a_state_is_what_was_put_in():
     assert known["list"][:4] == [1, None, "x", 0.1] and known["list"][4] == 3
     assert known["half"].dtype == torch.bfloat16 and known["none"] == {}
     assert known["tensor"].shape == (0,)
-
-
-def corpus(folder):
-    """Speech and noise in every split: as a corpus module leaves them."""
-    import numpy as np
-    import soundfile
-
-    splits = {}
-    for split in manifest.SPLITS:
-        splits[split] = []
-        for kind in ("speech", "noise"):
-            path = folder / split / f"{kind}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            samples = np.random.default_rng(len(split)).normal(size=4000) * 0.1
-            soundfile.write(path, samples, 8000)
-            name, who = f"{split}_{kind}", (split,) if kind == "speech" else ()
-            relative = str(path.relative_to(folder))
-            splits[split].append(manifest.Item(name, kind, relative, 4000, 8000, (), who))
-    manifest.write(folder, splits, {"name": "toy"})
-
-
-def test_training_opens_no_test_file(tmp_path):
-    """Every file that a training on a prepared corpus opens, told by the interpreter itself."""
-    folder, opened = tmp_path / "corpus", tmp_path / "opened.txt"
-    corpus(folder)
-
-    def work():
-        paths = []
-        sys.addaudithook(lambda event, args: paths.append(args[0]) if event == "open" else None)
-        speech, noise = (sources(folder, "train", kind) for kind in ("speech", "noise"))
-        config = MixtureConfig(segment_s=0.05, sample_rate=8000)
-        examples = Mixtures(speech, noise, [], config, n_per_epoch=6)
-        run = Run.start(tmp_path / "run", {}, manifest.about(folder)["data_hash"])
-        scored = Mixtures(
-            *(sources(folder, "dev", kind) for kind in ("speech", "noise")), [], config, 2
-        )
-
-        def dev(model):
-            pairs = [scored.example(0, 0, i) for i in range(2)]
-            return pd.DataFrame(
-                {"mse": [float((model(n[None])[0] - c).square().mean()) for n, c in pairs]}
-            )
-
-        config = training.TrainingConfig(n_steps=3, metric="mse")
-        training.fit(plain(), examples, dev, config, run, progress=False)
-        opened.write_text(
-            "\n".join(map(os.fspath, filter(lambda p: isinstance(p, str | os.PathLike), paths)))
-        )
-
-    assert ended(forked(work)) == 0
-    seen = [path for path in opened.read_text().splitlines() if str(folder) in path]
-    assert {str(folder / "train.csv"), str(folder / "dev.csv")} <= set(seen)
-    assert not [path for path in seen if "test.csv" in path or "/test/" in path[len(str(folder)) :]]
-    with pytest.raises(UserError, match="never 'test'"):
-        sources(folder, "test", "speech")

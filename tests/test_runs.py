@@ -49,6 +49,13 @@ def test_tables_are_read_by_pandas_alone(folder):
     assert begun.history.empty and begun.dev.empty and begun.best_known == {} and begun.step == 0
 
 
+def test_a_table_that_is_just_being_begun_is_empty(tmp_path):
+    """A reader may come between the making of the file and its first row."""
+    run = Run.create(tmp_path / "run", {})
+    (run.folder / "history.csv").touch()
+    assert run.history.empty
+
+
 def test_the_listing_has_a_row_per_run(folder):
     table = listing(folder).set_index("run")
     assert list(table.index) == ["first", "second", "begun"]  # by age
@@ -80,8 +87,12 @@ def test_runs_are_compared_by_what_differs(folder):
 
 def test_a_run_begun_otherwise_is_refused(folder):
     Run.start(folder / "first", {"model": "tiny"}, "hash of toys")
-    with pytest.raises(UserError, match=r"another config configuration: model \(model was 'tiny'"):
+    with pytest.raises(UserError, match="other settings: model was 'tiny', is 'large'; "):
         Run.start(folder / "first", {"model": "large"}, "hash of toys")
+    with pytest.raises(
+        UserError, match=r"other settings: .*; 4 more; name the run anew \(--name\)"
+    ):
+        Run.start(folder / "first", {f"key {i}": i for i in range(8)}, "hash of toys")
     with pytest.raises(UserError, match="other data"):
         Run.start(folder / "first", {"model": "tiny"}, "another hash")
     with pytest.raises(UserError, match="holds a run already"):

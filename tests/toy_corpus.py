@@ -25,22 +25,26 @@ SETTINGS = {
 }
 
 
-def prepared(folder: Path, seed: int = 0) -> Path:
-    """Two of each kind in every split, and in dev three ready mixtures."""
+def prepared(folder: Path, seed: int = 0, of: str = "") -> Path:
+    """Two of each kind in every split, and in dev three ready mixtures.
+
+    of: stands before the names of talkers and recordings; other names, another corpus.
+    """
     splits = {split: [] for split in manifest.SPLITS}
     for split, items in splits.items():
         for index, (kind, level) in enumerate((("speech", 0.2), ("noise", 0.05)) * 2):
             name = f"{split}_{kind}_{index}"
             path = written(folder, f"{split}/{name}.wav", level, seed)
-            who = (f"{split} {index}",) if kind == "speech" else ()
-            items.append(Item(name, kind, path, N_FRAMES, RATE, speakers=who, recordings=(name,)))
+            who = (f"{of}{split} {index}",) if kind == "speech" else ()
+            made = {"speakers": who, "recordings": (of + name,)}
+            items.append(Item(name, kind, path, N_FRAMES, RATE, **made))
         for index in range(3):
             name = f"{split}_mixture_{index}"
             paths = [
                 written(folder, f"{split}/{side}/{name}.wav", level, seed)
                 for side, level in (("noisy", 0.2), ("clean", 0.1))
             ]
-            said = {"sources": (paths[1],), "recordings": (name,), "snr_db": 0.0}
+            said = {"sources": (paths[1],), "recordings": (of + name,), "snr_db": 0.0}
             items.append(Item(name, "mixture", paths[0], N_FRAMES, RATE, **said))
     manifest.write(folder, splits, {"name": "toy"})
     return folder

@@ -112,14 +112,17 @@ def options(**changes):
     return TrainingConfig(**usual | changes)
 
 
-def train(folder, objective=None, examples=None, scores=dev, **changes):
+def train(
+    folder, objective=None, examples=None, scores=dev, tell=None, score_start=False, **changes
+):
     """The run, trained to its end."""
     from speechlab.runs import Run
     from speechlab.training import fit
 
     run = Run.start(folder, RUN_CONFIG, "hash of toys")
     objective = plain() if objective is None else objective
-    return fit(objective, examples or Sines(), scores, options(**changes), run, progress=False)
+    given = objective, examples or Sines(), scores, options(**changes), run
+    return fit(*given, progress=False, tell=tell, score_start=score_start)
 
 
 def forked(work) -> int:
@@ -128,8 +131,8 @@ def forked(work) -> int:
     if child:
         return child
     code = 1
-    server = forkserver._forkserver  # what the parent started is no child of this process
-    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+    server = forkserver._forkserver  # of the parent: it is no child of this process, but serves it
+    server.ensure_running = (lambda: None) if server._forkserver_pid else server.ensure_running
     try:
         work()
         code = 0

@@ -84,6 +84,7 @@ class _Task:
     pair: data.Pair | None = None  # of the test set, which is taken as it is
 
 
+@preparing.alone
 def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
     """Make the clips of train and dev, and take the test set over. UserError: what is missing."""
     if preparing.is_ready(target, CORPUS, config):

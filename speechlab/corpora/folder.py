@@ -58,6 +58,7 @@ class Recording:
         return self.speaker or self.content
 
 
+@preparing.alone
 def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
     """Convert the recordings and split them. UserError says what `raw` must hold."""
     if preparing.is_ready(target, CORPUS, config):

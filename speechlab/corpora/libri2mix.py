@@ -88,6 +88,7 @@ class Mixture:
         return next((stem.removesuffix(end) for end in SPEEDS if stem.endswith(end)), stem)
 
 
+@preparing.alone
 def prepare(target: Path, config: Libri2MixConfig, tell: Tell) -> None:
     """Make the mixtures of the metadata. UserError says what is missing."""
     if preparing.is_ready(target, CORPUS, config):

@@ -118,12 +118,17 @@ def check_disjoint(splits: Mapping[str, Iterable[Item]]) -> None:
             if item.name in names:
                 raise ValueError(f"two recordings are named {item.name}")
             names.add(item.name)
-            keys = [("speaker", speaker) for speaker in item.speakers]
-            keys += [("recording", recording) for recording in item.recordings]
-            keys += [("file", path) for path in (item.path, *item.sources)]
-            for key in keys:
+            files = [("file", path) for path in (item.path, *item.sources)]
+            for key in (*origins(item), *files):
                 if seen.setdefault(key, split) != split:
                     raise ValueError(f"{key[0]} {key[1]} is in both {seen[key]} and {split}")
+
+
+def origins(item: Item) -> list[tuple[str, str]]:
+    """Who and what it was made of, which no two splits may share: what that is, and its name."""
+    return [("speaker", speaker) for speaker in item.speakers] + [
+        ("recording", recording) for recording in item.recordings
+    ]
 
 
 def parse(path: Path) -> list[Item]:

@@ -6,6 +6,7 @@ manifests are written, so a killed preparation goes on where it stopped.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import soxr
 
-from speechlab import __version__, audio, processes
+from speechlab import __version__, audio, locks, processes
 from speechlab.configuration import to_dict
 from speechlab.corpora import manifest
 from speechlab.corpora.corpus import Corpus, Tell
@@ -37,6 +38,24 @@ def elsewhere(default: Any = "") -> Any:
 def resampler() -> dict[str, str]:
     """What `audio` resamples with, for `corpus.json`."""
     return {"name": "soxr", "version": soxr.__version__, "quality": "HQ"}
+
+
+def alone(prepare: Callable[[Path, Any, Tell], None]) -> Callable[[Path, Any, Tell], None]:
+    """A corpus's `prepare` that one process at a time runs in a folder.
+
+    A second one waits, and then finds the corpus prepared. What is prepared already is only read,
+    and may lie where nobody can write.
+    """
+
+    @functools.wraps(prepare)
+    def prepare_alone(target: Path, config: Any, tell: Tell) -> None:
+        if (target / manifest.ABOUT).exists():
+            return prepare(target, config, tell)
+        busy = f"{target}: another process prepares it; waiting for that"
+        with locks.waited_for(target.with_name(f"{target.name}.lock"), tell, busy):
+            return prepare(target, config, tell)
+
+    return prepare_alone
 
 
 def is_ready(target: Path, corpus: Corpus, config: Any) -> bool:

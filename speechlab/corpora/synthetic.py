@@ -95,6 +95,7 @@ class Recipe:
     key: str  # of the corpus; so that nothing made by other versions is taken for this
 
 
+@preparing.alone
 def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
     """Make the corpus in `target`; nothing where it is there, the rest where that was interrupted.
 

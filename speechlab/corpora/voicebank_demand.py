@@ -98,6 +98,7 @@ class _Task:
     text: str
 
 
+@preparing.alone
 def prepare(target: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
     """Fetch what is missing, resample, hold two speakers out. UserError says what is missing."""
     if preparing.is_ready(target, CORPUS, config):

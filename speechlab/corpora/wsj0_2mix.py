@@ -74,6 +74,7 @@ class Mixture:
 Build = Callable[[Mixture, list[Path], Wsj0TwoMixConfig], None]  # writes mix, s1, s2
 
 
+@preparing.alone
 def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
     """Take over or build the mixtures, and hold talkers out. UserError says what is missing."""
     if preparing.is_ready(target, CORPUS, config):

@@ -1,6 +1,8 @@
 """What the corpora share: held-out groups, conversion, and work that can be gone on with."""
 
 import json
+import os
+import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechlab.corpora import manifest, preparing
+from speechlab.corpora.catalogue import CORPORA
 from speechlab.corpora.corpus import Corpus
 from speechlab.corpora.manifest import Item
 from speechlab.errors import UserError
 from tests.corpora import tiny
+from tests.training_toys import ended, forked
 
 GROUPS = st.sets(st.text(min_size=1, max_size=8), min_size=2, max_size=30)
 
@@ -68,6 +72,50 @@ def test_lines_come_in_the_order_of_the_tasks_and_are_kept(tmp_path, monkeypatch
     more = {**tasks, "train": [*tasks["train"][:6], "other"]}
     preparing.items(tmp_path, TOY, ToyConfig(), more, make, lambda line: None)
     assert made[8:] == ["other"]
+
+
+def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
+    """The second finds it prepared; what is there needs no lock, and failing leaves nothing."""
+    target, told = tmp_path / "corpus", []
+    reader, writer = os.pipe()
+
+    @preparing.alone
+    def prepare(target, config, tell):
+        if preparing.is_ready(target, TOY, config):
+            return tell("ready")
+        os.write(writer, b"!")
+        time.sleep(0.4)
+        made = preparing.items(target, TOY, config, {"train": ["a"]}, item, lambda line: None)
+        preparing.finish(target, TOY, config, made, "mend it")
+
+    child = forked(lambda: prepare(target, ToyConfig(), print))
+    assert os.read(reader, 1) == b"!"
+    prepare(target, ToyConfig(), told.append)
+    assert ended(child) == 0
+    assert told == [f"{target}: another process prepares it; waiting for that", "ready"]
+    (tmp_path / "corpus.lock").mkdir()  # nobody could hold that
+    prepare(target, ToyConfig(), told.append)
+    assert told[2:] == ["ready"]
+
+
+def test_a_preparation_that_fails_leaves_no_lock(tmp_path):
+    @preparing.alone
+    def prepare(target, config, tell):
+        raise UserError("nothing to prepare")
+
+    with pytest.raises(UserError, match="nothing to prepare"):
+        prepare(tmp_path / "corpus", ToyConfig(), print)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_corpus_is_prepared_alone(tmp_path, monkeypatch, name):
+    def waited_for(path, *_):
+        raise UserError(f"waits for {path}")
+
+    monkeypatch.setattr(preparing.locks, "waited_for", waited_for)
+    with pytest.raises(UserError, match=rf"waits for .*/{name}\.lock"):
+        CORPORA[name].prepare(tmp_path / name, CORPORA[name].config(), print)
 
 
 def test_a_corpus_tells_its_options_and_not_where_it_was_made(tmp_path):
