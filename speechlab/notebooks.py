@@ -1,18 +1,29 @@
-"""What a notebook tells before it runs: its cells, and its parameters with their defaults.
+"""What a notebook tells: before it runs its cells and parameters, afterwards what it read.
+
+And what notebooks do alike while they run: go to their folder, note what they read, show players.
 
 Parameters are what the cell tagged `parameters` assigns; papermill puts the values asked for into a
 cell behind it. The cell is read, never executed.
+
+Which corpora a notebook reads may hang on its profile and experiment. It says so itself, with
+`note_inputs`, and its executed copy keeps what was said.
 """
 
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from speechlab.errors import UserError
+from speechlab.files import sha256
+
+NUMBERED = "[0-9][0-9]_*.ipynb"
+INPUTS = "speechlab_inputs"  # the key in an output's metadata
+ABSENT = "not there"
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,74 @@ def execution_count(cells: list[Mapping[str, Any]], n: int) -> int:
     """
     kept = [cell for cell in cells if "papermill-error-cell-tag" not in _tags(cell)]
     return sum(cell["cell_type"] == "code" and bool(source(cell).strip()) for cell in kept[:n])
+
+
+def content(path: str | Path) -> str:
+    """What lies there, as text that differs where it does.
+
+    A prepared corpus by its data hash, a run by its best model's SHA-256, a file by its own;
+    "there" for any other folder, ABSENT for none. UserError for a damaged corpus.
+    """
+    from speechlab.corpora import manifest
+
+    path = Path(path)
+    if not path.exists():
+        return ABSENT
+    if path.is_file():
+        return sha256(path)
+    if (path / manifest.ABOUT).exists():
+        return manifest.data_hash(path)
+    best = path / "best.safetensors"
+    return sha256(best) if best.exists() else "there"
+
+
+def enter_folder() -> None:
+    """Work in the folder of the numbered notebooks, which their parameters' paths count from.
+
+    JupyterLab and the study begin there, papermill where it is called: in the repository's root
+    this goes down into it. UserError anywhere else, where `../results` would be somebody else's.
+    """
+    for folder in (Path(), Path("notebooks")):
+        if any(folder.glob(NUMBERED)):
+            return os.chdir(folder)
+    raise UserError(
+        f"{Path.cwd()} is not where the notebooks lie; call papermill in the repository, or with "
+        "--cwd and their folder"
+    )
+
+
+def note_inputs(*paths: str | Path) -> None:
+    """Show in a notebook which data it reads, by hash; its executed copy keeps what was said.
+
+    What should be there and is not counts too: the copy is no longer finished once it is.
+    """
+    from IPython.display import display
+
+    found = {str(path): content(path) for path in paths}
+    told = [
+        f"`{path}` ({now if now in (ABSENT, 'there') else f'data {now[:8]}'})"
+        for path, now in found.items()
+    ]
+    data = {"text/markdown": f"Read here: {', '.join(told)}"}
+    display(data, raw=True, metadata={INPUTS: found})
+
+
+def show_players(signals: Mapping[str, Any], sample_rate: int) -> None:
+    """A title and a player for each waveform, a tensor (C, T), at its own level, clipped at 1."""
+    from IPython.display import Audio, display
+
+    for title, waveform in signals.items():
+        display({"text/markdown": title}, raw=True)
+        display(Audio(waveform.clamp(-1, 1).numpy(), rate=sample_rate, normalize=False))
+
+
+def noted_inputs(executed: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> content of all that an executed notebook has noted."""
+    outputs = [out for cell in executed.get("cells", []) for out in cell.get("outputs", [])]
+    found: dict[str, str] = {}
+    for output in outputs:
+        found |= output.get("metadata", {}).get(INPUTS, {})
+    return found
 
 
 def _tags(cell: Mapping[str, Any]) -> list[str]:

@@ -252,7 +252,7 @@ def training(
             scores.plot(validations["step"], validations[metric], "o-", color=colour)
         for name, level in references.items():
             scores.axhline(level, color=COLOURS[name], linestyle=(0, (4, 3)), linewidth=1)
-            text = f"{LABELS[name]}: {level:.1f}"
+            text = f"{LABELS[name]}: {level:.2f}"
             # below its line and on the right: the curve comes from below and passes it before
             place = {"xytext": (-2, -2), "textcoords": "offset points", "ha": "right", "va": "top"}
             at = {"xy": (1, level), "xycoords": scores.get_yaxis_transform()}

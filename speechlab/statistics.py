@@ -67,6 +67,22 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -
     return Mean(float(values.mean()), float(low), float(high), len(values))
 
 
+def mean_intervals(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """`mean_interval` of metrics in groups of rows, one row per group of equal values in `by`.
+
+    Columns: those of `by`, then of each metric <metric>, <metric>_low and <metric>_high. Failures
+    (NaN) and rows without a value in `by` are left out. In the order of the first of `by`.
+    """
+    table = []
+    for values, group in rows.groupby(list(by), sort=False):
+        table.append(dict(zip(by, values, strict=True)))
+        for metric in metrics:
+            mean, low, high, _ = mean_interval(group[metric].dropna())
+            table[-1] |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    frame = pd.DataFrame(table, columns=None if table else list(by))
+    return frame.sort_values(by[0], kind="stable", ignore_index=True)
+
+
 def differences(first: Values, second: Values) -> Values:
     """first - second, matched by name and not by place, in the order of the first.
 

@@ -7,8 +7,9 @@ finished, and its notebook is not run again, while all of these are what they we
 | notebook   | its cells; outputs do not count                                              |
 | source     | the package's modules, tables and styles                                     |
 | parameters | the values put in, the profile included                                      |
-| inputs     | what its parameters name: a prepared corpus by its data hash, a file by its  |
-|            | SHA-256, any other folder and published weights by being there               |
+| inputs     | what its parameters name and what it noted that it read: a prepared corpus   |
+|            | by its data hash, a run by its best model, a file by its SHA-256, any other  |
+|            | folder and published weights by being there                                  |
 
 Commit, versions and time are noted and do not count; nor does it show here when somebody deletes
 what a notebook wrote: `overwrite` runs it all the same.
@@ -32,12 +33,26 @@ from typing import Any
 from speechlab import execution
 from speechlab.errors import UserError
 from speechlab.files import replacing, sha256
-from speechlab.notebooks import Notebook
+from speechlab.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
 
 FOLDER = Path("notebooks")
 COPIES = Path("results/notebooks")
 PROFILES = {"smoke": 5, "quick": 30, "real": 24 * 60, "paper": 14 * 24 * 60}  # time limit, minutes
 QUICK = "quick"  # the default: minutes on two cores
+TRAINED = {  # by profile, the experiment that notebooks look at where none is named
+    "smoke": "cleanumamba-tiny",
+    "quick": "cleanumamba-tiny",
+    "real": "cleanumamba-442k-voicebank",
+    "paper": "cleanumamba-442k",
+}
+FEW_STEPS = {  # changes that make a training one of seconds, to see that everything runs
+    "n_per_epoch": 8,
+    "mixture.segment_s": 0.5,
+    "training.batch_size": 2,
+    "training.n_steps": 4,
+    "training.validate_every": 2,
+    "training.log_every": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,21 @@ def plan(
     if only is not None and not 0 <= only < len(sets):
         raise UserError(f"--only {only}: the sets are numbered 0 to {len(sets) - 1}; see --list")
     return sets if only is None else [sets[only]]
+
+
+def experiment(profile: str) -> str:
+    """The name of the experiment that a profile is about. UserError for no profile."""
+    return TRAINED[_known(profile)]
+
+
+def stand_in(folder: str | Path) -> Path:
+    """The tiny synthetic corpus, in a notebook that has no other; made in `folder` or there."""
+    from speechlab.configuration import override
+    from speechlab.corpora import synthetic
+
+    target = Path(folder) / "synthetic"
+    synthetic.prepare(target, override(synthetic.SMOKE, jobs=1), print)
+    return target
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
@@ -145,11 +175,13 @@ def stale(wanted: ParameterSet, digest: str) -> str:
     if not wanted.copy.exists():
         return "not run yet"
     try:
-        held = json.loads(wanted.copy.read_text(encoding="utf-8"))["metadata"]["speechlab"]
-        known = held["made_from"]
-    except (OSError, ValueError, KeyError, TypeError):
+        held = json.loads(wanted.copy.read_text(encoding="utf-8"))
+        known, noted = held["metadata"]["speechlab"]["made_from"], noted_inputs(held)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its copy has no stamp"
-    changed = [key for key, now in _made_from(wanted, digest).items() if known.get(key) != now]
+    noted = {path: _content(wanted.notebook.path.parent / path) for path in noted}
+    now = _made_from(wanted, digest, noted)
+    changed = [key for key, value in now.items() if known.get(key) != value]
     return f"changed since: {', '.join(changed)}" if changed else ""
 
 
@@ -164,7 +196,7 @@ def source_hash(package: Path = Path(__file__).parent) -> str:
 
 
 def _chosen(names: Sequence[str], folder: Path) -> list[Path]:
-    known = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    known = sorted(folder.glob(NUMBERED))
     if not known:
         raise UserError(f"{folder} holds no numbered notebooks; run this where the study lies")
     for name in names:
@@ -178,12 +210,16 @@ def _is_called(path: Path, name: str) -> bool:
     return name in (path.stem, path.name) or (name.isdecimal() and int(name) == int(path.name[:2]))
 
 
+def _known(profile: str) -> str:
+    if profile not in PROFILES:
+        raise UserError(f"no profile '{profile}'; there are: {', '.join(PROFILES)}")
+    return profile
+
+
 def _set(notebook: Notebook, profile: str, words: Mapping[str, str], copies: Path) -> ParameterSet:
     if "profile" in notebook.defaults:
         words = {"profile": profile} | words
-    profile = words.get("profile", profile)
-    if profile not in PROFILES:
-        raise UserError(f"no profile '{profile}'; there are: {', '.join(PROFILES)}")
+    profile = _known(words.get("profile", profile))
     parameters = {key: notebook.value(key, text) for key, text in words.items()}
     shown = {key: text for key, text in words.items() if (key, text) != ("profile", QUICK)}
     return ParameterSet(
@@ -199,12 +235,12 @@ def _file_name(stem: str, words: Mapping[str, str]) -> str:
     return f"{name}__{hashlib.sha256(full.encode()).hexdigest()[:8]}" if odd else name
 
 
-def _made_from(wanted: ParameterSet, digest: str) -> dict[str, Any]:
+def _made_from(wanted: ParameterSet, digest: str, noted: Mapping[str, str]) -> dict[str, Any]:
     return {
         "notebook": wanted.notebook.digest,
         "source": digest,
         "parameters": json.loads(json.dumps(dict(wanted.parameters))),
-        "inputs": _inputs(wanted),
+        "inputs": _inputs(wanted) | dict(noted),
     }
 
 
@@ -217,17 +253,16 @@ def _inputs(wanted: ParameterSet) -> dict[str, str]:
         with contextlib.suppress(OSError, ValueError, UserError):
             if text in published and weights.find(text):
                 found[text] = "there"
-            elif text and (path := wanted.notebook.path.parent / text).exists():
-                found[text] = _content(path)
+            elif text and (now := content(wanted.notebook.path.parent / text)) != ABSENT:
+                found[text] = now
     return found
 
 
 def _content(path: Path) -> str:
-    from speechlab.corpora import manifest
-
-    if path.is_dir():
-        return manifest.data_hash(path) if (path / manifest.ABOUT).exists() else "there"
-    return sha256(path)
+    try:
+        return content(path)
+    except (OSError, UserError):
+        return "damaged"
 
 
 def _run(wanted: ParameterSet, digest: str, minutes: float, progress: bool) -> Outcome:
@@ -235,7 +270,8 @@ def _run(wanted: ParameterSet, digest: str, minutes: float, progress: bool) -> O
     end = execution.execute(wanted.notebook, wanted.parameters, minutes, wanted.name, progress)
     path = wanted.failed_copy if end.error else wanted.copy
     if end.executed:
-        stamp = {"made_from": _made_from(wanted, digest), "profile": wanted.profile}
+        made_from = _made_from(wanted, digest, noted_inputs(end.executed))
+        stamp = {"made_from": made_from, "profile": wanted.profile}
         stamp |= {"seconds": round(end.seconds, 1), "error": end.error}
         _keep(wanted, end.executed, stamp, path)
     if end.error:

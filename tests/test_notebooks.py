@@ -1,5 +1,6 @@
 """Every notebook runs at smoke size and without any data; so do the programs in examples/."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speechlab import checkpoints, tables
+from speechlab import checkpoints, experiments, tables
+from speechlab.configuration import replaced
+from speechlab.corpora import manifest
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.runs import Run
 from speechlab.statistics import mean_interval, paired_difference
+from tests import toy_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -21,15 +26,15 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
 
 
-def run(name: str, results: Path, environment: dict[str, str], **parameters: object) -> str:
+def run(notebook: str, results: Path, environment: dict[str, str], **parameters: object) -> str:
     """Execute a notebook as `make study` does; returns all the text that it shows."""
-    executed = results / name
+    executed = results / notebook
     executed.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "papermill", "--cwd", str(FOLDER), "--no-progress-bar"]
     for key, value in {"results": str(results), "jobs": 1, **parameters}.items():
         command += ["-p", key, str(value)]
     environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | environment
-    command += [str(FOLDER / name), str(executed)]
+    command += [str(FOLDER / notebook), str(executed)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = nbformat.read(executed, as_version=4).cells
@@ -38,6 +43,21 @@ def run(name: str, results: Path, environment: dict[str, str], **parameters: obj
         output for output in shown if output.get("name") == "stderr" and "Warn" in output.text
     ]
     return "\n".join(str(output.get("data", output.get("text", ""))) for output in shown)
+
+
+@pytest.mark.parametrize("cwd", [ROOT, FOLDER], ids=["root", "notebooks"])
+def test_papermill_alone(cwd, tmp_path):
+    """No --cwd: paths in the parameters count from the notebooks' folder all the same."""
+    notebook, executed = (
+        os.path.relpath(FOLDER / "11_paper_tables.ipynb", cwd),
+        tmp_path / "o.ipynb",
+    )
+    words = {"test_set": tmp_path / "nowhere", "results": tmp_path / "results"}
+    command = [sys.executable, "-m", "papermill", notebook, str(executed), "--no-progress-bar"]
+    command += [word for key, value in words.items() for word in ("-p", key, str(value))]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "41.4M | 3.067" in executed.read_text()  # from ../results/published
 
 
 def committed() -> dict[Path, float]:
@@ -113,12 +133,25 @@ def streaming_without_data(request, results):
 def prepare_data_at_smoke_size(request, results):
     shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
     assert shown.count("<audio") == 6 and shown.count("image/png") == 2
+    assert "of 2 s, drawn as for cleanumamba-tiny: mixed on the fly, at -5 to 15 dB SNR" in shown
     output = results / "runs" / "smoke"
     table = pd.read_csv(output / "tables" / "corpus_synthetic.csv", index_col=["split", "kind"])
     assert table.loc[("dev", "mixture"), "files"] == 5
     assert table.loc["train"].index.tolist() == ["speech", "room", "noise"]
     assert len(list((output / "figures").iterdir())) == 2
     assert not (results / "figures").exists()
+
+
+def prepare_data_of_recordings(request, results):
+    """The words follow the data: crops as long as that profile trains on, of ready mixtures."""
+    folder = toy_corpus.prepared(results / "own")
+    about = manifest.about(folder) | {"licence": "the user's own"}
+    (folder / manifest.ABOUT).write_text(json.dumps(about))
+    words = {"profile": "real", "folder": folder, "n_examples": 3}
+    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    crops = "3 examples of 10 s, drawn as for cleanumamba-442k-voicebank: cut from ready mixtures"
+    assert crops in shown and f"Read here: `{folder}` (data {about['data_hash'][:8]})" in shown
+    assert (results / "tables" / "corpus_own.csv").exists()
 
 
 def prepare_data_without_data(request, results):
@@ -154,12 +187,53 @@ def training_without_data(request, results):
     assert not (output / "cleanumamba-tiny").exists()
 
 
+def a_finished_run(request, results):
+    """Of the command line, on other data than the study's; it is looked at, under its own name."""
+    corpus = toy_corpus.prepared(results / "own")
+    settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
+    there = experiments.train(replaced(experiments.TINY, settings), results, progress=False)
+    before = {path.name: path.read_bytes() for path in there.folder.iterdir()}
+    name, words = "02_train_cleanumamba.ipynb", {"checkpoint": there.folder}
+    shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" not in shown and "other data" not in shown
+    assert f"Read here: `{corpus}`" in shown and "6 steps done" in shown
+    assert {path.name: path.read_bytes() for path in there.folder.iterdir()} == before
+    rows = pd.read_csv(results / "dev" / "theirs.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == dict.fromkeys(SYSTEMS_OF_5, 3)
+    assert {path.stem for path in (results / "figures").iterdir()} == {
+        f"theirs_{figure}" for figure in ("training", "by_snr", "spectrograms")
+    }
+    assert not (results / "runs").exists()
+
+
+def a_run_of_the_same_name(request, results):
+    """Begun with other settings: it is left alone, and the error names the way out."""
+    other = Run.create(results / "runs" / "smoke" / "cleanumamba-tiny", {"system": "another"})
+    before = (other.folder / "config.json").read_bytes()
+    name, environment = "02_train_cleanumamba.ipynb", {"OMP_NUM_THREADS": "1"}
+    with pytest.raises(AssertionError, match=r"was begun .*name the run anew"):
+        run(name, results, environment, profile="smoke")
+    assert [path.name for path in other.folder.iterdir()] == ["config.json"]
+    assert (other.folder / "config.json").read_bytes() == before
+    run(name, results, environment, profile="smoke", name="mine")
+    assert (results / "runs" / "smoke" / "dev" / "mine.csv").exists()
+
+
 SYSTEMS_OF_5 = dict.fromkeys(("noisy", "wiener", "cleanumamba"), 5)  # files each
 
 # Every notebook has an entry: functions of pytest's request and a folder for its results.
 CHECKS = {
-    "01_prepare_data.ipynb": (prepare_data_at_smoke_size, prepare_data_without_data),
-    "02_train_cleanumamba.ipynb": (training_at_smoke_size, training_without_data),
+    "01_prepare_data.ipynb": (
+        prepare_data_at_smoke_size,
+        prepare_data_of_recordings,
+        prepare_data_without_data,
+    ),
+    "02_train_cleanumamba.ipynb": (
+        training_at_smoke_size,
+        training_without_data,
+        a_finished_run,
+        a_run_of_the_same_name,
+    ),
     "10_streaming_and_cost.ipynb": (streaming_at_smoke_size, streaming_without_data),
     "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
 }

@@ -12,9 +12,28 @@ from speechlab.statistics import (
     differences,
     holm,
     mean_interval,
+    mean_intervals,
     paired_difference,
     seeds_interval,
 )
+
+
+def test_means_of_groups():
+    """Those of each group alone; what failed and what belongs to none is left out."""
+    rows = pd.DataFrame(
+        {
+            "snr_db": [5.0, 0.0, 5.0, 0.0, np.nan, 0.0],
+            "system": ["b", "a", "b", "a", "a", "a"],
+            "si_sdr": [1.0, 2.0, 4.0, 8.0, 16.0, np.nan],
+        }
+    )
+    table = mean_intervals(rows, ["snr_db", "system"], ["si_sdr"])
+    assert table[["snr_db", "system"]].values.tolist() == [[0.0, "a"], [5.0, "b"]]
+    for values, (_, row) in zip(([2.0, 8.0], [1.0, 4.0]), table.iterrows(), strict=True):
+        expected = mean_interval(np.array(values))[:3]
+        assert tuple(row[["si_sdr", "si_sdr_low", "si_sdr_high"]]) == expected
+    none = mean_intervals(rows.iloc[:0], ["snr_db", "system"], ["si_sdr"])
+    assert none.columns.tolist() == ["snr_db", "system"] and none.empty
 
 
 def test_interval_is_that_of_the_normal_mean():

@@ -14,7 +14,7 @@ import pytest
 from speechlab import study
 from speechlab.corpora import manifest
 from speechlab.errors import UserError
-from speechlab.notebooks import Notebook
+from speechlab.experiments import EXPERIMENTS
 from speechlab.study import assignments, plan, run_study, source_hash, stale
 
 GOOD = ("from pathlib import Path", "#seed = 0\nrate = 1.0\ncorpus = '../corpus'", "print(seed)")
@@ -169,6 +169,38 @@ def test_the_data_of_a_corpus_count_and_its_place_does_not(finished):
     assert first != study._inputs(one)["../corpus"] == manifest.data_hash(finished / "corpus")
 
 
+NOTED = """
+from speechlab.notebooks import note_inputs
+note_inputs({"quick": "../small", "real": "../corpus"}[profile])"""
+
+
+def test_what_a_notebook_said_it_read_counts(tmp_path):
+    """Its parameters need not name it; and a corpus that came later counts as one that changed."""
+    write(tmp_path / "notebooks", "01_one", '#profile = "quick"', NOTED)
+    run(tmp_path, profile="real")
+    options = {"profile": "real"}
+    assert reason(tmp_path, "1", **options) == ""
+    prepared(tmp_path, ["a"])  # in ../corpus, where nothing was
+    assert reason(tmp_path, "1", **options) == "changed since: inputs"
+    run(tmp_path, profile="real")
+    [one] = wanted(tmp_path, "1", **options)
+    stamp = read(one.copy).metadata["speechlab"]["made_from"]["inputs"]
+    assert stamp == {"../corpus": manifest.data_hash(tmp_path / "corpus")}
+    assert reason(tmp_path, "1", **options) == ""
+    prepared(tmp_path, ["b"])  # another corpus stands there now
+    assert reason(tmp_path, "1", **options) == "changed since: inputs"
+    (tmp_path / "corpus" / "train.csv").write_text("x")
+    assert reason(tmp_path, "1", **options) == "changed since: inputs"  # damaged, told when it runs
+    assert "Read here" in str(read(one.copy).cells) and "data " in str(read(one.copy).cells)
+
+
+def test_every_profile_has_an_experiment():
+    assert study.TRAINED.keys() == study.PROFILES.keys()
+    assert {study.experiment(profile) for profile in study.PROFILES} <= EXPERIMENTS.keys()
+    with pytest.raises(UserError, match="no profile 'huge'; there are: smoke, quick, real, paper"):
+        study.experiment("huge")
+
+
 def test_running_a_notebook_by_hand_leaves_its_copy_finished(finished):
     path = finished / "notebooks" / "01_good.ipynb"
     opened = nbformat.read(path, as_version=4)
@@ -227,62 +259,6 @@ def test_assignments():
     for words in (["a"], ["=1"], ["a=1", "a=2"], ["a b=1"]):
         with pytest.raises(UserError):
             assignments(words)
-
-
-@pytest.mark.parametrize(
-    ("default", "text", "value"),
-    [
-        ("0", "-3", -3),
-        ("0.5", "2", 2),
-        ("0.5", "1e-3", 1e-3),
-        ("True", "false", False),
-        ("''", "7", "7"),
-        ("None", "7", 7),
-        ("None", "a b", "a b"),
-        ("[1, 2]", "3", [3]),
-        ("[1, 2]", "[3, 4]", [3, 4]),
-        ("['a']", "b,c", ["b", "c"]),
-        ("[*['a'], *['b']]", "c", ["c"]),
-        ("True", "1", "true or false"),
-        ("0", "1.5", "a whole number"),
-        ("0", "true", "a whole number"),
-        ("[1, 2]", "3,x", "a whole number"),
-    ],
-)
-def test_a_value_has_the_type_of_its_default(tmp_path, default, text, value):
-    write(tmp_path, "01_one", f"#x = {default}")
-    notebook = Notebook.read(tmp_path / "01_one.ipynb")
-    if isinstance(value, str) and value != text:
-        with pytest.raises(UserError, match=f"x must be {value}, not '{text}'"):
-            notebook.value("x", text)
-    else:
-        assert notebook.value("x", text) == value
-        assert type(notebook.value("x", text)) is type(value)
-
-
-def test_every_text_of_the_parameters(tmp_path):
-    write(tmp_path, "01_one", "#a = 'x'\nb = [*['y', 'z'], 'w']  # v\nc: str = 'u'\nd = 1")
-    notebook = Notebook.read(tmp_path / "01_one.ipynb")
-    assert notebook.strings({}) == {"x", "y", "z", "w", "u"}
-    assert notebook.strings({"b": ["t"], "d": 2}) == {"x", "t", "u"}
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("", "is no notebook"),
-        ("[]", "is no notebook"),
-        ('{"cells": [1]}', "is no notebook"),
-        (None, "line 2 of its parameters cell is not Python"),
-    ],
-)
-def test_what_is_no_notebook(tmp_path, content, told):
-    write(tmp_path, "01_one", "#a = 1\nb =")
-    path = tmp_path / "01_one.ipynb"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=f"01_one.ipynb: {told}"):
-        Notebook.read(path)
 
 
 def test_the_limit_is_a_time(ran):
