@@ -19,7 +19,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 import speechlab
-from speechlab import weights
+from speechlab import snapshots, weights
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, to_dict
 from speechlab.errors import UserError
@@ -46,7 +46,7 @@ def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Mo
             model = SYSTEMS[system][1](config)
     except (UserError, RuntimeError) as error:
         raise UserError(f"{path}: its configuration builds no model: {error}") from error
-    _fill(model, state, path)
+    fill(model, state, path)
     return model.eval()
 
 
@@ -136,7 +136,7 @@ def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor
             return _ours(path, state, header, system)
         published = {}
     else:
-        state, published = _read_pickle(path)
+        state, published = read_pickle(path)
     system = system or _recognise(path, state)
     if system not in CONVERTERS:
         raise UserError(f"{path}: no weights of {system} are published; {_name_system()}")
@@ -164,13 +164,17 @@ def _ours(
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            metadata = file.metadata() or {}
+            if snapshots.HEADER in metadata:
+                best = path.with_name("best.safetensors")
+                raise UserError(f"{path}: is the state of a training, no model; that is {best}")
+            header = json.loads(metadata.get(HEADER, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
-def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """Tensors and published configuration; a pickle that names anything to call is refused."""
     try:
         with warnings.catch_warnings():
@@ -181,12 +185,18 @@ def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     except Exception as error:  # a broken file breaks the reader in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
-    state = content.get("model_state_dict", content) if isinstance(content, Mapping) else None
+    state = _state_in(content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
     published = content.get("network_config")
     state = {k: v for k, v in state.items() if isinstance(k, str) and _is_real(v)}
     return state, published if isinstance(published, Mapping) else {}
+
+
+def _state_in(content: Mapping[Any, Any]) -> Any:
+    """The tensors of CleanUMamba's files, of SEMamba's and MP-SENet's `g_*`, or of a bare one."""
+    held = (content[key] for key in ("model_state_dict", "generator") if key in content)
+    return next(held, content)
 
 
 def _is_real(value: Any) -> bool:
@@ -216,7 +226,7 @@ def _name_system() -> str:
     return f"name its system: {', '.join(CONVERTERS)}"
 
 
-def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into the model; one line says what does not fit."""
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - state.keys())

@@ -7,7 +7,7 @@ arXiv 2308.08926). Published implementations differ in what they add before root
 
 | offsets    | mag                     | phase                         | of                    |
 |------------|-------------------------|-------------------------------|-----------------------|
-| none       | sqrt(re² + im²)         | atan2(im, re)                 | SEMamba               |
+| none       | the absolute value      | the angle                     | SEMamba               |
 | mpsenet    | sqrt(re² + im² + 1e-9)  | atan2(im + 1e-10, re + 1e-5)  | MP-SENet              |
 | reanalysis | sqrt(re² + im² + 1e-10) | atan2(im + 1e-10, re + 1e-10) | SEMamba's consistency |
 
@@ -23,7 +23,6 @@ from torch import Tensor
 from speechlab.stft import istft, stft
 
 OFFSETS = {  # to the power, to the imaginary and to the real part
-    "none": (0.0, 0.0, 0.0),
     "mpsenet": (1e-9, 1e-10, 1e-5),
     "reanalysis": (1e-10, 1e-10, 1e-10),
 }
@@ -55,10 +54,13 @@ class FrontEnd:
 
     def analyse(self, waveform: Tensor) -> Spectrum:
         """(..., T) -> (..., F, L) with L = 1 + T // hop_length frames."""
+        spec = stft(waveform, self.n_fft, self.hop_length, self.win_length)
+        if self.offsets == "none":  # these give the last bit that published networks were fed
+            return Spectrum(spec.abs() ** self.compress, spec.angle())
         power, imaginary, real = OFFSETS[self.offsets]
-        spec = torch.view_as_real(stft(waveform, self.n_fft, self.hop_length, self.win_length))
-        mag = (spec.square().sum(-1) + power).sqrt() ** self.compress
-        return Spectrum(mag, torch.atan2(spec[..., 1] + imaginary, spec[..., 0] + real))
+        re, im = torch.view_as_real(spec).unbind(-1)
+        mag = (re.square() + im.square() + power).sqrt() ** self.compress
+        return Spectrum(mag, torch.atan2(im + imaginary, re + real))
 
     def synthesise(self, spectrum: Spectrum, n_samples: int | None = None) -> Tensor:
         """(..., F, L) -> (..., T), T = n_samples or else (L - 1) * hop_length."""

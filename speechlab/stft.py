@@ -2,22 +2,42 @@
 
 There is one in the house. Frames of n_fft samples are centred on sample 0 and every hop_length-th
 after it, the signal mirrored at its ends; the periodic Hann window of win_length lies in the middle
-of a frame. n_fft is even, win_length at most n_fft.
+of a frame. n_fft is even, win_length at most n_fft. `window` and `padding` name what others do.
+
+A signal that comes in chunks has no ends to mirror: `whole_frames` and `overlap_add` are the same
+transform and its inverse on what lies within a chunk.
 """
+
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WINDOWS = {
+    "hann": torch.hann_window,
+    "hamming_symmetric": partial(torch.hamming_window, periodic=False),  # both ends alike
+}
+Padding = Literal["reflect", "constant"]  # beyond the ends: mirrored, or zeros
 
-def stft(waveform: Tensor, n_fft: int, hop_length: int, win_length: int) -> Tensor:
+
+def stft(
+    waveform: Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int,
+    window: str = "hann",
+    padding: Padding = "reflect",
+) -> Tensor:
     """(..., T) -> complex spectrum (..., F, L): F = n_fft // 2 + 1, L = 1 + T // hop_length.
 
     A signal of half a frame or less, which cannot be mirrored, goes on with zeros.
+    window: a name in WINDOWS.
     """
     *lead, n_samples = waveform.shape
     n_frames = 1 + n_samples // hop_length
-    window = torch.hann_window(win_length, dtype=waveform.dtype, device=waveform.device)
+    taps = WINDOWS[window](win_length, dtype=waveform.dtype, device=waveform.device)
     if not waveform.numel():  # a batch of none, which torch refuses; its gradient is one of none
         empty = waveform.new_zeros(*lead, n_fft // 2 + 1, n_frames)
         return torch.complex(empty, empty) * waveform.sum()
@@ -27,13 +47,21 @@ def stft(waveform: Tensor, n_fft: int, hop_length: int, win_length: int) -> Tens
         n_fft,
         hop_length,
         win_length,
-        window,
+        taps,
+        pad_mode=padding,
         return_complex=True,
     )[..., :n_frames]
     return spec.reshape(*lead, *spec.shape[1:])
 
 
-def istft(spec: Tensor, n_fft: int, hop_length: int, win_length: int, n_samples: int) -> Tensor:
+def istft(
+    spec: Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int,
+    n_samples: int,
+    window: str = "hann",
+) -> Tensor:
     """Complex spectrum (..., F, L) -> (..., T) with T = n_samples: the inverse of `stft`.
 
     Of a spectrum that no signal has, the signal whose spectrum is nearest (least squares).
@@ -41,13 +69,48 @@ def istft(spec: Tensor, n_fft: int, hop_length: int, win_length: int, n_samples:
     *lead, n_freqs, n_frames = spec.shape
     if not spec.numel():
         return spec.real.new_zeros(*lead, n_samples) * spec.real.sum()
-    window = torch.hann_window(win_length, dtype=spec.real.dtype, device=spec.device)
+    taps = WINDOWS[window](win_length, dtype=spec.real.dtype, device=spec.device)
     waveform = torch.istft(
         spec.reshape(-1, n_freqs, n_frames),
         n_fft,
         hop_length,
         win_length,
-        window,
+        taps,
         length=n_samples,
     )
     return waveform.reshape(*lead, n_samples)
+
+
+def whole_frames(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    """(..., T) -> complex spectrum (..., F, L) of the L frames that lie within the signal.
+
+    The first starts at sample 0, L = 1 + (T - n_fft) // hop_length, or 0 where T < n_fft. The
+    window is as long as a frame.
+    """
+    *lead, n_samples = waveform.shape
+    if n_samples < n_fft or not waveform.numel():
+        empty = waveform.new_zeros(*lead, n_fft // 2 + 1, 0)
+        return torch.complex(empty, empty)
+    window = torch.hann_window(n_fft, dtype=waveform.dtype, device=waveform.device)
+    flat = waveform.reshape(-1, n_samples)
+    spec = torch.stft(flat, n_fft, hop_length, window=window, center=False, return_complex=True)
+    return spec.reshape(*lead, *spec.shape[1:])
+
+
+def overlap_add(spec: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    """Complex spectrum (..., F, L) -> the samples that r = n_fft / hop_length frames share.
+
+    They are (..., T) with T = max(0, L - r + 1) * hop_length; the first is the sample
+    n_fft - hop_length of the first frame. Of `whole_frames` these are the signal's; else as
+    `istft`. hop_length is n_fft / 2 or divides that.
+    """
+    n_shared = n_fft // hop_length
+    n_blocks = max(0, spec.shape[-1] - n_shared + 1)
+    if not n_blocks or not spec.numel():  # which FFT libraries refuse
+        return spec.real.new_zeros(*spec.shape[:-2], n_blocks * hop_length)
+    window = torch.hann_window(n_fft, dtype=spec.real.dtype, device=spec.device)
+    frames = torch.fft.irfft(spec.transpose(-1, -2), n_fft) * window  # (..., L, n_fft)
+    parts = frames.unflatten(-1, (n_shared, hop_length))  # (..., L, r, hop)
+    total = sum(parts[..., i : i + n_blocks, n_shared - 1 - i, :] for i in range(n_shared))
+    weight = window.square().unflatten(0, (n_shared, hop_length)).sum(0)  # (hop,)
+    return (total / weight).flatten(-2)

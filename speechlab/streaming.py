@@ -28,14 +28,10 @@ class Stream:
         """path: "fused", the step kernels of `speechlab.stepping`; "modules", the model's own code;
         None: fused where it can be. The numbers are the same.
 
-        UserError for a model that needs its whole input before the first output.
+        UserError for a model that needs its whole input before the first output, as `refusal`.
         """
-        if model.look_ahead is None:
-            kind, normalize = type(model).__name__, model.config.normalize
-            raise UserError(
-                f'{kind} with normalize="{normalize}" needs the whole signal before its first '
-                'sample; to stream, load it with normalize="running"'
-            )
+        if reason := refusal(model):
+            raise UserError(reason)
         if path not in (None, *PATHS):
             raise UserError(f"no path '{path}' for a stream; there are: {', '.join(PATHS)}")
         self.path = path or ("modules" if obstacle(model) else "fused")
@@ -115,6 +111,26 @@ class Stream:
             )
         if not chunk.isfinite().all():
             raise UserError("the chunk holds NaN or infinite samples; it is left out")
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why a model cannot stream, in one line, or None.
+
+    `needs_whole` of a model says what in it looks at the whole signal; where that is None or not
+    there, only its level does.
+    """
+    if model.look_ahead is not None:
+        return None
+    kind, reason = type(model).__name__, getattr(model, "needs_whole", None)
+    if reason is None:
+        return (
+            f'{kind} with normalize="{model.config.normalize}" needs the whole signal before its '
+            'first sample; to stream, load it with normalize="running"'
+        )
+    return (
+        f"{kind} cannot stream: {reason}; `speechlab enhance` takes it for files, and "
+        "CleanUMamba or a causal SEMambaBasic stream"
+    )
 
 
 def _arrays(state: Any) -> Iterator[Tensor | np.ndarray]:

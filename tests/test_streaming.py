@@ -5,10 +5,15 @@ import pytest
 import torch
 
 import speechlab
+from speechlab import audio, cli
+from speechlab.checkpoints import save
 from speechlab.configuration import override
 from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS
+from speechlab.models import SYSTEMS, semamba_basic
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
+from speechlab.models.semamba_basic import LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
+from speechlab.models.wiener import WienerFilter
 from speechlab.streaming import PATHS, Stream
 
 TINY = CleanUMambaConfig(
@@ -19,6 +24,15 @@ TINY = CleanUMambaConfig(
     layers=({"d_state": 4},) * 2,
     normalize="running",
 )
+BASIC = SEMambaBasicConfig(channels=(12, 8), layer={"d_state": 4}, front_end=LogFrontEnd(16, 4))
+BASICS = {
+    "mamba": BASIC,
+    "transformer": override(
+        BASIC,
+        sequence_layer="transformer",
+        layer={"n_heads": 2, "d_inner": 12, "d_hidden": 10, "window": 6},
+    ),
+}
 CHECKPOINTS = [
     *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),
     *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M")),
@@ -59,6 +73,41 @@ def test_chunk_law(normalize, length, sizes):
     torch.testing.assert_close(estimate, model(noisy), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("hop_length", [8, 4])
+@pytest.mark.parametrize("normalize", ["running", "none"])
+@pytest.mark.parametrize("layer", BASICS)
+def test_chunk_law_of_spectra(layer, normalize, hop_length):
+    """The basic SEMamba and its Transformer: every length about a frame, and the chunks above."""
+    torch.manual_seed(0)
+    front_end = LogFrontEnd(16, hop_length)
+    config = override(BASICS[layer], normalize=normalize, front_end=front_end)
+    model = SEMambaBasic(config).double().eval()
+    for length in (1, 7, 8, 15, 16, 17, 23, 150):
+        noisy = torch.randn(2, 1, length, dtype=torch.float64)
+        offline = model(noisy)
+        for sizes in ([1], [3, 5], [8], [300], [1, 40, 2]):
+            estimate = streamed(Stream(model), noisy, sizes)
+            torch.testing.assert_close(estimate, offline, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("name", "gain"), [("causal", 10), ("transformer_causal", 1)])
+def test_chunk_law_of_spectra_on_speech(shared, name, gain, dtype, bound):
+    """The published sizes on real noisy speech: flush included."""
+    torch.manual_seed(0)
+    model = SEMambaBasic(semamba_basic.CONFIGS[name]).to(dtype).eval()
+    with torch.no_grad():
+        model.magnitudes.head.weight *= gain  # as drawn, that of Mamba gives next to nothing
+    (file, *_) = sorted((shared / "audio/pairs/voicebank_demand_train/noisy").iterdir())
+    noisy = audio.load(file, model.sample_rate)[0][:1, None, 8000:].to(dtype)
+    for sizes, length in (([1], 1400), ([61], 6001), ([256, 997, 3000], 16001)):
+        with torch.inference_mode():
+            offline = model(noisy[..., :length])
+        assert offline.abs().max() > 1e-2
+        estimate = streamed(Stream(model), noisy[..., :length], sizes)
+        assert (estimate - offline).abs().max() <= bound
+
+
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_chunk_law_on_speech_with_published_weights(shared, name, path):
     """Real noisy speech, float32: chunks of a hop, of primes, of 3000; flush included."""
@@ -86,8 +135,11 @@ def test_single_samples_on_speech(shared, name, path):
     assert (streamed(Stream(model, path), noisy, [1]) - offline).abs().max() <= 1e-5
 
 
-def test_samples_come_as_soon_as_they_are_settled(tiny):
+@pytest.mark.parametrize("config", [TINY, *BASICS.values()], ids=["tiny", *BASICS])
+def test_samples_come_as_soon_as_they_are_settled(config):
     """After n samples, at least n - latency are out, and what is out never changes."""
+    kind = CleanUMamba if config is TINY else SEMambaBasic
+    tiny = kind(config).double().eval()
     stream, n_out = Stream(tiny), 0
     noisy = torch.randn(1, 1, 90, dtype=torch.float64)
     for n_in, sample in enumerate(noisy.split(1, -1), 1):
@@ -130,6 +182,29 @@ def test_state_has_a_constant_size(mixer, path):
         torch.testing.assert_close(streamed(stream, noisy, [300]), model(noisy), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", BASICS)
+def test_state_of_spectra_has_a_constant_size(layer):
+    stream, sizes = Stream(SEMambaBasic(BASICS[layer]).eval()), set()
+    for i in range(30):
+        stream.feed(torch.randn(1, 1, 4))
+        if i >= 12:
+            sizes.add(stream.state_bytes)
+    assert len(sizes) == 1
+    stream.flush()
+    assert stream.state_bytes == 0
+
+
+def test_a_state_can_be_continued_from_twice():
+    """Nothing of a stream is on the model, and nothing is written over."""
+    model = SEMambaBasic(BASIC).double().eval()
+    x, y = torch.randn(2, 1, 1, 50, dtype=torch.float64)
+    _, state = model.network(x, None, False)
+    first, _ = model.network(y, state, False)
+    model.network(2 * y, state, False)
+    again, _ = model.network(y, state, False)
+    assert torch.equal(first, again)
+
+
 @pytest.mark.parametrize("shape", [(1, 10), (1, 2, 10), (1, 1, 0)])
 def test_wrong_chunks_are_named(tiny, shape):
     with pytest.raises(UserError, match=r"\(B, 1, n\)"):
@@ -155,6 +230,38 @@ def test_utterance_level_is_refused_with_the_remedy():
     model = CleanUMamba(override(TINY, normalize="utterance"))
     with pytest.raises(UserError, match='load it with normalize="running"'):
         Stream(model)
+
+
+def whole_models():
+    """Every model that no level makes causal."""
+    both = override(BASIC, direction="both", normalize="running")
+    yield SEMambaBasic(both)
+    yield WienerFilter()
+    with torch.device("meta"):
+        for name, (_, kind) in SYSTEMS.items():
+            if name not in ("cleanumamba", "semamba_basic"):
+                yield kind()
+
+
+def test_what_sees_the_whole_is_refused_with_its_name_and_why():
+    for model in whole_models():
+        kind = type(model).__name__
+        with pytest.raises(UserError, match=f"^{kind} cannot stream: its? .*;") as told:
+            Stream(model)
+        assert "normalize" not in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("command", [["stream", "--input"], ["enhance", "--stream"]], ids=str)
+def test_the_commands_refuse_what_sees_the_whole(command, tmp_path, capsys):
+    """One line that names the file, the model and why; exit code 2; no device is opened."""
+    model = SEMambaBasic(override(BASIC, direction="both", normalize="running"))
+    checkpoint = save(tmp_path / "whole.safetensors", model)
+    audio.save(tmp_path / "in.wav", torch.zeros(1, 1600), 16000)
+    words = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out.wav")]
+    assert cli.main([*command, str(tmp_path / "in.wav"), *words]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"speechlab: {checkpoint}: SEMambaBasic cannot stream: its layers see")
+    assert told.count("\n") == 1 and not (tmp_path / "out.wav").exists()
 
 
 def test_flush_of_nothing_is_nothing(tiny):

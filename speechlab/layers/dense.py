@@ -27,16 +27,20 @@ DILATIONS = (1, 2, 4, 8)  # in time, of the convolutions of a dense block
 class ConvUnit(nn.Module):
     """Padding -> Conv2d -> InstanceNorm2d -> PReLU: (B, C, L, F) -> (B, C', L', F')."""
 
-    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int], **options: object) -> None:
-        """options: `padding` as in F.pad, of frequency then time; else those of nn.Conv2d."""
+    def __init__(
+        self, n_in: int, n_out: int, kernel: tuple[int, int], n_before: int = 0, **options: object
+    ) -> None:
+        """n_before: frames of zeros before the first; options: those of nn.Conv2d."""
         super().__init__()
-        self.padding = options.pop("padding", (0, 0, 0, 0))
+        self.n_before = n_before
         self.conv = nn.Conv2d(n_in, n_out, kernel, **options)
         self.norm = nn.InstanceNorm2d(n_out, affine=True)
         self.activation = nn.PReLU(n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(F.pad(x, self.padding))))
+        if self.n_before:  # only then: padding copies
+            x = F.pad(x, (0, 0, self.n_before, 0))
+        return self.activation(self.norm(self.conv(x)))
 
 
 class DenseBlock(nn.Module):
@@ -46,17 +50,17 @@ class DenseBlock(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList()
         for i, dilation in enumerate(DILATIONS):
-            n_taps, after = (3, dilation) if codec == "transposed" else (2, 0)
-            padding = (1, 1, dilation, after)
-            options = {"padding": padding, "dilation": (dilation, 1)}
+            n_taps, around, before = (3, dilation, 0) if codec == "transposed" else (2, 0, dilation)
+            options = {"padding": (around, 1), "dilation": (dilation, 1), "n_before": before}
             unit = ConvUnit((i + 1) * n_channels, n_channels, (n_taps, 3), **options)
             self.layers.append(unit)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x
-        for layer in self.layers:
-            x = layer(seen)
+        first, *others = self.layers
+        seen, x = x, first(x)
+        for layer in others:
             seen = torch.cat([x, seen], 1)  # the newest first
+            x = layer(seen)
         return x
 
 
@@ -67,7 +71,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.widen = ConvUnit(2, n_channels, (1, 1))
         self.dense = DenseBlock(n_channels, codec)
-        padding = (0, 0, 0, 0) if codec == "transposed" else (1, 1, 0, 0)
+        padding = (0, 0) if codec == "transposed" else (0, 1)
         self.down = ConvUnit(n_channels, n_channels, (1, 3), stride=(1, 2), padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per
 class Block(nn.Module):
     """Pre-norm residual: x + mixer(norm(x)), as mamba-ssm's `Block` with the addition inside."""
 
-    def __init__(self, mixer: nn.Module, d_model: int) -> None:
+    def __init__(self, mixer: nn.Module, d_model: int, norm: nn.Module | None = None) -> None:
+        """norm: nn.LayerNorm unless given."""
         super().__init__()
-        self.norm = nn.LayerNorm(d_model, eps=1e-5)
+        self.norm = norm or nn.LayerNorm(d_model, eps=1e-5)
         self.mixer = mixer
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:

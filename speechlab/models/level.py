@@ -86,7 +86,21 @@ def _faded(values: Tensor, before: Tensor) -> Tensor:
 
 def rms_level(noisy: Tensor, sample_rate: int, state: State | None = None) -> tuple[Tensor, State]:
     """Root mean square of the whole signal, (B, 1, 1): SEMamba's and MP-SENet's normalisation."""
-    return noisy.square().mean(-1, keepdim=True).sqrt().clamp_min(LEAST), ()
+    return 1 / rms_gain(noisy), ()
+
+
+def rms_gain(noisy: Tensor) -> Tensor:
+    """What noisy (B, 1, T) is multiplied by to have a root mean square of 1, (B, 1, 1).
+
+    To the last bit as the published systems compute it on one thread, whatever the batch and the
+    number of threads: see `SpectralModel.gain` for why. PyTorch shares a sum of one row among the
+    threads, and adds in another order; of two rows each has its thread.
+    """
+    n_examples, _, length = noisy.shape
+    squares = noisy.square()
+    rows = squares.expand(2, -1, -1) if n_examples == 1 else squares
+    energy = rows.sum(-1, keepdim=True)[:n_examples]
+    return (length / energy.clamp_min(length * LEAST**2)).sqrt()
 
 
 def no_level(noisy: Tensor, sample_rate: int, state: State | None = None) -> tuple[Tensor, State]:

@@ -73,6 +73,7 @@ class WienerFilter(nn.Module):
     """
 
     look_ahead: int | None = None  # it cannot stream
+    needs_whole = "it learns the noise of the beginning from what follows"
 
     def __init__(self, config: WienerConfig | None = None) -> None:
         super().__init__()

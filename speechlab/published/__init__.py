@@ -10,8 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from speechlab.published.cleanumamba import cleanumamba
+from speechlab.published.mpsenet import mpsenet, mpsenet_conformer, mpsenet_mamba
+from speechlab.published.semamba import semamba_advanced
 
 StateDict = dict[str, Tensor]
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Any, StateDict]]
 
-CONVERTERS: dict[str, Converter] = {"cleanumamba": cleanumamba}
+CONVERTERS: dict[str, Converter] = {
+    "cleanumamba": cleanumamba,
+    "semamba_advanced": semamba_advanced,
+    "mpsenet": mpsenet,
+    "mpsenet_conformer": mpsenet_conformer,
+    "mpsenet_mamba": mpsenet_mamba,
+}

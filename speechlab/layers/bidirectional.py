@@ -1,0 +1,131 @@
+"""Layers that see the whole sequence, both what came and what comes: (B, L, D) -> (B, L, D).
+
+They have no state, and so cannot stream. `SEQUENCE_LAYERS` names what they are made of:
+
+| name        | layer                                                                 | source     |
+|-------------|-----------------------------------------------------------------------|------------|
+| mamba       | Block of RMSNorm and Mamba, in both directions or one                 | 2405.06573 |
+| mamba2      | the same of Mamba-2                                                   | 2405.21060 |
+| transformer | pre-norm encoder layer; attention itself sees both directions         | 1706.03762 |
+
+A Block is x + mixer(norm(x)). In both directions a layer is x + fusion(ahead, back): SEMamba's
+wiring, with Mamba in the paper and Mamba-2 in a branch of its code. In one direction it is the
+Block alone, which gives the published number of parameters. The transformer is this house's
+choice: the paper compares with MP-SENet's Conformer (`speechlab.models`). It has no positional
+encoding; the convolutions around the blocks tell what is near.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechlab.errors import UserError
+from speechlab.layers.mixers import MIXERS
+from speechlab.layers.stacks import Block
+from speechlab.layers.transformers import Attention
+
+Direction = Literal["both", "forward"]
+ELEMENTS_AT_ONCE = 2**21  # of the input of `a_few_at_once`; 8 MiB in float32
+
+
+class RMSNorm(nn.RMSNorm):
+    """nn.RMSNorm computed in the type of its weight, whatever autocast has made of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class Bidirectional(nn.Module):
+    """x + fusion(ahead, back): (B, L, D) -> (B, L, D).
+
+    Two causal layers, the second on the sequence from its end, side by side: 2 D -> D.
+    """
+
+    def __init__(self, ahead: nn.Module, back: nn.Module, d_model: int) -> None:
+        """ahead, back: forward(x (B, L, D)) -> (y (B, L, D), state)"""
+        super().__init__()
+        self.ahead, self.back = ahead, back
+        self.fusion = nn.Linear(2 * d_model, d_model)
+        # as the published transposed convolution, whose start counts its outputs as inputs
+        nn.init.uniform_(self.fusion.weight, -(d_model**-0.5), d_model**-0.5)
+        nn.init.uniform_(self.fusion.bias, -(d_model**-0.5), d_model**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ahead, _ = self.ahead(x)
+        back, _ = self.back(x.flip(1))
+        return x + self.fusion(torch.cat([ahead, back.flip(1)], -1))  # (B, L, 2 D) -> (B, L, D)
+
+
+class OneDirection(nn.Module):
+    """A causal layer over whole sequences, its state dropped: (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, ahead: nn.Module) -> None:
+        super().__init__()
+        self.ahead = ahead
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ahead(x)[0]
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Attention, then two dense layers, each x + layer(norm(x)): (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, d_model: int, n_heads: int = 4, d_hidden: int = 256) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention = Attention(d_model, n_heads)
+        self.dense_norm = nn.LayerNorm(d_model)
+        self.dense = nn.Sequential(
+            nn.Linear(d_model, d_hidden), nn.GELU(), nn.Linear(d_hidden, d_model)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, normed)
+        return x + self.dense(self.dense_norm(x))
+
+
+# name -> what takes the options; the causal ones stand in a Block for each direction
+CAUSAL: dict[str, Callable[..., nn.Module]] = {name: MIXERS[name] for name in ("mamba", "mamba2")}
+SEQUENCE_LAYERS = CAUSAL | {"transformer": TransformerEncoderLayer}
+
+
+def sequence_layer(
+    name: str, d_model: int, direction: Direction = "both", **options: int
+) -> nn.Module:
+    """A layer of `SEQUENCE_LAYERS`: (B, L, d_model) -> (B, L, d_model).
+
+    options: its sizes, as d_state. UserError for what the layer does not have.
+    """
+    _check(name, direction, options)
+    if name not in CAUSAL:
+        return SEQUENCE_LAYERS[name](d_model, **options)
+    blocks = []
+    for _ in range(2 if direction == "both" else 1):
+        mixer = CAUSAL[name](d_model, **options)
+        blocks.append(Block(mixer, d_model, RMSNorm(d_model, eps=1e-5)))
+    return Bidirectional(*blocks, d_model) if direction == "both" else OneDirection(*blocks)
+
+
+def _check(name: str, direction: Direction, options: Mapping[str, Any]) -> None:
+    known = sorted(set(inspect.signature(SEQUENCE_LAYERS[name]).parameters) - {"d_model"})
+    for option, value in options.items():
+        if option not in known:
+            has = ", ".join(known)
+            raise UserError(f"sequence layer {name} has no setting '{option}'; it has: {has}")
+        if type(value) is not int or value < 1:
+            wanted = f"{option} must be a positive int, not {value!r}"
+            raise UserError(f"sequence layer {name}: {wanted}")
+    if name not in CAUSAL and direction != "both":
+        raise UserError(f"a {name} layer sees both directions; direction must be both")
+
+
+def a_few_at_once(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x), in parts of the batch where no gradient is asked: its wide tensors stay small."""
+    n_together = max(1, ELEMENTS_AT_ONCE // max(1, x[:1].numel()))
+    if torch.is_grad_enabled() or len(x) <= n_together:
+        return layer(x)
+    return torch.cat([layer(part) for part in x.split(n_together)])

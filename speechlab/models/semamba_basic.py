@@ -1,0 +1,307 @@
+"""SEMamba, basic: Mamba on magnitudes, causal, so that it streams (arXiv 2405.06573).
+
+    noisy ─ level ─► log1p |STFT| ─► 4 convs ─► n_blocks layers ─► linear, ReLU ─► expm1 ─► inverse
+                       └──────────────────────── noisy phase ─────────────────────────────────┘
+
+| code      | meaning                                              | published                     |
+|-----------|------------------------------------------------------|-------------------------------|
+| channels  | outputs of the convolutions; the last one is d_model | 1024, 512, 128, 256           |
+| n_blocks  | sequence layers                                      | 2 of Mamba, 8 of Transformer  |
+| direction | "forward" sees the past alone, "both" the whole      | causal, non-causal            |
+| layer     | sizes of a sequence layer                            | expand 2 causal, 4 non-causal |
+
+There is no public code. Front end, widths and depths follow from the published numbers: 3,601,281
+parameters causal, 6,491,009 not, 9,045,377 for the Transformer that it is compared with. Not told,
+and chosen here:
+
+- Blocks are the advanced model's: x + mixer(RMSNorm(x)); in both directions x + fusion(both).
+- Convolutions of direction "both" see a frame before and one after, zeros beyond the ends.
+- The level. log1p presses loud bins and leaves soft ones alone, so a soft microphone would be
+  another task than a loud one. The running level takes that out, in training and in a stream
+  alike, and in both directions, so that they can be compared; "none" is the signal as it is.
+- Frames of both directions end with the newest sample, as the causal ones must.
+- The Transformer's layers: see `speechlab.layers.postnorm`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.errors import UserError
+from speechlab.layers.bidirectional import Direction, sequence_layer
+from speechlab.layers.mixers import Mamba
+from speechlab.layers.postnorm import CausalTransformerLayer, WholeTransformerLayer
+from speechlab.layers.stacks import Block, Stack
+from speechlab.models.level import LEVELS
+from speechlab.spectra import Spectrum
+from speechlab.stft import overlap_add, whole_frames
+
+State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
+SLOPE = 0.2  # of LeakyReLU below zero
+
+
+@dataclass(frozen=True)
+class LogFrontEnd:
+    """Magnitudes as log1p; each frame ends where a hop does and sees nothing after it. Samples."""
+
+    n_fft: int = 512
+    hop_length: int = 256  # half of n_fft or a divisor of that
+
+    @property
+    def n_freqs(self) -> int:
+        return self.n_fft // 2 + 1
+
+    @property
+    def n_past(self) -> int:
+        """Samples before a hop that its frame sees; zeros before the first."""
+        return self.n_fft - self.hop_length
+
+    def padded_length(self, length: int) -> int:
+        """The least number of samples >= length that gives the last one all its frames."""
+        return -(-length // self.hop_length) * self.hop_length + self.n_past
+
+    def frames(self, samples: Tensor) -> Spectrum:
+        """(..., T) -> (..., F, L): the frames within the samples, the first n_past are context."""
+        spec = whole_frames(samples, self.n_fft, self.hop_length)
+        return Spectrum(spec.abs().log1p(), spec.angle())
+
+    def spec(self, spectrum: Spectrum) -> Tensor:
+        """(..., F, L), complex: what `frames` is of."""
+        return torch.polar(spectrum.mag.expm1(), spectrum.phase)
+
+    def samples(self, spec: Tensor) -> Tensor:
+        """(..., F, L) -> (..., T): the samples that lie in all of their frames."""
+        return overlap_add(spec, self.n_fft, self.hop_length)
+
+    def analyse(self, waveform: Tensor) -> Spectrum:
+        """(..., T) -> (..., F, L) with L = padded_length(T) / hop_length frames."""
+        length = waveform.shape[-1]
+        return self.frames(F.pad(waveform, (self.n_past, self.padded_length(length) - length)))
+
+    def synthesise(self, spectrum: Spectrum, n_samples: int | None = None) -> Tensor:
+        """(..., F, L) -> (..., T), the first n_samples of what `analyse` is of, or all."""
+        return self.samples(self.spec(spectrum))[..., :n_samples]
+
+
+@dataclass(frozen=True)
+class SEMambaBasicConfig:
+    """All that is needed to build a SEMambaBasic."""
+
+    channels: tuple[int, ...] = (1024, 512, 128, 256)
+    kernel_size: int = 3  # frames, odd
+    n_blocks: int = 2
+    sequence_layer: Literal["mamba", "transformer"] = "mamba"
+    direction: Direction = "forward"
+    layer: Mapping[str, Any] = field(default_factory=lambda: {"d_state": 16, "expand": 2})
+    # signal
+    front_end: LogFrontEnd = LogFrontEnd()
+    sample_rate: int = 16000  # Hz
+    normalize: Literal["running", "none"] = "running"
+
+
+class SEMambaBasic(nn.Module):
+    """(B, 1, T) -> (B, 1, T), any T >= 1: other magnitudes, the noisy phase.
+
+    Causal up to `look_ahead` samples with direction "forward". A bin without input has no phase,
+    and no output: digital silence stays silent.
+    """
+
+    def __init__(self, config: SEMambaBasicConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SEMambaBasicConfig()
+        _check(config)
+        self.front_end = config.front_end
+        self.level = LEVELS[config.normalize]
+        self.magnitudes = MAGNITUDES[config.direction](config)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples between two frames."""
+        return self.front_end.hop_length
+
+    @property
+    def frame_length(self) -> int:
+        """Samples of a frame; the first output needs the first sample's last one."""
+        return self.front_end.n_fft
+
+    @property
+    def look_ahead(self) -> int | None:
+        """Samples of future that an output sample needs; None where it needs them all."""
+        return None if self.needs_whole else self.frame_length - 1
+
+    @property
+    def needs_whole(self) -> str | None:
+        """Why no level makes it stream, or None."""
+        if self.config.direction == "forward":
+            return None
+        return "its layers see both directions"
+
+    def padded_length(self, length: int) -> int:
+        """The least number of samples >= length that gives the last one all its frames."""
+        return self.front_end.padded_length(length)
+
+    def macs(self, seconds: float) -> float:
+        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
+        from speechlab.complexity import macs_per_second  # brings pandas
+
+        return seconds * macs_per_second(self, seconds)
+
+    def spectrum(self, noisy: Tensor) -> Spectrum:
+        """noisy: (B, 1, T) -> log1p mag and phase of the estimate at unit level, (B, F, L)."""
+        level, _ = self.level(noisy, self.sample_rate)
+        estimate, _ = self._estimated(self.front_end.analyse((noisy / level)[:, 0]), None)
+        return estimate
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
+        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
+            shape = tuple(noisy.shape)
+            raise UserError(f"SEMambaBasic takes (B, 1, T) with T >= 1 samples, not {shape}")
+        length = noisy.shape[-1]
+        level, _ = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
+        x = F.pad(noisy / level, (0, self.padded_length(length) - length))
+        x, _ = self.network(x, None, last=True)
+        return x[..., :length] * level
+
+    def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
+        """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.
+
+        As many samples come out as no later input changes; at the end of a signal of a
+        `padded_length` that is all of it. A whole signal is one chunk: offline and streaming are
+        the same computation. UserError for a part of a signal where both directions are seen.
+
+        State: samples of unfinished frames (B, n), states of convolutions and layers, and the
+        spectrum of the last frames that the next samples share, (B, F, n_fft / hop_length - 1).
+        """
+        if self.needs_whole and not (last and state is None):
+            raise UserError(f"SEMambaBasic takes whole signals: {self.needs_whole}")
+        samples, between, shared = state or (x.new_zeros(len(x), self.front_end.n_past), None, None)
+        samples = torch.cat([samples, x[:, 0]], -1)
+        estimate, between = self._estimated(self.front_end.frames(samples), between)
+        spec = self.front_end.spec(estimate)  # (B, F, L)
+        samples = samples[:, spec.shape[-1] * self.hop_length :].clone()
+        spec = spec if shared is None else torch.cat([shared, spec], -1)
+        n_shared = min(spec.shape[-1], self.front_end.n_past // self.hop_length)
+        shared = spec[..., spec.shape[-1] - n_shared :].clone()
+        return self.front_end.samples(spec)[:, None], (samples, between, shared)
+
+    def _estimated(self, noisy: Spectrum, state: State | None) -> tuple[Spectrum, State | None]:
+        """(B, F, L) -> (B, F, L), the state after it."""
+        if not noisy.mag.shape[-1]:
+            return noisy, state
+        if self.needs_whole:
+            mag = self.magnitudes(noisy.mag)
+        else:
+            mag, state = self.magnitudes(noisy.mag, state)
+        return Spectrum(mag.masked_fill(noisy.mag == 0, 0), noisy.phase), state
+
+
+class CausalMagnitudes(nn.Module):
+    """Convolutions, layers and a linear layer that see the past: (B, F, L) -> (B, F, L)."""
+
+    def __init__(self, config: SEMambaBasicConfig) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_convs(config))
+        self.layers = Stack(_layers(config), None, None)
+        self.head = nn.Linear(config.channels[-1], config.front_end.n_freqs)
+
+    def forward(self, mag: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """mag: the next frames, at least one. State: tails of the convolutions, of the layers."""
+        tails, between = state or ((None,) * len(self.convs), None)
+        x, after = mag, []
+        for conv, tail in zip(self.convs, tails, strict=True):
+            n_past = conv.kernel_size[0] - 1
+            x = F.pad(x, (n_past, 0)) if tail is None else torch.cat([tail, x], -1)
+            after.append(x[..., x.shape[-1] - n_past :].clone())
+            x = F.leaky_relu(conv(x), SLOPE)  # (B, C, L)
+        x, between = self.layers(x.transpose(1, 2), between)  # (B, L, C)
+        return F.relu(self.head(x)).transpose(1, 2), (tuple(after), between)
+
+
+class WholeMagnitudes(nn.Module):
+    """The same, looking both ways; it has no state."""
+
+    def __init__(self, config: SEMambaBasicConfig) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_convs(config, padding=config.kernel_size // 2))
+        self.layers = nn.Sequential(*_layers(config))
+        self.head = nn.Linear(config.channels[-1], config.front_end.n_freqs)
+
+    def forward(self, mag: Tensor) -> Tensor:
+        x = mag
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), SLOPE)  # (B, C, L)
+        x = self.layers(x.transpose(1, 2))  # (B, L, C)
+        return F.relu(self.head(x)).transpose(1, 2)
+
+
+MAGNITUDES = {"forward": CausalMagnitudes, "both": WholeMagnitudes}
+
+
+def causal_mamba(d_model: int, **options: int) -> Block:
+    """x + Mamba(RMSNorm(x)), with state."""
+    return Block(Mamba(d_model, **options), d_model, nn.RMSNorm(d_model, eps=1e-5))
+
+
+LAYERS: dict[tuple[str, Direction], Callable[..., nn.Module]] = {
+    ("mamba", "forward"): causal_mamba,
+    ("mamba", "both"): partial(sequence_layer, "mamba"),
+    ("transformer", "forward"): CausalTransformerLayer,
+    ("transformer", "both"): WholeTransformerLayer,
+}
+
+
+def _layers(config: SEMambaBasicConfig) -> list[nn.Module]:
+    kind, d_model = LAYERS[config.sequence_layer, config.direction], config.channels[-1]
+    try:
+        return [kind(d_model, **config.layer) for _ in range(config.n_blocks)]
+    except TypeError as error:  # a name that the layer does not have, or lacks
+        raise UserError(f"SEMambaBasic, layer of {config.sequence_layer}: {error}") from error
+
+
+def _convs(config: SEMambaBasicConfig, padding: int = 0) -> list[nn.Conv1d]:
+    sizes = pairwise([config.front_end.n_freqs, *config.channels])
+    return [nn.Conv1d(*pair, config.kernel_size, padding=padding) for pair in sizes]
+
+
+def _check(config: SEMambaBasicConfig) -> None:
+    front_end = config.front_end
+    if not config.channels or min(*config.channels, config.n_blocks, config.sample_rate) < 1:
+        raise UserError("SEMambaBasic needs at least one layer, and sizes of 1 or more")
+    if config.kernel_size < 1 or config.kernel_size % 2 == 0:
+        raise UserError(f"kernel_size must be odd, not {config.kernel_size}")
+    if not 0 < front_end.hop_length < front_end.n_fft or front_end.n_fft % (
+        2 * front_end.hop_length
+    ):
+        frames = f"n_fft {front_end.n_fft}, hop_length {front_end.hop_length}"
+        raise UserError(f"hop_length must be half of n_fft or divide that, not {frames}")
+    for name, value in config.layer.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"layer: {name} must be a positive int, not {value!r}")
+    heads, width = (config.layer.get(name, 1) for name in ("n_heads", "d_inner"))
+    if width % heads:
+        raise UserError(f"layer: d_inner {width} is not a multiple of n_heads {heads}")
+
+
+_TRANSFORMER = {"n_heads": 8, "d_inner": 512, "d_hidden": 512}
+CONFIGS = {
+    "causal": SEMambaBasicConfig(),
+    "bidirectional": SEMambaBasicConfig(direction="both", layer={"d_state": 16, "expand": 4}),
+    "transformer_causal": SEMambaBasicConfig(
+        n_blocks=8, sequence_layer="transformer", layer=_TRANSFORMER | {"window": 1024}
+    ),
+    "transformer_bidirectional": SEMambaBasicConfig(
+        n_blocks=8, sequence_layer="transformer", direction="both", layer=_TRANSFORMER
+    ),
+}

@@ -1,0 +1,208 @@
+"""MP-SENet and its versions: published numbers, items of a batch, lengths, levels, files."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import speechlab
+from speechlab.checkpoints import save
+from speechlab.complexity import n_params
+from speechlab.configuration import override
+from speechlab.errors import UserError
+from speechlab.models import SYSTEMS
+from speechlab.models.mpsenet import MPSENet, MPSENetConfig
+from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
+from speechlab.models.mpsenet_mamba import CONFIGS, MPSENetMambaConfig
+from speechlab.spectra import FrontEnd, Spectrum
+
+FRONT_END = FrontEnd(n_fft=32, hop_length=8, win_length=32, offsets="mpsenet")
+SIZES = {"d_model": 4, "n_heads": 2, "front_end": FRONT_END}
+SMALL = {
+    "mpsenet": MPSENetConfig(n_blocks=1, **SIZES),
+    "mpsenet_conformer": MPSENetConformerConfig(n_blocks=1, **SIZES),
+    "mpsenet_mamba": MPSENetMambaConfig(n_shared_blocks=1, n_branch_blocks=1, **SIZES),
+}
+FULL = {
+    "mpsenet": (MPSENetConfig(), 2_263_372),
+    "mpsenet_conformer": (MPSENetConformerConfig(), 2_048_849),
+    "mpsenet_mamba": (CONFIGS["large"], 5_948_492),
+}
+GOLDEN = {"mpsenet": "mpsenet/small_c16", "mpsenet_mamba": "mpsenet_mamba/small_c16_1_2"}
+HIDDEN = {  # reference activations and whose output they are
+    "mpsenet": {"h_encoder": "encoder", "h_mask": "mask_decoder"}
+    | {f"h_block{i}": f"blocks.{i}" for i in range(4)},
+    "mpsenet_mamba": {
+        "h_encoder": "encoder",
+        "h_shared0": "blocks.0",
+        "h_mag1": "mag_branch.1",
+        "h_pha1": "phase_branch.1",
+        "h_mask": "mask_decoder",
+    },
+}
+AXES = ["named", "published"]
+
+
+def build(system, **changes):
+    torch.manual_seed(0)
+    return SYSTEMS[system][1](override(SMALL[system], **changes))
+
+
+@pytest.fixture(params=SMALL)
+def system(request):
+    return request.param
+
+
+@pytest.fixture(params=GOLDEN)
+def golden(request, shared):
+    """System, path of its weights, and its reference tensors by name."""
+    folder = shared / "golden" / GOLDEN[request.param]
+    tensors = {file.stem: torch.from_numpy(np.load(file)) for file in folder.glob("*.npy")}
+    return request.param, folder / "state.safetensors", tensors
+
+
+@pytest.mark.parametrize("system", FULL)
+def test_full_sizes_are_the_published_ones(system):
+    config, parameters = FULL[system]
+    with torch.device("meta"):
+        assert n_params(SYSTEMS[system][1](config)) == parameters
+
+
+@pytest.mark.parametrize("n_items", [1, 2])
+@pytest.mark.parametrize(("axes", "mark"), [("published", ""), ("named", "bf_")])
+def test_spectra_are_the_published_ones(golden, axes, mark, n_items):
+    """mag to 1e-5; phases are loose where both channels of the decoder are near zero."""
+    system, path, tensors = golden
+    model = speechlab.load(path, system=system, axes=axes)
+    noisy = Spectrum(*(tensors[name][:n_items] for name in ("noisy_mag", "noisy_pha")))
+    with torch.no_grad():
+        estimate = model.network(noisy)
+    wanted = Spectrum(*(tensors[f"{name}_{mark}b{n_items}"] for name in ("mag", "pha")))
+    assert (estimate.mag - wanted.mag).abs().max() <= 1e-5
+    turns = (estimate.phase - wanted.phase) / (2 * math.pi)
+    assert 2 * math.pi * (turns - turns.round()).abs().quantile(0.999) <= 1e-5
+    assert (estimate.parts - wanted.parts).abs().max() <= 5e-4
+
+
+def test_activations_are_the_published_ones(golden):
+    system, path, tensors = golden
+    model, found = speechlab.load(path, system=system), {}
+    assert set(HIDDEN[system]) == {name for name in tensors if name.startswith("h_")}
+    for name, module in HIDDEN[system].items():
+        keep = lambda _, inputs, output, name=name: found.__setitem__(name, output)  # noqa: E731
+        model.get_submodule(module).register_forward_hook(keep)
+    with torch.no_grad():
+        model.network(Spectrum(tensors["noisy_mag"][:1], tensors["noisy_pha"][:1]))
+    for name, output in found.items():
+        wanted = tensors[name].reshape(output.shape)
+        assert (output - wanted).abs().max() <= 1e-5, name
+
+
+def test_waveforms_are_the_published_ones_alone_and_in_a_batch(golden):
+    system, path, tensors = golden
+    model = speechlab.load(path, system=system)
+    assert model.config.axes == "published"
+    with torch.no_grad():
+        estimate = model(tensors["wav_in"][:, None])
+    assert (estimate[:1, 0] - tensors["wav_b1"]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("form", ["model.pth", "g_00057500"])
+def test_pickled_generators_load(golden, tmp_path, form):
+    """As published: a dict with the tensors under "generator", its name with or without suffix."""
+    system, path, tensors = golden
+    torch.save({"generator": load_file(path)}, tmp_path / form)
+    noisy = tensors["wav_in"][:1, None]
+    with torch.no_grad():
+        ours = speechlab.load(tmp_path / form, system=system)(noisy)
+        assert torch.equal(ours, speechlab.load(path, system=system)(noisy))
+
+
+def test_published_file_names_tell_the_system(golden, tmp_path):
+    system, path, _ = golden
+    name = {"mpsenet": "g_best_vb", "mpsenet_mamba": "g_00157500"}[system]
+    torch.save({"generator": load_file(path)}, tmp_path / name)
+    assert type(speechlab.load(tmp_path / name)) is SYSTEMS[system][1]
+
+
+def test_weights_of_another_version_are_named(golden):
+    system, path, _ = golden
+    for other in SMALL.keys() - {system}:
+        with pytest.raises(UserError, match=f"not the weights of {other}: name system {system}"):
+            speechlab.load(path, system=other)
+
+
+@pytest.mark.parametrize(
+    "lost", ["mask_decoder.lsigmoid.slope", "dense_encoder.dense_conv_1.0.weight"]
+)
+def test_weights_with_a_gap_are_named_in_one_line(golden, tmp_path, lost):
+    system, path, _ = golden
+    state = load_file(path)
+    del state[lost]
+    torch.save({"generator": state}, tmp_path / "g_best")
+    with pytest.raises(UserError, match="g_best: ") as caught:
+        speechlab.load(tmp_path / "g_best", system=system)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_an_item_in_a_batch_is_the_item_alone(system, axes):
+    model = build(system, axes=axes).double().eval()
+    noisy = torch.randn(3, 1, 100, dtype=torch.float64)
+    kept = noisy.clone()
+    together = model(noisy)
+    assert torch.equal(noisy, kept)
+    torch.testing.assert_close(together[1:2], model(noisy[1:2]), rtol=0, atol=1e-9)
+    parts = model.spectrum(noisy).parts[1:2]
+    torch.testing.assert_close(parts, model.spectrum(noisy[1:2]).parts, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 17, 100])
+def test_every_length_keeps_its_length(system, axes, length):
+    estimate = build(system, axes=axes).eval()(torch.randn(2, 1, length))
+    assert estimate.shape == (2, 1, length) and estimate.isfinite().all()
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_silence_is_enhanced(system, axes):
+    assert build(system, axes=axes).eval()(torch.zeros(1, 1, 100)).isfinite().all()
+
+
+def test_loudness_drops_out(system):
+    model = build(system).double().eval()
+    noisy = torch.randn(1, 1, 100, dtype=torch.float64)
+    torch.testing.assert_close(model(8 * noisy), 8 * model(noisy), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_gradients_reach_every_weight(system, axes):
+    model = build(system, axes=axes)
+    model.spectrum(torch.randn(2, 1, 100)).parts.square().mean().backward()
+    model(torch.randn(2, 1, 100)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_save_and_load(system, axes, tmp_path):
+    model = build(system, axes=axes).eval()
+    noisy = torch.randn(2, 1, 100)
+    loaded = speechlab.load(save(tmp_path / "model.safetensors", model))
+    assert loaded.config == model.config and torch.equal(loaded(noisy), model(noisy))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d_model": 0}, "d_model must be 1 or more, not 0"),
+        ({"n_heads": 3}, "4 channels cannot have 3 heads"),
+        ({"n_blocks": -1}, "n_blocks must be 1 or more"),
+        ({"front_end": FrontEnd(n_fft=30, hop_length=8, win_length=30)}, "multiple of 4, not 30"),
+        ({"axes": "turned"}, "one of named, published"),
+    ],
+)
+def test_sizes_that_build_no_model_are_named(changes, said):
+    with pytest.raises(UserError, match=said):
+        MPSENet(override(SMALL["mpsenet"], **changes))
