@@ -72,6 +72,7 @@ def enhance(options: argparse.Namespace) -> int:
         options.output,
         mix=options.mix,
         subtype=options.subtype,
+        post="pcs400" if options.pcs else "none",
         overwrite=options.overwrite,
         tell=lambda line: tqdm.write(f"speechlab: {line}", file=sys.stderr),
     )
@@ -190,6 +191,9 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--stream", action="store_true", help="what a live stream would give: a causal level"
+    )
+    command.add_argument(
+        "--pcs", action="store_true", help="stretch the contrast of the estimate; its level stays"
     )
     command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
     command.add_argument("--overwrite", action="store_true", help="do again what is there already")

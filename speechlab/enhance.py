@@ -26,17 +26,30 @@ from speechlab.batch import Job, Log, Result, alone, plan
 from speechlab.errors import UserError
 from speechlab.files import unfinished
 from speechlab.models.level import utterance_level
+from speechlab.models.spectral import SpectralModel
+from speechlab.overlap import overlapped
+from speechlab.pcs import check_rate, pcs_blocks
+from speechlab.streaming import refusal
 
 LOG = "enhance.csv"
 CHUNK_S = 1.0  # seconds; longer ones take more memory and are not faster
+POSTS: dict[str, Callable[[Iterable[Tensor], int], Iterator[Tensor]]] = {  # done to an estimate
+    "none": lambda blocks, sample_rate: iter(blocks),
+    "pcs400": pcs_blocks,  # perceptual contrast stretching, at the estimate's level
+}
 
 
 def load_causal(checkpoint: str | Path) -> nn.Module:
-    """A checkpoint as a live stream uses it: with the running level where its own is not causal."""
+    """A checkpoint as a live stream uses it: with the running level where its own is not causal.
+
+    UserError for a model that no level makes causal.
+    """
     model = speechlab.load(checkpoint)
-    return (
-        model if model.look_ahead is not None else speechlab.load(checkpoint, normalize="running")
-    )
+    if model.look_ahead is None and getattr(model, "needs_whole", None) is None:
+        model = speechlab.load(checkpoint, normalize="running")
+    if reason := refusal(model):
+        raise UserError(f"{checkpoint}: {reason}")
+    return model
 
 
 def enhance_blocks(
@@ -46,8 +59,13 @@ def enhance_blocks(
 
     Each channel is a signal of its own. The samples are those of `model(whole)` to float32
     rounding, however the blocks are cut. With the utterance level the blocks are gone through
-    twice: they must be a list or a `Recording`, not an iterator, and UserError says so.
+    twice, and by a model that needs the whole many times (`overlap`): they must be a list or a
+    `Recording`, not an iterator, and UserError says so.
     """
+    if isinstance(model, SpectralModel):
+        return overlapped(model, blocks)
+    if getattr(model, "needs_whole", None):
+        return _at_once(model, blocks)
     level = model.level
     if level is utterance_level:
         if iter(blocks) is blocks:
@@ -60,6 +78,13 @@ def enhance_blocks(
     length = max(1, round(chunk_s * model.sample_rate / model.hop_length)) * model.hop_length
     chunks = (block.unsqueeze(1) for block in audio.rechunk(blocks, length))  # (C, 1, n)
     return (estimate.squeeze(1) for estimate in _driven(model, level, chunks))
+
+
+@torch.inference_mode()
+def _at_once(model: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    held = list(blocks)
+    if held:
+        yield model(torch.cat(held, -1).unsqueeze(1)).squeeze(1)
 
 
 def whole_level(blocks: Iterable[Tensor]) -> Tensor:
@@ -113,24 +138,25 @@ def enhance_file(
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
     settle: Callable[[], Any] = lambda: None,
+    post: str = "none",
 ) -> Result:
     """Enhance one file; rate, channels and number of frames stay.
 
     mix: 1 is the estimate, 0 the input, between them their sum, aligned to the sample. subtype:
     as "PCM_24"; default the input's, or PCM_16 where WAV has not got it. advance: is told the
     part of the file that is done since last time. settle: is called when all samples are written,
-    before the file takes its name.
+    before the file takes its name. post: in POSTS, of the estimate before it is mixed.
     Raises UserError for a file that cannot be read or written; then there is no target.
     """
     began = time.perf_counter()
-    _check_mix(mix)
+    _check(model, mix, post)
     noisy = audio.Recording(source, model.sample_rate)
     if subtype is None and Path(target).suffix.lower() == ".wav":
         subtype = noisy.subtype if noisy.subtype in audio.FORMATS[".wav"][1] else "PCM_16"
     shape = (noisy.file_rate, noisy.n_channels, subtype, noisy.n_frames)
     try:
         with audio.Writer(target, *shape) as writer:
-            for block in _at_file_rate(model, noisy, mix, chunk_s):
+            for block in _at_file_rate(model, noisy, mix, chunk_s, post):
                 writer.write(block)
                 advance(block.shape[-1] / noisy.n_frames)
             settle()
@@ -152,13 +178,13 @@ def enhance_file(
 
 
 def _at_file_rate(
-    model: nn.Module, noisy: audio.Recording, mix: float, chunk_s: float
+    model: nn.Module, noisy: audio.Recording, mix: float, chunk_s: float, post: str
 ) -> Iterator[Tensor]:
     """The mix as blocks (C, n) at the file's rate, n_frames in all."""
 
     def wet() -> Iterator[Tensor]:
         back = audio.Resampler(model.sample_rate, noisy.file_rate, noisy.n_channels)
-        for block in enhance_blocks(model, noisy, chunk_s):
+        for block in POSTS[post](enhance_blocks(model, noisy, chunk_s), model.sample_rate):
             yield back.feed(block)
         yield back.flush(noisy.n_frames)
 
@@ -180,6 +206,7 @@ def enhance_all(
     chunk_s: float = CHUNK_S,
     progress: bool = True,
     tell: Callable[[str], Any] = lambda line: None,
+    post: str = "none",
 ) -> list[Result]:
     """Enhance files and folders into `<output>/<relative path>.wav`, a result per file.
 
@@ -190,11 +217,11 @@ def enhance_all(
     that holds other settings' files or that another run writes to.
     """
     output = Path(output)
-    _check_mix(mix)
+    _check(model, mix, post)
     if subtype is not None and subtype not in audio.FORMATS[".wav"][1]:
         raise UserError(f"no subtype {subtype}; choose of {', '.join(audio.FORMATS['.wav'][1])}")
     jobs = plan(inputs, output)
-    digest = _digest(model, mix, subtype)
+    digest = _digest(model, mix, subtype, post)
     results = []
     with alone(output), Log(output / LOG) as log:
         if not overwrite:
@@ -211,7 +238,7 @@ def enhance_all(
                     result = log.skipped(job)
                 else:
                     settle = functools.partial(log.start, job, digest)
-                    result = _tried(model, job, mix, subtype, chunk_s, bar.update, settle)
+                    result = _tried(model, job, mix, subtype, chunk_s, bar.update, settle, post)
                 bar.update(n_done - bar.n)
                 if result.status == "ok":
                     result = replace(result, made_with=digest)
@@ -237,13 +264,18 @@ def _bar(n_files: int, progress: bool) -> tqdm:
     return tqdm(total=n_files, bar_format=form, disable=None if progress else True)
 
 
-def _check_mix(mix: float) -> None:
+def _check(model: nn.Module, mix: float, post: str) -> None:
+    if post not in POSTS:
+        raise UserError(f"no post-processing '{post}'; there are: {', '.join(POSTS)}")
+    if post != "none":
+        check_rate(model.sample_rate)
     if not 0 <= mix <= 1:
         raise UserError(f"mix is {mix}; it goes from 0, the input, to 1, the estimate")
 
 
-def _digest(model: nn.Module, mix: float, subtype: str | None) -> str:
-    total = hashlib.sha256(repr((model.config, mix, subtype)).encode())
+def _digest(model: nn.Module, mix: float, subtype: str | None, post: str) -> str:
+    settings = (model.config, mix, subtype, *([post] if post != "none" else []))
+    total = hashlib.sha256(repr(settings).encode())
     for name, tensor in model.state_dict().items():
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
