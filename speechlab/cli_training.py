@@ -56,7 +56,7 @@ def prepare_data(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    from speechlab import experiments
+    from speechlab import experiments, launch
     from speechlab.configuration import to_dict
 
     if options.list and options.experiment is None:
@@ -69,25 +69,25 @@ def train(options: argparse.Namespace) -> None:
     if options.list:
         _show(to_dict(experiment))
         return
-    _tell(experiments.train(experiment, _runs(options), options.device, *_shown()))
+    _tell(launch.train(experiment, _runs(options), options.device, *_shown()))
 
 
 def resume(options: argparse.Namespace) -> None:
-    from speechlab import experiments
+    from speechlab import launch
 
     changes = {k.removeprefix("training."): v for k, v in assigned(options.set).items()}
-    _tell(experiments.resume(options.folder, changes, options.device, *_shown()))
+    _tell(launch.resume(options.folder, changes, options.device, *_shown()))
 
 
 def finetune(options: argparse.Namespace) -> None:
-    from speechlab import experiments
+    from speechlab import launch
 
     taken = [key for key in assigned(options.set) if key.partition(".")[0] in ("model", "system")]
     if taken:
         raise UserError(f"finetune takes the model from the checkpoint; leave {taken[0]} out")
     experiment = _changed(options.experiment, options.name, options.set)
     where = _runs(options), options.device
-    _tell(experiments.finetune(options.checkpoint, experiment, *where, *_shown()))
+    _tell(launch.finetune(options.checkpoint, experiment, *where, *_shown()))
 
 
 def _in_one_voice(run: Callable[[argparse.Namespace], None]) -> Callable[..., None]:

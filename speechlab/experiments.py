@@ -4,31 +4,30 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from torch import nn
-from tqdm import tqdm
 
-from speechlab import losses, metrics, schedules, splits, training
-from speechlab.checkpoints import load
+from speechlab import losses, metrics, schedules
 from speechlab.complexity import n_params
-from speechlab.configuration import from_dict, override, replaced, to_dict
-from speechlab.crops import Source
-from speechlab.distributed import own_device
+from speechlab.configuration import from_dict, override, replaced
 from speechlab.errors import UserError
 from speechlab.loggers import LOGGERS
-from speechlab.mixing import Examples, MixtureConfig, Mixtures, PairConfig, Pairs, whole_pairs
+from speechlab.metric_gan import PUBLISHED as GANS
+from speechlab.metric_gan import MetricGANConfig
+from speechlab.mixing import MixtureConfig, PairConfig
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig, ablation_config, tiny_config
-from speechlab.objectives import Loss, Supervised
-from speechlab.progress import Tell
-from speechlab.runs import FOLDER, Run
+from speechlab.models.mpsenet import MPSENetConfig
+from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
+from speechlab.models.mpsenet_mamba import MPSENetMambaConfig
+from speechlab.models.semamba import LAYER, SEMambaAdvancedConfig
+from speechlab.models.semamba_basic import SEMambaBasicConfig
+from speechlab.objectives import Loss
 from speechlab.schedules import TrainingConfig
 
 LOSSES: dict[str, Loss] = {
@@ -37,10 +36,15 @@ LOSSES: dict[str, Loss] = {
     "si_sdr": losses.si_sdr,
     "si_snr": losses.si_snr,
     "compressed_spectrum": losses.compressed_spectrum,
+    "log_magnitude": losses.log_magnitude,
     **{f"stft_{band}": partial(losses.multi_resolution_stft, band=band) for band in losses.BANDS},
 }
-Parts = tuple[Supervised, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
-_UNREAD = {"pairs": ("mixture", "n_per_epoch"), "mixtures": ("pair",)}  # by each kind of examples
+_UNREAD = {  # settings that are not read with these
+    ("examples", "pairs"): ("mixture", "n_per_epoch"),
+    ("examples", "mixtures"): ("pair",),
+    ("objective", "supervised"): ("gan",),
+    ("objective", "metric_gan"): ("losses",),
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,11 @@ class Experiment:
     n_per_epoch: int = 2000  # mixtures that are called an epoch
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     pair: PairConfig = field(default_factory=PairConfig)
+    objective: Literal["supervised", "metric_gan"] = "supervised"  # a name in launch.OBJECTIVES
     losses: Mapping[str, float] = field(  # names in LOSSES and their weights
         default_factory=lambda: {"l1": 1.0, "stft_full": 1.0}
     )
+    gan: MetricGANConfig = field(default_factory=MetricGANConfig)  # of a metric_gan
     dev_metrics: tuple[str, ...] = ("si_sdr",)  # of every validation
     n_dev: int = 0  # dev files to score, the first of them; 0: all
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -73,14 +79,24 @@ def lookup(name: str) -> Experiment:
 def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
     """A copy with settings changed, by dotted names, as `configuration.replaced`.
 
-    With other `examples` what these do not read is reset, where it is not among the changes.
+    With other `examples` or another `objective`, what these do not read is reset, where it is not
+    among the changes.
     """
-    experiment = replaced(experiment, changes)
-    if "examples" not in changes:
-        return experiment
+    before, experiment = experiment, replaced(experiment, changes)
     given = {name.partition(".")[0] for name in changes}
-    unread = set(_UNREAD[experiment.examples]) - given
+    chosen = {name for name, _ in _UNREAD if getattr(before, name) != getattr(experiment, name)}
+    unread = {name for by, name in _unread(experiment) if by in chosen} - given
     return replace(experiment, **{name: getattr(Experiment(""), name) for name in unread})
+
+
+def _unread(experiment: Experiment) -> list[tuple[str, str]]:
+    """Settings that it does not read, each behind the setting that says so."""
+    return [
+        (by, name)
+        for (by, value), names in _UNREAD.items()
+        if getattr(experiment, by) == value
+        for name in names
+    ]
 
 
 def table() -> pd.DataFrame:
@@ -93,64 +109,6 @@ def table() -> pd.DataFrame:
         row |= {"corpora": ", ".join(experiment.corpora), "n_steps": experiment.training.n_steps}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def train(
-    experiment: Experiment,
-    folder: str | Path = FOLDER,
-    device: str = "cpu",
-    progress: bool = True,
-    tell: Tell | None = None,
-) -> Run:
-    """Train it in `folder`/its name; a run that is there goes on.
-
-    progress: a bar; tell: takes a line now and then, as `training.fit`.
-    UserError, before anything is written, where the settings cannot be or a corpus is not
-    prepared; and where the run that is there was begun with other settings or data.
-    """
-    check(experiment)
-    run = Run(Path(folder) / experiment.name)
-    data_hash, parts = splits.data_hash(experiment.corpora), _parts(experiment, run, device)
-    settings = to_dict(experiment)
-    del settings["training"]  # `fit` notes these itself: it knows which of them may change
-    run = Run.start(run.folder, settings, data_hash)
-    return _fit(experiment, parts, run, progress, tell)
-
-
-def finetune(
-    checkpoint: str | Path,
-    experiment: Experiment,
-    folder: str | Path = FOLDER,
-    device: str = "cpu",
-    progress: bool = True,
-    tell: Tell | None = None,
-) -> Run:
-    """Train a checkpoint on: its architecture and weights, all else as the experiment says.
-
-    It is scored before the first step, so the best is never worse than it was.
-    """
-    model = load(checkpoint)
-    known = {config: name for name, (config, _) in SYSTEMS.items()}
-    changes = {"system": known[type(model.config)], "model": model.config}
-    experiment = replace(experiment, start=str(checkpoint), **changes)
-    return train(experiment, folder, device, progress, tell)
-
-
-def resume(
-    folder: str | Path,
-    changes: Mapping[str, Any],
-    device: str = "cpu",
-    progress: bool = True,
-    tell: Tell | None = None,
-) -> Run:
-    """Go on with a run, its schedule changed (settings of TrainingConfig); the run notes it."""
-    run = Run.open(folder)
-    experiment = from_settings(run.settings["config"])
-    if splits.data_hash(experiment.corpora) != run.settings["data_hash"]:
-        names = ", ".join(experiment.corpora)
-        raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
-    experiment = replace(experiment, training=training.resume(run, changes))
-    return _fit(experiment, _parts(experiment, run, device), run, progress, tell)
 
 
 def from_settings(settings: Mapping[str, Any]) -> Experiment:
@@ -183,9 +141,10 @@ def check(experiment: Experiment) -> None:
     for name, weight in experiment.losses.items():
         if not 0 <= weight <= 1e30:  # NaN is in no range
             raise UserError(f"losses.{name} is {weight}; a weight must lie in 0 to 1e+30")
-    for name in _UNREAD[experiment.examples]:
+    for by, name in _unread(experiment):
         if getattr(experiment, name) != getattr(Experiment(""), name):
-            raise UserError(f"'{name}' is not read where examples are {experiment.examples}")
+            value, verb = getattr(experiment, by), "are" if by.endswith("s") else "is"
+            raise UserError(f"'{name}' is not read where {by} {verb} {value}; leave it out")
     schedules.check(experiment.training)
 
 
@@ -193,114 +152,6 @@ def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"no {what} '{unknown[0]}'; there are: {', '.join(known)}")
-
-
-def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: Tell | None) -> Run:
-    given = experiment.training, run, progress, tell
-    return training.fit(*parts, *given, score_start=bool(experiment.start))
-
-
-def _parts(experiment: Experiment, run: Run, device: str) -> Parts:
-    """What `fit` takes; a run that has begun has its weights itself."""
-    train, dev = (splits.read(experiment.corpora, split) for split in ("train", "dev"))
-    splits.check_disjoint(train, dev)
-    examples, dev = _examples(experiment, train), _dev_scores(experiment, dev)
-    model = untrained(experiment) if run.last.exists() else built(experiment)
-    try:
-        model = model.to(own_device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {device}: {reason} (`speechlab doctor` tells more)") from error
-    _check_signals(model, examples)
-    chosen = {name: LOSSES[name] for name in experiment.losses}
-    return Supervised(model, chosen, experiment.losses), examples, dev
-
-
-def _check_signals(model: nn.Module, examples: Examples) -> None:
-    """That the model takes, and gives, what the examples are."""
-    if model.sample_rate != examples.sample_rate:
-        raise UserError(
-            f"the model works at {model.sample_rate} Hz, its examples at {examples.sample_rate}; "
-            "set the sample_rate of both alike"
-        )
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        n_sources = model(torch.zeros(1, 1, 1000, device=device)).shape[1]
-    if n_sources != examples.n_sources:
-        raise UserError(f"the model gives {n_sources} sources, examples have {examples.n_sources}")
-
-
-def built(experiment: Experiment) -> nn.Module:
-    """The model before the first step: the checkpoint `start`, or drawn from the training's seed.
-
-    UserError where the checkpoint is not there or of another configuration.
-    """
-    if not experiment.start:
-        return untrained(experiment)
-    model = load(experiment.start)
-    if model.config != experiment.model:
-        raise UserError(f"{experiment.start}: is of another configuration than `model`")
-    return model
-
-
-def untrained(experiment: Experiment) -> nn.Module:
-    """The model drawn from the training's seed; the caller's random state is kept."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(experiment.training.seed)
-        return SYSTEMS[experiment.system][1](experiment.model)
-
-
-def training_examples(experiment: Experiment) -> Examples:
-    """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
-    return _examples(experiment, splits.read(experiment.corpora, "train"))
-
-
-def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Examples:
-    if experiment.examples == "pairs":
-        return Pairs(of_kind["mixture"], experiment.pair)
-    speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
-    if not speech and of_kind["mixture"]:
-        names = ", ".join(experiment.corpora)
-        raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")
-    return Mixtures(speech, noise, rooms, experiment.mixture, experiment.n_per_epoch)
-
-
-def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
-    """A function that scores a model on the ready mixtures of the dev split, whole files."""
-    return _dev_scores(experiment, splits.read(experiment.corpora, "dev"))
-
-
-def _dev_scores(
-    experiment: Experiment, of_kind: Mapping[str, list[Source]]
-) -> Callable[[nn.Module], pd.DataFrame]:
-    mixtures = of_kind["mixture"][: experiment.n_dev or None]
-    names = ", ".join(experiment.corpora)
-    if not mixtures:
-        raise UserError(
-            f"{names}: no ready mixtures in the dev split to choose the model by; add a corpus "
-            "that has some, as dev/noisy and dev/clean of your own"
-        )
-    if any(len(source.item.sources) != 1 for source in mixtures):
-        raise UserError(f"{names}: dev mixtures of several sources; one talker is scored here")
-    return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
-
-
-def scores(
-    model: nn.Module, mixtures: list[Source], names: tuple[str, ...], progress: bool = False
-) -> pd.DataFrame:
-    """Metrics of a model's estimates of ready mixtures with one source; one row per file.
-
-    A metric that fails is NaN.
-    """
-    device = next(model.parameters(), torch.empty(0)).device
-    rows = []
-    pairs = whole_pairs(mixtures, model.sample_rate)
-    for name, noisy, clean in tqdm(pairs, total=len(mixtures), disable=not progress, unit="file"):
-        with torch.inference_mode():
-            estimate = model(noisy[None].to(device))[0].cpu().numpy()  # (S, T)
-        values, _ = metrics.score(estimate[0], clean[0].numpy(), model.sample_rate, names)
-        rows.append({"file": name} | values)
-    return pd.DataFrame(rows)
 
 
 TINY = Experiment(
@@ -365,6 +216,86 @@ FINETUNE = replaced(  # of a model that is there already: small steps
         "mixture.segment_s": 4.0,
     },
 )
+SEMAMBA = (
+    changed(  # as its authors trained it (arXiv 2405.06573), but for the choice on the test set
+        PUBLISHED,
+        {
+            "name": "semamba",
+            "system": "semamba_advanced",
+            "model": SEMambaAdvancedConfig(),
+            "corpora": ("voicebank_demand",),
+            "pair": PairConfig(segment_s=2.0, short="pad"),
+            "objective": "metric_gan",
+            "training": TrainingConfig(
+                n_steps=578_600,  # 200 epochs of 11,572 files
+                batch_size=4,
+                lr=5e-4,
+                betas=(0.8, 0.99),
+                weight_decay=0.01,
+                schedule="exponential",
+                warmup=0.0,
+                metric="pesq_wb",
+                n_workers=4,
+            ),
+        },
+    )
+)
+MPSENET = changed(  # arXiv 2308.08926
+    SEMAMBA,
+    {
+        "name": "mpsenet",
+        "system": "mpsenet",
+        "model": MPSENetConfig(),
+        "gan": GANS["mpsenet"],
+        "training.n_steps": 1_157_200,  # 400 epochs
+        "training.validate_every": 5000,
+    },
+)
+BASIC = changed(  # nothing of its training is published but the loss; the rest is the lab's other
+    SEMAMBA,
+    {
+        "name": "semamba-basic",
+        "system": "semamba_basic",
+        "model": SEMambaBasicConfig(),
+        "objective": "supervised",
+        "losses": {"log_magnitude": 1.0},
+        "training.n_steps": 433_950,  # 150 epochs
+        "training.optimizer": "adam",
+        "training.lr": 5e-5,
+        "training.betas": (0.9, 0.999),
+        "training.weight_decay": 0.0,
+        "training.schedule": "constant",
+    },
+)
+SEMAMBA_TINY = changed(  # for the study's embedded default
+    TINY,
+    {
+        "name": "semamba-tiny",
+        "system": "semamba_advanced",
+        "model": SEMambaAdvancedConfig(d_model=12, n_blocks=1, layer=LAYER | {"expand": 2}),
+        "mixture.segment_s": 1.0,
+        "objective": "metric_gan",
+        "dev_metrics": ("si_sdr", "pesq_wb"),
+        "training.n_steps": 300,
+        "training.batch_size": 4,
+        "training.lr": 2e-3,
+        "training.betas": (0.8, 0.99),
+        "training.metric": "pesq_wb",
+        "training.validate_every": 150,
+    },
+)
+MPSENET_TINY = changed(
+    SEMAMBA_TINY,
+    {
+        "name": "mpsenet-mamba-tiny",
+        "system": "mpsenet_mamba",
+        # "named" axes attend over all frames times all bins: hours, here
+        "model": MPSENetMambaConfig(
+            d_model=12, n_shared_blocks=1, n_branch_blocks=1, axes="published"
+        ),
+        "gan": GANS["mpsenet"],
+    },
+)
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
@@ -387,6 +318,22 @@ EXPERIMENTS = {
                 "corpora": ("voicebank_demand",),
                 "training.n_steps": 200_000,
             },
+        ),
+        SEMAMBA_TINY,
+        SEMAMBA,
+        replaced(SEMAMBA, {"name": "semamba-pcs", "gan": GANS["semamba_pcs"]}),
+        BASIC,
+        MPSENET_TINY,
+        MPSENET,
+        *(
+            replaced(
+                MPSENET,
+                {"name": name, "system": name.replace("-", "_"), "model": model, "gan": GANS[gan]},
+            )
+            for name, model, gan in (
+                ("mpsenet-conformer", MPSENetConformerConfig(), "mpsenet_conformer"),
+                ("mpsenet-mamba", MPSENetMambaConfig(), "mpsenet"),
+            )
         ),
     )
 }

@@ -54,12 +54,16 @@ class MetricGANConfig:
     offsets: Literal["reanalysis", "mpsenet"] = "reanalysis"  # of the estimate analysed again
     judged: Literal["network", "reanalysed"] = "network"  # magnitude that the discriminator sees
     reference: Literal["clean", "pcs400", "pcs400_peak"] = "clean"  # a name in REFERENCES
+    discriminator: str = ""  # published weights that it begins with; "": drawn
     n_workers: int = 4  # processes that compute PESQ; 0: this one. No number depends on it
 
 
 PUBLISHED = {
     "semamba": MetricGANConfig(),
     "semamba_pcs": MetricGANConfig(reference="pcs400_peak"),  # theirs: of whole utterances
+    "mpsenet_conformer": MetricGANConfig(  # the shorter version has no consistency term
+        {k: w for k, w in WEIGHTS.items() if k != "consistency"}, edges="differences"
+    ),
     "mpsenet": MetricGANConfig(edges="differences", offsets="mpsenet", judged="reanalysed"),
 }
 

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 import speechlab
-from speechlab import experiments, metrics, snapshots
+from speechlab import experiments, launch, metrics, snapshots
 from speechlab.configuration import replaced, to_dict
 from speechlab.corpora import manifest
 from speechlab.errors import UserError
@@ -36,7 +36,7 @@ def toy(corpus):
 def trained(corpus, tmp_path_factory):
     """The folder of a run that has ended."""
     toy = replaced(TINY, SETTINGS | {"corpora": [str(corpus)], "name": "toy"})
-    return experiments.train(toy, tmp_path_factory.mktemp("runs"), progress=False).folder
+    return launch.train(toy, tmp_path_factory.mktemp("runs"), progress=False).folder
 
 
 def state(path):
@@ -53,7 +53,7 @@ def test_each_can_be_trained_and_travels_as_json(name):
     assert experiment.name == name
     experiments.check(experiment)
     assert experiments.from_settings(json.loads(json.dumps(to_dict(experiment)))) == experiment
-    model = experiments.untrained(experiment)
+    model = launch.untrained(experiment)
     assert model.sample_rate == experiment.mixture.sample_rate == experiment.pair.sample_rate
 
 
@@ -64,10 +64,11 @@ def test_none_is_there_twice():
 
 
 def test_every_field_is_read():
-    tree = ast.parse(Path(experiments.__file__).read_text())
+    files = [Path(module.__file__) for module in (experiments, launch)]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     read = {
         node.attr
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if node.value.id == "experiment"
     }
@@ -122,7 +123,7 @@ def test_every_loss_is_one_value_an_example(name):
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(toy, tmp_path, changes, said):
     with pytest.raises(UserError, match=said) as error:
-        experiments.train(replaced(toy, changes), tmp_path, progress=False)
+        launch.train(replaced(toy, changes), tmp_path, progress=False)
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
@@ -131,7 +132,7 @@ def test_a_device_that_is_not_there_is_refused(toy, tmp_path, device):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("it is there")
     with pytest.raises(UserError, match=rf"device {device}: .+ \(`speechlab doctor` tells more\)"):
-        experiments.train(toy, tmp_path, device, progress=False)
+        launch.train(toy, tmp_path, device, progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -144,14 +145,14 @@ def test_dev_mixtures_have_to_be_there_of_one_talker(toy, tmp_path):
     for said, dev in cases.items():
         manifest.write(folder, splits | {"dev": dev}, {})
         with pytest.raises(UserError, match=said):
-            experiments.train(replaced(toy, {"corpora": [str(folder)]}), tmp_path, progress=False)
+            launch.train(replaced(toy, {"corpora": [str(folder)]}), tmp_path, progress=False)
     assert not (tmp_path / "toy").exists()
 
 
 def test_weights_are_drawn_from_the_seed(toy):
     before = torch.random.get_rng_state()
     one, two, other = (
-        experiments.built(replaced(toy, {"training.seed": seed})).state_dict() for seed in (1, 1, 2)
+        launch.built(replaced(toy, {"training.seed": seed})).state_dict() for seed in (1, 1, 2)
     )
     assert distance(one, two) == 0 and distance(one, other) > 0
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -159,7 +160,7 @@ def test_weights_are_drawn_from_the_seed(toy):
 
 def test_a_run_that_has_ended_is_left_alone(toy, trained):
     content = {path: path.read_bytes() for path in trained.iterdir()}
-    run = experiments.train(toy, trained.parent, progress=False)
+    run = launch.train(toy, trained.parent, progress=False)
     assert run.step == 6 and {path: path.read_bytes() for path in trained.iterdir()} == content
     estimate = speechlab.load(trained)(torch.randn(1, 1, 1000))
     assert estimate.shape == (1, 1, 1000) and estimate.isfinite().all()
@@ -187,23 +188,23 @@ def test_dev_scores_are_those_of_the_files(corpus, trained):
 def test_a_metric_that_fails_is_nan_and_few_files_are_the_first(toy):
     """PESQ finds no speech in white noise, or does; either way a row for each file."""
     few = replaced(toy, {"n_dev": 2, "dev_metrics": ["si_sdr", "pesq_wb"]})
-    silent = experiments.built(few)
+    silent = launch.built(few)
     for parameter in silent.parameters():
         torch.nn.init.zeros_(parameter)
-    rows = experiments.dev_scores(few)(silent)
+    rows = launch.dev_scores(few)(silent)
     assert rows["file"].tolist() == ["dev_mixture_0", "dev_mixture_1"]
     assert np.isnan(rows["pesq_wb"]).all()
 
 
 def test_what_no_number_depends_on_may_change(toy, tmp_path):
-    run = experiments.train(replaced(toy, {"training.n_steps": 2}), tmp_path, progress=False)
+    run = launch.train(replaced(toy, {"training.n_steps": 2}), tmp_path, progress=False)
     free = {"training.n_steps": 2, "training.checkpoint_every": 9, "training.loggers": ["csv"]}
-    assert experiments.train(replaced(toy, free), tmp_path, progress=False).step == 2
+    assert launch.train(replaced(toy, free), tmp_path, progress=False).step == 2
     for changes in ({"training.lr": 0.5}, {"losses.l1": 2.0}, {"model.d_model": 8}):
         other = replaced(toy, {"training.n_steps": 2} | changes)
         with pytest.raises(UserError, match="toy: was begun with other"):
-            experiments.train(other, tmp_path, progress=False)
-    resumed = experiments.resume(run.folder, {"n_steps": 5}, progress=False)
+            launch.train(other, tmp_path, progress=False)
+    resumed = launch.resume(run.folder, {"n_steps": 5}, progress=False)
     assert resumed.step == 5 and resumed.settings["changes"] == [{"step": 2, "n_steps": 5}]
 
 
@@ -213,7 +214,7 @@ def test_corpora_are_disjoint_together_and_each_is_read_once(toy, corpus, tmp_pa
     monkeypatch.setattr(manifest, "parse", lambda path: (read.append(path), parse(path))[1])
     other = prepared(tmp_path / "other", of="other ")
     both = replaced(toy, {"corpora": [str(corpus), str(other)], "name": "both"})
-    run = experiments.train(both, tmp_path / "runs", progress=False)
+    run = launch.train(both, tmp_path / "runs", progress=False)
     assert run.step == 6 and len(run.dev) == 6
     assert sorted(read) == sorted(
         folder / f"{split}.csv" for folder in (corpus, other) for split in ("train", "dev")
@@ -226,37 +227,37 @@ def test_corpora_are_disjoint_together_and_each_is_read_once(toy, corpus, tmp_pa
         manifest.write(other, splits | {"dev": dev}, {})
         told = f"{said} is in train of {corpus} and in dev of {other}: leave one of them out"
         with pytest.raises(UserError, match=told):
-            experiments.train(replaced(both, {"name": "x"}), tmp_path / "runs", progress=False)
+            launch.train(replaced(both, {"name": "x"}), tmp_path / "runs", progress=False)
     assert not (tmp_path / "runs/x").exists()
 
 
 def test_one_corpus_by_two_names_is_told(toy, corpus, tmp_path):
     twice = replaced(toy, {"corpora": [str(corpus), f"{corpus}/../{corpus.name}"]})
     with pytest.raises(UserError, match="corpora names one twice"):
-        experiments.train(twice, tmp_path, progress=False)
+        launch.train(twice, tmp_path, progress=False)
 
 
 def test_other_data_is_refused(toy, tmp_path):
     folder = prepared(tmp_path / "corpus")
     toy = replaced(toy, {"corpora": [str(folder)], "training.n_steps": 1})
-    run = experiments.train(toy, tmp_path, progress=False)
+    run = launch.train(toy, tmp_path, progress=False)
     shutil.rmtree(folder)
     prepared(folder)
-    experiments.resume(run.folder, {}, progress=False)  # the same again
+    launch.resume(run.folder, {}, progress=False)  # the same again
     splits = {split: manifest.read(folder, split)[:-1] for split in ("train", "dev")}
     manifest.write(folder, splits, {})
     with pytest.raises(UserError, match="was begun on other data"):
-        experiments.train(toy, tmp_path, progress=False)
+        launch.train(toy, tmp_path, progress=False)
     with pytest.raises(UserError, match="was begun on other data"):
-        experiments.resume(run.folder, {"n_steps": 2}, progress=False)
+        launch.resume(run.folder, {"n_steps": 2}, progress=False)
 
 
 def test_pairs_are_trained_on(toy, tmp_path):
     changes = {"mixture": {}, "n_per_epoch": 2000, "examples": "pairs", "pair.segment_s": 0.1}
     pairs = replaced(toy, changes)
-    assert len(experiments.training_examples(pairs)) == 3
+    assert len(launch.training_examples(pairs)) == 3
     assert pairs.pair == PairConfig(segment_s=0.1)
-    assert experiments.train(pairs, tmp_path, progress=False).step == 6
+    assert launch.train(pairs, tmp_path, progress=False).step == 6
 
 
 def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
@@ -265,15 +266,15 @@ def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
     still = replaced(TINY, {"name": "mine", "corpora": list(toy.corpora), "training.lr": 0.0})
     short = {"mixture.segment_s": 0.1, "n_per_epoch": 4, "losses": {"l1": 1.0}}
     still = replaced(still, short | {"training.n_steps": 1, "training.batch_size": 2})
-    run = experiments.finetune(checkpoint, still, tmp_path, progress=False)
+    run = launch.finetune(checkpoint, still, tmp_path, progress=False)
     assert run.settings["config"]["start"] == str(checkpoint)
     assert speechlab.load(run.folder).config == toy.model
     assert distance(state(run.folder), state(trained)) == 0
     run.last.unlink()
-    run = experiments.resume(run.folder, {}, progress=False)
+    run = launch.resume(run.folder, {}, progress=False)
     assert run.step == 1 and distance(state(run.folder), state(trained)) == 0
     shutil.rmtree(checkpoint)  # no longer needed
-    run = experiments.resume(run.folder, {"n_steps": 3, "lr": 0.01}, progress=False)
+    run = launch.resume(run.folder, {"n_steps": 3, "lr": 0.01}, progress=False)
     trained_on = snapshots.from_bytes(run.last.read_bytes(), run.last)["objective"]
     moved = [
         (trained_on[f"model.{name}"] - tensor).abs().max()
@@ -284,7 +285,7 @@ def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
 
 def test_the_state_of_a_training_is_no_checkpoint(toy, trained, tmp_path):
     with pytest.raises(UserError, match=r"last\.safetensors: is the state of a training") as error:
-        experiments.finetune(trained / "last.safetensors", toy, tmp_path, progress=False)
+        launch.finetune(trained / "last.safetensors", toy, tmp_path, progress=False)
     assert str(error.value).endswith(f"that is {trained / 'best.safetensors'}")
     assert not list(tmp_path.iterdir())
 
@@ -292,7 +293,7 @@ def test_the_state_of_a_training_is_no_checkpoint(toy, trained, tmp_path):
 def test_finetuning_never_ends_with_a_worse_best(toy, trained, tmp_path):
     """What it begins with is scored before the first step; a rate that ruins it does not matter."""
     wild = replaced(toy, {"name": "wild", "training.lr": 50.0, "training.clip_norm": 0.0})
-    run = experiments.finetune(trained, wild, tmp_path, progress=False)
+    run = launch.finetune(trained, wild, tmp_path, progress=False)
     start = Run.open(trained).best_known["score"]
     assert run.validations["step"].tolist()[0] == 0
     assert run.validations["si_sdr"][0] == pytest.approx(start, abs=1e-4)

@@ -1,0 +1,221 @@
+"""From an experiment to a run: its model, its examples, its dev scores, brought to `training.fit`.
+
+experiment ─► model ─► objective ─┐
+    corpora ─► train ─► examples ─┼─► training.fit ─► run
+             └► dev ──► scores ───┘
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from speechlab import metrics, splits, training
+from speechlab.checkpoints import load
+from speechlab.configuration import to_dict
+from speechlab.crops import Source
+from speechlab.distributed import own_device
+from speechlab.errors import UserError
+from speechlab.experiments import LOSSES, Experiment, check, from_settings
+from speechlab.metric_gan import MetricGAN
+from speechlab.mixing import Examples, Mixtures, Pairs, whole_pairs
+from speechlab.models import SYSTEMS
+from speechlab.models.discriminator import MetricDiscriminator, load_discriminator
+from speechlab.objectives import Objective, Supervised
+from speechlab.progress import Tell
+from speechlab.runs import FOLDER, Run
+
+Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
+
+
+def supervised(model: nn.Module, experiment: Experiment) -> Supervised:
+    """Towards a weighted sum of its losses."""
+    chosen = {name: LOSSES[name] for name in experiment.losses}
+    return Supervised(model, chosen, experiment.losses)
+
+
+def metric_gan(model: nn.Module, experiment: Experiment) -> MetricGAN:
+    """With a discriminator beside it: that of a file, or drawn from the training's seed."""
+    path = experiment.gan.discriminator
+    with torch.random.fork_rng([]):
+        torch.manual_seed(experiment.training.seed)
+        discriminator = load_discriminator(path) if path else MetricDiscriminator()
+    objective = MetricGAN(model, experiment.gan, discriminator)
+    return objective.to(next(model.parameters()).device)
+
+
+OBJECTIVES: dict[str, Callable[[nn.Module, Experiment], Objective]] = {
+    "supervised": supervised,
+    "metric_gan": metric_gan,
+}
+
+
+def train(
+    experiment: Experiment,
+    folder: str | Path = FOLDER,
+    device: str = "cpu",
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Run:
+    """Train it in `folder`/its name; a run that is there goes on.
+
+    progress: a bar; tell: takes a line now and then, as `training.fit`.
+    UserError, before anything is written, where the settings cannot be or a corpus is not
+    prepared; and where the run that is there was begun with other settings or data.
+    """
+    check(experiment)
+    run = Run(Path(folder) / experiment.name)
+    data_hash, parts = splits.data_hash(experiment.corpora), _parts(experiment, run, device)
+    settings = to_dict(experiment)
+    del settings["training"]  # `fit` notes these itself: it knows which of them may change
+    run = Run.start(run.folder, settings, data_hash)
+    return _fit(experiment, parts, run, progress, tell)
+
+
+def finetune(
+    checkpoint: str | Path,
+    experiment: Experiment,
+    folder: str | Path = FOLDER,
+    device: str = "cpu",
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Run:
+    """Train a checkpoint on: its architecture and weights, all else as the experiment says.
+
+    It is scored before the first step, so the best is never worse than it was.
+    """
+    model = load(checkpoint)
+    known = {config: name for name, (config, _) in SYSTEMS.items()}
+    changes = {"system": known[type(model.config)], "model": model.config}
+    experiment = replace(experiment, start=str(checkpoint), **changes)
+    return train(experiment, folder, device, progress, tell)
+
+
+def resume(
+    folder: str | Path,
+    changes: Mapping[str, Any],
+    device: str = "cpu",
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Run:
+    """Go on with a run, its schedule changed (settings of TrainingConfig); the run notes it."""
+    run = Run.open(folder)
+    experiment = from_settings(run.settings["config"])
+    if splits.data_hash(experiment.corpora) != run.settings["data_hash"]:
+        names = ", ".join(experiment.corpora)
+        raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
+    experiment = replace(experiment, training=training.resume(run, changes))
+    return _fit(experiment, _parts(experiment, run, device), run, progress, tell)
+
+
+def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: Tell | None) -> Run:
+    given = experiment.training, run, progress, tell
+    return training.fit(*parts, *given, score_start=bool(experiment.start))
+
+
+def _parts(experiment: Experiment, run: Run, device: str) -> Parts:
+    """What `fit` takes; a run that has begun has its weights itself."""
+    train, dev = (splits.read(experiment.corpora, split) for split in ("train", "dev"))
+    splits.check_disjoint(train, dev)
+    examples, dev = _examples(experiment, train), _dev_scores(experiment, dev)
+    model = untrained(experiment) if run.last.exists() else built(experiment)
+    try:
+        model = model.to(own_device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device}: {reason} (`speechlab doctor` tells more)") from error
+    _check_signals(model, examples)
+    return OBJECTIVES[experiment.objective](model, experiment), examples, dev
+
+
+def _check_signals(model: nn.Module, examples: Examples) -> None:
+    """That the model takes, and gives, what the examples are."""
+    if model.sample_rate != examples.sample_rate:
+        raise UserError(
+            f"the model works at {model.sample_rate} Hz, its examples at {examples.sample_rate}; "
+            "set the sample_rate of both alike"
+        )
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        n_sources = model(torch.zeros(1, 1, 1000, device=device)).shape[1]
+    if n_sources != examples.n_sources:
+        raise UserError(f"the model gives {n_sources} sources, examples have {examples.n_sources}")
+
+
+def built(experiment: Experiment) -> nn.Module:
+    """The model before the first step: the checkpoint `start`, or drawn from the training's seed.
+
+    UserError where the checkpoint is not there or of another configuration.
+    """
+    if not experiment.start:
+        return untrained(experiment)
+    model = load(experiment.start)
+    if model.config != experiment.model:
+        raise UserError(f"{experiment.start}: is of another configuration than `model`")
+    return model
+
+
+def untrained(experiment: Experiment) -> nn.Module:
+    """The model drawn from the training's seed; the caller's random state is kept."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(experiment.training.seed)
+        return SYSTEMS[experiment.system][1](experiment.model)
+
+
+def training_examples(experiment: Experiment) -> Examples:
+    """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
+    return _examples(experiment, splits.read(experiment.corpora, "train"))
+
+
+def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Examples:
+    if experiment.examples == "pairs":
+        return Pairs(of_kind["mixture"], experiment.pair)
+    speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
+    if not speech and of_kind["mixture"]:
+        names = ", ".join(experiment.corpora)
+        raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")
+    return Mixtures(speech, noise, rooms, experiment.mixture, experiment.n_per_epoch)
+
+
+def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
+    """A function that scores a model on the ready mixtures of the dev split, whole files."""
+    return _dev_scores(experiment, splits.read(experiment.corpora, "dev"))
+
+
+def _dev_scores(
+    experiment: Experiment, of_kind: Mapping[str, list[Source]]
+) -> Callable[[nn.Module], pd.DataFrame]:
+    mixtures = of_kind["mixture"][: experiment.n_dev or None]
+    names = ", ".join(experiment.corpora)
+    if not mixtures:
+        raise UserError(
+            f"{names}: no ready mixtures in the dev split to choose the model by; add a corpus "
+            "that has some, as dev/noisy and dev/clean of your own"
+        )
+    if any(len(source.item.sources) != 1 for source in mixtures):
+        raise UserError(f"{names}: dev mixtures of several sources; one talker is scored here")
+    return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
+
+
+def scores(
+    model: nn.Module, mixtures: list[Source], names: tuple[str, ...], progress: bool = False
+) -> pd.DataFrame:
+    """Metrics of a model's estimates of ready mixtures with one source; one row per file.
+
+    A metric that fails is NaN.
+    """
+    device = next(model.parameters(), torch.empty(0)).device
+    rows = []
+    pairs = whole_pairs(mixtures, model.sample_rate)
+    for name, noisy, clean in tqdm(pairs, total=len(mixtures), disable=not progress, unit="file"):
+        with torch.inference_mode():
+            estimate = model(noisy[None].to(device))[0].cpu().numpy()  # (S, T)
+        values, _ = metrics.score(estimate[0], clean[0].numpy(), model.sample_rate, names)
+        rows.append({"file": name} | values)
+    return pd.DataFrame(rows)
