@@ -49,12 +49,12 @@ def published_table(name: str, folder: str | Path = RESULTS / "published") -> pd
     if not path.is_file():
         raise UserError(f"{path}: no such table; restore it from the repository")
     table = pd.read_csv(path)
-    table["params_published"] = table.pop("params").map(_number)
+    table["params_published"] = table.pop("params").map(number)
     return table.rename(columns={metric: f"{metric}_published" for metric in METRICS})
 
 
-def _number(text: str) -> int:
-    """451K -> 451000"""
+def number(text: str) -> int:
+    """A size as papers print it: 451K -> 451000"""
     digits, unit = re.fullmatch(r"([\d.]+)([KM])", text).groups()
     return round(float(digits) * {"K": 1e3, "M": 1e6}[unit])
 
@@ -253,8 +253,8 @@ def write(
     written = []
     for name, table in tables.items():
         path = results / "tables" / f"{name}_{test_set}.csv"
-        _replace(path, table.to_csv(index=False, lineterminator="\n"))
-        _replace(path.with_suffix(".md"), markdown(table, runs))
+        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
+        replace_text(path.with_suffix(".md"), markdown(table, runs))
         written += [path, path.with_suffix(".md")]
     draw = {
         "cleanumamba_ablation": plots.mixers,
@@ -266,7 +266,8 @@ def write(
     return written
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a table or a page, whole or not at all, with the same bytes on every system."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
@@ -339,7 +340,7 @@ def update_readme(path: str | Path, block: str) -> None:
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end):
         raise UserError(f"{path}: lacks the lines {begin} and {end}, between which results go")
-    _replace(path, f"{before}{begin}\n{block}{end}{after}")
+    replace_text(path, f"{before}{begin}\n{block}{end}{after}")
 
 
 def main() -> None:
@@ -349,11 +350,14 @@ def main() -> None:
         "--root", type=Path, default=Path(), help="of the repository; default: here"
     )
     root = parser.parse_args().root
+    from speechlab import spectral_tables  # which knows this module
+
     try:
         write(root / RESULTS)
+        spectral_tables.write(root / RESULTS)
         table = streamed(root / RESULTS)
-        _replace(root / RESULTS / "tables/streaming.csv", table.to_csv(index=False))
-        _replace(root / RESULTS / "tables/streaming.md", streamed_markdown(table))
+        replace_text(root / RESULTS / "tables/streaming.csv", table.to_csv(index=False))
+        replace_text(root / RESULTS / "tables/streaming.md", streamed_markdown(table))
         update_readme(root / "README.md", readme_block(root / RESULTS))
     except UserError as error:
         parser.exit(2, f"speechlab: {error}\n")

@@ -48,8 +48,11 @@ def folder(tmp_path):
 
 
 def test_published_tables_are_the_published_ones(shared):
-    for path in PUBLISHED.glob("*.csv"):
-        assert path.read_bytes() == (shared / "published" / path.name).read_bytes()
+    ours = {"baselines_voicebank_demand.csv"}  # from the text of papers, see its README
+    paths = {path.name: path for path in PUBLISHED.glob("*.csv")}
+    assert ours < paths.keys()
+    for name in paths.keys() - ours:
+        assert paths[name].read_bytes() == (shared / "published" / name).read_bytes()
 
 
 def test_sizes_are_numbers():
@@ -187,6 +190,7 @@ def test_make_paper_gives_the_committed_bytes(tmp_path):
     shutil.copytree(ROOT / "results" / "metrics", tmp_path / "results" / "metrics")
     shutil.copytree(ROOT / "results" / "streamed", tmp_path / "results" / "streamed")
     shutil.copytree(PUBLISHED, tmp_path / "results" / "published")
+    shutil.copytree(ROOT / "results" / "benchmarks", tmp_path / "results" / "benchmarks")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(readme, encoding="utf-8")
     tables.update_readme(tmp_path / "README.md", "cleared\n")
