@@ -31,7 +31,6 @@ from speechlab.models.level import LEAST
 from speechlab.models.spectral import SpectralModel
 from speechlab.spectra import Spectrum
 
-CHUNK_S = 30.0  # seconds in the model at once
 OVERLAP_S = 4.0  # seconds that two chunks share
 FADE_S = 0.5  # seconds in the middle of these, over which one goes over into the other
 
@@ -43,10 +42,13 @@ Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and which fr
 def overlapped(
     model: SpectralModel,
     blocks: Iterable[Tensor],
-    chunk_s: float = CHUNK_S,
-    overlap_s: float = OVERLAP_S,
+    chunk_s: float | None = None,
+    overlap_s: float | None = None,
 ) -> Iterator[Tensor]:
     """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), as long in all.
+
+    chunk_s: seconds in the model at once, default `model.chunk_s`; overlap_s: seconds that two
+    chunks share, default OVERLAP_S and at most a quarter of a chunk.
 
     Each channel is a signal of its own. Blocks of more than one chunk are gone through many times:
     a list or a `Recording`, not an iterator, and UserError says so. Memory does not grow with the
@@ -55,6 +57,8 @@ def overlapped(
     if iter(blocks) is blocks:
         raise UserError("a long recording is gone through many times; pass its blocks as a list")
     hop, rate = model.front_end.hop_length, model.sample_rate
+    chunk_s = model.chunk_s if chunk_s is None else chunk_s
+    overlap_s = min(OVERLAP_S, chunk_s / 4) if overlap_s is None else overlap_s
     overlap = round(overlap_s * rate / (2 * hop)) * 2 * hop  # its half is whole frames, too
     length = round(chunk_s * rate / hop) * hop
     if not 0 < 2 * overlap <= length:

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+import speechlab
+from speechlab import audio
 from speechlab.errors import UserError
+from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
 from speechlab.models.spectral import SpectralModel
 from speechlab.overlap import overlapped
 from speechlab.spectra import FrontEnd
@@ -83,6 +86,35 @@ def test_chunks_agree_with_the_whole(model, seconds):
     for seam in range(24000, noisy.shape[-1] - 8000, 24000):  # and nowhere worse
         around = slice(seam, seam + 8000)
         assert difference_db(estimate[:, around], whole[:, around]) < -60
+
+
+@pytest.mark.parametrize(
+    ("reference", "system", "wanted_db"),
+    [
+        ("semamba/small_h16_n2", "semamba_advanced", -50),
+        ("mpsenet/small_c16", "mpsenet", -40),  # attention over all frames of a chunk, not of all
+    ],
+)
+def test_published_systems_on_speech(shared, reference, system, wanted_db):
+    model = speechlab.load(shared / "golden" / reference / "state.safetensors", system=system)
+    pairs = sorted((shared / "audio/pairs/voicebank_demand_train/noisy").glob("p226*.flac"))
+    noisy = torch.cat([audio.load(path)[0] for path in pairs[:3]], -1)[:, :72000]
+    estimate = torch.cat(list(overlapped(model, in_blocks(noisy), 3.0, 1.0)), -1)
+    with torch.inference_mode():
+        whole = model(noisy[:, None])[:, 0]
+    seam = slice(2 * 16000, 3 * 16000)
+    assert difference_db(estimate[:, seam], whole[:, seam]) < wanted_db
+
+
+def test_a_chunk_is_as_long_as_the_model_can(model):
+    assert model.chunk_s == 30
+    named, published = (
+        MPSENetMamba(MPSENetMambaConfig(d_model=4, n_shared_blocks=1, n_branch_blocks=1, axes=axes))
+        for axes in ("named", "published")
+    )
+    assert (named.chunk_s, published.chunk_s) == (10, 30)
+    with pytest.raises(UserError, match="cannot overlap"):
+        list(overlapped(model, in_blocks(recording(3)), 2.0, 1.5))
 
 
 def test_the_cut_of_the_blocks_does_not_matter(model):

@@ -62,6 +62,11 @@ class MPSENetMamba(TimeFrequencyModel):
         self.phase_branch = blocks("transformer", config.n_branch_blocks)
         self.cross_attention = CrossAttention(config.d_model, config.n_heads, config.axes)
 
+    @property
+    def chunk_s(self) -> float:
+        """Seconds at once of a longer recording; named axes cost their square."""
+        return 10.0 if self.config.axes == "named" else super().chunk_s
+
     def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder gives, (B, C, L, F') -> what mask and phase decoder get, the same."""
         x, _ = super().between(x)

@@ -25,6 +25,7 @@ class SpectralModel(nn.Module):
     """
 
     look_ahead = None  # samples of future that an output sample needs: all of them
+    chunk_s = 30.0  # seconds at once of a longer recording (`speechlab.overlap`): 3 GB or so
     needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
 
     def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
