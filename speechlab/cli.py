@@ -66,6 +66,10 @@ def enhance(options: argparse.Namespace) -> int:
     import speechlab
     from speechlab.enhance import enhance_all, load_causal
 
+    if options.stream and options.pcs:
+        raise UserError(
+            "--pcs needs the level of the whole file, which no stream has: leave one out"
+        )
     results = enhance_all(
         (load_causal if options.stream else speechlab.load)(options.checkpoint),
         options.inputs,

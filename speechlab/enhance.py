@@ -3,8 +3,9 @@
     file ─ blocks (C, n) ─ resampled ─► chunks ─ network, state carried ─► resampled back ─► .wav
                                    └─ level of the whole, where the model needs it: a first pass
 
-Memory does not grow with a recording. A file is there whole or not at all, so that an interrupted
-run goes on where it was; `enhance.csv` beside the files tells what became of each.
+Memory does not grow with a recording, but for models that need the whole and have no chunks (the
+non-causal basic SEMamba, the Wiener filter). A file is there whole or not at all, so that an
+interrupted run goes on where it was; `enhance.csv` beside the files tells what became of each.
 """
 
 import contextlib

@@ -34,23 +34,27 @@ from speechlab.runs import FOLDER, Run
 Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
 
 
-def supervised(model: nn.Module, experiment: Experiment) -> Supervised:
+def supervised(model: nn.Module, experiment: Experiment, begun: bool) -> Supervised:
     """Towards a weighted sum of its losses."""
     chosen = {name: LOSSES[name] for name in experiment.losses}
     return Supervised(model, chosen, experiment.losses)
 
 
-def metric_gan(model: nn.Module, experiment: Experiment) -> MetricGAN:
-    """With a discriminator beside it: that of a file, or drawn from the training's seed."""
-    path = experiment.gan.discriminator
+def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricGAN:
+    """With a discriminator beside it: that of a file, or drawn from the training's seed.
+
+    begun: the run's own state will be read, so that the file may be gone.
+    """
+    path = experiment.gan.discriminator if not begun else ""
     with torch.random.fork_rng([]):
         torch.manual_seed(experiment.training.seed)
         discriminator = load_discriminator(path) if path else MetricDiscriminator()
-    objective = MetricGAN(model, experiment.gan, discriminator)
+    n_workers = experiment.training.n_workers
+    objective = MetricGAN(model, experiment.gan, discriminator, n_workers)
     return objective.to(next(model.parameters()).device)
 
 
-OBJECTIVES: dict[str, Callable[[nn.Module, Experiment], Objective]] = {
+OBJECTIVES: dict[str, Callable[[nn.Module, Experiment, bool], Objective]] = {
     "supervised": supervised,
     "metric_gan": metric_gan,
 }
@@ -131,7 +135,8 @@ def _parts(experiment: Experiment, run: Run, device: str) -> Parts:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {device}: {reason} (`speechlab doctor` tells more)") from error
     _check_signals(model, examples)
-    return OBJECTIVES[experiment.objective](model, experiment), examples, dev
+    objective = OBJECTIVES[experiment.objective](model, experiment, run.last.exists())
+    return objective, examples, dev
 
 
 def _check_signals(model: nn.Module, examples: Examples) -> None:
@@ -141,9 +146,10 @@ def _check_signals(model: nn.Module, examples: Examples) -> None:
             f"the model works at {model.sample_rate} Hz, its examples at {examples.sample_rate}; "
             "set the sample_rate of both alike"
         )
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        n_sources = model(torch.zeros(1, 1, 1000, device=device)).shape[1]
+    device, was_training = next(model.parameters()).device, model.training
+    with torch.inference_mode():  # in eval mode: a batch norm would learn from these zeros
+        n_sources = model.eval()(torch.zeros(1, 1, 1000, device=device)).shape[1]
+    model.train(was_training)
     if n_sources != examples.n_sources:
         raise UserError(f"the model gives {n_sources} sources, examples have {examples.n_sources}")
 

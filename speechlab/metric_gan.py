@@ -55,7 +55,16 @@ class MetricGANConfig:
     judged: Literal["network", "reanalysed"] = "network"  # magnitude that the discriminator sees
     reference: Literal["clean", "pcs400", "pcs400_peak"] = "clean"  # a name in REFERENCES
     discriminator: str = ""  # published weights that it begins with; "": drawn
-    n_workers: int = 4  # processes that compute PESQ; 0: this one. No number depends on it
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.weights.keys() - WEIGHTS.keys())
+        if unknown or not self.weights:
+            known = ", ".join(WEIGHTS)
+            what = f"names '{unknown[0]}', which is no term" if unknown else "names none"
+            raise UserError(f"gan.weights {what}; there are: {known}")
+        for name, weight in self.weights.items():
+            if not 0 <= weight <= 1e30:  # NaN is in no range
+                raise UserError(f"gan.weights.{name} is {weight}; it must lie in 0 to 1e+30")
 
 
 PUBLISHED = {
@@ -80,8 +89,11 @@ class MetricGAN(Objective):
         model: SpectralModel,
         config: MetricGANConfig | None = None,
         discriminator: MetricDiscriminator | None = None,
+        n_workers: int = 4,
     ) -> None:
-        """discriminator: one that has learnt already. UserError for what cannot be trained so."""
+        """discriminator: one that has learnt already. n_workers: processes that compute PESQ, 0:
+        this one; no number depends on it. UserError for a model that cannot be trained so.
+        """
         super().__init__(model)
         if not isinstance(model, SpectralModel) or model.sample_rate != SAMPLE_RATE:
             raise UserError(
@@ -89,12 +101,8 @@ class MetricGAN(Objective):
                 f"{SAMPLE_RATE} Hz; train it with losses alone"
             )
         self.config = config or MetricGANConfig()
-        unknown = sorted(self.config.weights.keys() - WEIGHTS.keys())
-        if unknown:
-            known = ", ".join(WEIGHTS)
-            raise UserError(f"a weight for '{unknown[0]}', which is no term; there are: {known}")
         self.discriminator = discriminator or MetricDiscriminator()
-        self.targets = PesqTargets(self.config.n_workers)
+        self.targets = PesqTargets(n_workers)
 
     def phases(self) -> list[Phase]:
         trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -65,7 +65,8 @@ def overlapped(
         raise UserError(f"chunks of {chunk_s} s cannot overlap by {overlap_s} s on both sides")
     pieces = partial(_pieces, blocks, length, overlap)
     if len(first := list(islice(pieces(), 2))) < 2:
-        yield from (model(piece.samples[:, None])[:, 0] for piece in first)
+        for piece in first:  # channel by channel, as below: their memory would add up
+            yield torch.cat([model(signal[None, None])[:, 0] for signal in piece.samples])
         return
     gain = _whole_gain(model, blocks)  # (C, 1)
     with contextlib.ExitStack() as stack:

@@ -27,6 +27,9 @@ COLOURS = {
     "noisy": "#777777",
     "wiener": "#E69F00",
     "cleanumamba": "#0072B2",  # as Mamba, which it is made of
+    **dict.fromkeys(("semamba_advanced", "semamba_basic"), "#009E73"),
+    **dict.fromkeys(("mpsenet", "mpsenet_conformer", "mpsenet_mamba"), "#CC79A7"),
+    "stretched": "#333333",
 }
 MARKERS = {"E8": "o", "E6": "s"}
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "white"}
@@ -41,6 +44,12 @@ LABELS = {
     "noisy": "noisy, unprocessed",
     "wiener": "Wiener filter",
     "cleanumamba": "CleanUMamba",
+    "semamba_advanced": "SEMamba",
+    "semamba_basic": "SEMamba, basic",
+    "mpsenet": "MP-SENet",
+    "mpsenet_conformer": "MP-SENet, Conformer",
+    "mpsenet_mamba": "MP-SENet + Mamba",
+    "stretched": "the network, then PCS",
     "pesq_wb": "PESQ-WB (MOS-LQO)",
     "pesq_nb": "PESQ-NB (MOS-LQO)",
     "stoi_percent": "STOI (%)",
@@ -174,7 +183,7 @@ def spectrograms(
         grid = figure.subplots(n_rows, n_columns, sharex="col", sharey=True, squeeze=False)
         panels = grid.ravel()
         for axes, (title, table) in zip(panels, levels.items(), strict=False):
-            image = _spectrogram(axes, title, table, (loudest - span_db, loudest))
+            drawn = picture(axes, title, table, (loudest - span_db, loudest))
         for axes in panels[len(levels) :]:
             axes.remove()
         for axes in grid[:, 0]:
@@ -182,15 +191,20 @@ def spectrograms(
         for axes in panels[len(levels) - n_columns : len(levels)]:  # lowest of each column
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("time (s)")
-        bar = figure.colorbar(image, ax=grid.ravel()[: len(levels)].tolist(), pad=0.01)
+        bar = figure.colorbar(drawn, ax=grid.ravel()[: len(levels)].tolist(), pad=0.01)
         bar.set_label("level (dB)")
         bar.outline.set_visible(False)
     return figure
 
 
-def _spectrogram(
-    axes: Axes, title: str, table: pd.DataFrame, limits: tuple[float, float]
+def picture(
+    axes: Axes,
+    title: str,
+    table: pd.DataFrame,
+    limits: tuple[float, float],
+    cmap: str | None = None,
 ) -> AxesImage:
+    """Values over time and frequency, as `spectrograms` takes them, between two of them."""
     seconds, khz = table.columns.to_numpy(float), table.index.to_numpy(float) / 1000
     axes.set_title(title)
     axes.grid(visible=False)
@@ -199,6 +213,7 @@ def _spectrogram(
         extent=(seconds[0], seconds[-1], khz[0], khz[-1]),
         vmin=limits[0],
         vmax=limits[1],
+        cmap=cmap,
         origin="lower",
         aspect="auto",
         interpolation="nearest",

@@ -16,7 +16,7 @@ class TrainingConfig:
     batch_size: int = 4  # examples at once, over all processes
     accumulate: int = 1  # batches per step
     seed: int = 0  # of the examples' and the model's random draws
-    n_workers: int = 0  # processes that make examples; 0: this one
+    n_workers: int = 0  # processes that make examples, and as many that compute PESQ; 0: this one
     # optimiser, of every phase that has none of its own
     optimizer: Literal["adam", "adamw"] = "adamw"  # they part at weight_decay
     lr: float = 1e-4  # learning rate where the schedule's factor is 1

@@ -39,11 +39,25 @@ FOLDER = Path("notebooks")
 COPIES = Path("results/notebooks")
 PROFILES = {"smoke": 5, "quick": 30, "real": 24 * 60, "paper": 14 * 24 * 60}  # time limit, minutes
 QUICK = "quick"  # the default: minutes on two cores
-TRAINED = {  # by profile, the experiment that notebooks look at where none is named
-    "smoke": "cleanumamba-tiny",
-    "quick": "cleanumamba-tiny",
-    "real": "cleanumamba-442k-voicebank",
-    "paper": "cleanumamba-442k",
+TRAINED = {  # by what a notebook is about, the experiment of each profile
+    "cleanumamba": {
+        "smoke": "cleanumamba-tiny",
+        "quick": "cleanumamba-tiny",
+        "real": "cleanumamba-442k-voicebank",
+        "paper": "cleanumamba-442k",
+    },
+    "semamba": {
+        "smoke": "semamba-tiny",
+        "quick": "semamba-tiny",
+        "real": "semamba",
+        "paper": "semamba",
+    },
+    "mpsenet": {
+        "smoke": "mpsenet-mamba-tiny",
+        "quick": "mpsenet-mamba-tiny",
+        "real": "mpsenet-mamba",
+        "paper": "mpsenet-mamba",
+    },
 }
 FEW_STEPS = {  # changes that make a training one of seconds, to see that everything runs
     "n_per_epoch": 8,
@@ -107,9 +121,9 @@ def plan(
     return sets if only is None else [sets[only]]
 
 
-def experiment(profile: str) -> str:
+def experiment(profile: str, about: str = "cleanumamba") -> str:
     """The name of the experiment that a profile is about. UserError for no profile."""
-    return TRAINED[_known(profile)]
+    return TRAINED[about][_known(profile)]
 
 
 def stand_in(folder: str | Path) -> Path:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from speechlab.configuration import replaced, to_dict
 from speechlab.corpora import manifest
 from speechlab.errors import UserError
 from speechlab.experiments import EXPERIMENTS, LOSSES, TINY, Experiment
+from speechlab.metric_gan import MetricGANConfig
 from speechlab.mixing import PairConfig
+from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.runs import Run
 from tests.toy_corpus import SETTINGS, prepared
 
@@ -314,3 +317,28 @@ def test_other_examples_reset_what_they_do_not_read():
         experiments.check(
             experiments.changed(tiny, {"examples": "pairs", "mixture.segment_s": 1.0})
         )
+
+
+def test_the_first_look_at_a_model_changes_nothing(toy, tmp_path):
+    """A batch norm would learn from it, and dropout would draw."""
+    spectral = experiments.changed(
+        toy,
+        {
+            "name": "conformer",
+            "system": "mpsenet_conformer",
+            "model": MPSENetConformerConfig(
+                d_model=4, n_blocks=1, sample_rate=toy.model.sample_rate
+            ),
+        },
+    )
+    model = launch.untrained(spectral)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    launch._check_signals(model, launch.training_examples(spectral))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_of_a_gan_are_checked():
+    for weights in ({}, {"metric": math.nan}, {"metric": -1.0}, {"beauty": 1.0}):
+        with pytest.raises(UserError, match=r"gan\.weights"):
+            MetricGANConfig(weights)

@@ -62,7 +62,8 @@ def small(name="semamba", dropout=0.3, **changes):
         if isinstance(layer, torch.nn.Dropout):
             layer.p = dropout
     known = vars(PUBLISHED[name])
-    return MetricGAN(model, MetricGANConfig(**known | {"n_workers": 0} | changes), discriminator)
+    n_workers = changes.pop("n_workers", 0)
+    return MetricGAN(model, MetricGANConfig(**known | changes), discriminator, n_workers)
 
 
 def batch(n=3, silent=(0,)):
@@ -111,7 +112,7 @@ def test_published_gradients(shared):
     config, state = CONVERTERS["semamba_advanced"](published, {})
     model = SEMambaAdvanced(replace(config, normalize="none"))  # they are at unit level
     fill(model, state, folder)
-    objective = MetricGAN(model, MetricGANConfig(n_workers=0)).eval()
+    objective = MetricGAN(model, n_workers=0).eval()
     known = load_file(shared / "golden/semamba/losses/state.safetensors")
     fill(objective.discriminator, from_published(known), folder)
     noisy, clean = (
@@ -322,7 +323,7 @@ def test_half_precision_of_the_model_alone():
 def test_what_cannot_be_trained_so_is_told():
     with pytest.raises(UserError, match="CleanUMamba: a metric discriminator judges compressed"):
         MetricGAN(tiny())
-    with pytest.raises(UserError, match="a weight for 'l1', which is no term"):
+    with pytest.raises(UserError, match=r"gan\.weights names 'l1', which is no term"):
         small(weights={"l1": 1.0})
     found = terms(small(weights={"magnitude": 1.0}), batch(1, silent=()))
     assert [name for name in found if "." not in name] == ["magnitude"]

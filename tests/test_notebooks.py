@@ -12,12 +12,11 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speechlab import checkpoints, experiments, tables
+from speechlab import checkpoints, experiments, launch, spectral_tables
 from speechlab.configuration import replaced
 from speechlab.corpora import manifest
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.runs import Run
-from speechlab.statistics import mean_interval, paired_difference
 from tests import toy_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +52,7 @@ def test_papermill_alone(cwd, tmp_path):
         tmp_path / "o.ipynb",
     )
     words = {"test_set": tmp_path / "nowhere", "results": tmp_path / "results"}
+    words |= {"profile": "smoke"}
     command = [sys.executable, "-m", "papermill", notebook, str(executed), "--no-progress-bar"]
     command += [word for key, value in words.items() for word in ("-p", key, str(value))]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100)
@@ -98,7 +98,7 @@ def paper_tables_at_smoke_size(request, results):
     noisy = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "noisy.csv")
     assert len(rows) == len(noisy) == 2
     assert (rows["pesq_wb"] > noisy["pesq_wb"]).all()
-    assert len(list((output / "tables").iterdir())) == 4
+    assert len(list((output / "tables").iterdir())) == 8
     assert len(list((output / "figures").iterdir())) == 2
 
 
@@ -109,6 +109,11 @@ def paper_tables_without_data(request, results):
     assert "data/README.md" in shown
     assert "| E8 full | 41.4M | 3.067 |" in shown
     assert "nothing is reproduced here yet" in shown
+    assert "| SEMamba advanced non-causal | 2.26M | 2,258,769 | 65.46 in 2 s |" in shown
+    assert "speechlab weights download SEMamba_advanced" in shown
+    counts = spectral_tables.COUNTS  # made here by counting, as committed
+    assert (results / counts).read_bytes() == (ROOT / "results" / counts).read_bytes()
+    assert "not measured: no weights here" in shown and "not measured: no test set" in shown
 
 
 def streaming_at_smoke_size(request, results):
@@ -191,7 +196,7 @@ def a_finished_run(request, results):
     """Of the command line, on other data than the study's; it is looked at, under its own name."""
     corpus = toy_corpus.prepared(results / "own")
     settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
-    there = experiments.train(replaced(experiments.TINY, settings), results, progress=False)
+    there = launch.train(replaced(experiments.TINY, settings), results, progress=False)
     before = {path.name: path.read_bytes() for path in there.folder.iterdir()}
     name, words = "02_train_cleanumamba.ipynb", {"checkpoint": there.folder}
     shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
@@ -219,6 +224,58 @@ def a_run_of_the_same_name(request, results):
     assert (results / "runs" / "smoke" / "dev" / "mine.csv").exists()
 
 
+def semamba_at_smoke_size(request, results):
+    shown = run("03_train_semamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "24,009 parameters" in shown and shown.count("<audio") == 5
+    assert "the network, then PCS" in shown and "share within" in shown
+    rows = spectral_results(results, "semamba-tiny")
+    systems = ("noisy", "wiener", "semamba_advanced", "stretched")
+    assert rows.groupby("system", sort=False).size().to_dict() == dict.fromkeys(systems, 5)
+
+
+def mpsenet_at_smoke_size(request, results):
+    shown = run("04_train_mpsenet_mamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "28,356 parameters" in shown and shown.count("<audio") == 4
+    assert "cross_attention" in shown and "share within" in shown
+    rows = spectral_results(results, "mpsenet-mamba-tiny")
+    systems = ("noisy", "wiener", "mpsenet_mamba")
+    assert rows.groupby("system", sort=False).size().to_dict() == dict.fromkeys(systems, 5)
+
+
+def spectral_results(results: Path, name: str) -> pd.DataFrame:
+    """Dev rows of a training of a few steps, which has written all its figures, and no others."""
+    output = results / "runs" / "smoke"
+    assert len(pd.read_csv(output / name / "validations.csv")) == 2
+    kinds = ("training", "terms", "by_snr", "front_end", "phases", "phase_errors", "spectrograms")
+    assert {path.stem for path in (output / "figures").iterdir()} == {f"{name}_{k}" for k in kinds}
+    assert not (results / "figures").exists() and not (results / "dev").exists()
+    return pd.read_csv(output / "dev" / f"{name}.csv")
+
+
+def of_a_file(name: str, checkpoint: Path, results: Path, **parameters: str) -> str:
+    """Without data nor a training: a model is given. Returns what is shown."""
+    words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint} | parameters
+    shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
+    output = results / "runs" / "smoke"
+    assert (output / "dev" / f"{checkpoint.stem}-given.csv").exists()
+    assert len(list((output / "figures").iterdir())) == 5  # a file has no curves
+    return shown
+
+
+def semamba_without_data(request, results):
+    """With weights under the published names, which do not tell what they are of."""
+    published = request.getfixturevalue("shared") / "golden/semamba/small_h16_n2/state.safetensors"
+    shown = of_a_file("03_train_semamba.ipynb", published, results, system="semamba_advanced")
+    assert "FrontEnd(n_fft=400, hop_length=100" in shown
+
+
+def mpsenet_without_data(request, results):
+    checkpoint = results / "given.safetensors"
+    checkpoints.save(checkpoint, launch.untrained(experiments.MPSENET_TINY))
+    assert "28,356 parameters" in of_a_file("04_train_mpsenet_mamba.ipynb", checkpoint, results)
+
+
 SYSTEMS_OF_5 = dict.fromkeys(("noisy", "wiener", "cleanumamba"), 5)  # files each
 
 # Every notebook has an entry: functions of pytest's request and a folder for its results.
@@ -234,6 +291,8 @@ CHECKS = {
         a_finished_run,
         a_run_of_the_same_name,
     ),
+    "03_train_semamba.ipynb": (semamba_at_smoke_size, semamba_without_data),
+    "04_train_mpsenet_mamba.ipynb": (mpsenet_at_smoke_size, mpsenet_without_data),
     "10_streaming_and_cost.ipynb": (streaming_at_smoke_size, streaming_without_data),
     "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
 }
@@ -253,41 +312,6 @@ def test_a_notebook_runs(check, request, tmp_path):
     before = committed()
     check(request, tmp_path)
     assert committed() == before
-
-
-def learned(name: str) -> str:
-    """The prose under "What we learned", on one line."""
-    cells = nbformat.read(FOLDER / name, as_version=4).cells
-    [prose] = [cell.source for cell in cells if cell.source.startswith("## What we learned")]
-    return " ".join(prose.split())
-
-
-def test_what_paper_tables_taught_is_what_the_rows_say():
-    """Numbers typed into the prose of notebook 11, from the committed rows and tables."""
-    prose = learned("11_paper_tables.ipynb")
-    rows = ROOT / "results" / "metrics" / tables.TEST_SET
-    pesq = {
-        mixer: pd.read_csv(rows / f"{name}.csv", index_col="file")["pesq_wb"]
-        for mixer, name in tables.MIXERS.items()
-    }
-    said = []
-    for mixer, words in (("mha", "attention"), ("mamba_s4", "the S4 scan"), ("lstm", "the LSTM")):
-        gain = mean_interval((pesq["mamba"] - pesq[mixer]).to_numpy())
-        said.append(f"of {words} by {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]")
-    compared, _ = tables.both(ROOT / "results")
-    worst = {
-        metric: max(table[f"{metric}_difference"].abs().max() for table in compared.values())
-        for metric in tables.METRICS
-    }
-    said.append(
-        f"the largest difference is {worst['pesq_wb']:.3f} in PESQ-WB, {worst['pesq_nb']:.3f} in "
-        f"PESQ-NB and {worst['stoi_percent']:.2f} points in STOI"
-    )
-    pruned = pd.read_csv(rows / "CleanUMamba-3N-E8_pruned-500K.csv")["pesq_wb"].mean()
-    said.append(f"492K scores {pruned:.3f} in PESQ-WB")
-    said.append(f"trained at its size {pesq['mamba'].mean():.3f}")
-    for words in said:
-        assert words in prose
 
 
 def example(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -310,37 +334,3 @@ def test_example_mixers():
     done = example("mixers.py")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1 + 5
-
-
-def test_what_streaming_taught_is_what_the_rows_say():
-    """Numbers typed into the prose of notebook 10, from the committed rows and tables."""
-    prose = learned("10_streaming_and_cost.ipynb")
-    dev = pd.read_csv(ROOT / "results" / "streamed" / "level_dev_pairs.csv")
-    mean = dev.groupby(["gain_db", "silence_s"])["loss"].mean()
-    near = dev[(dev["silence_s"] == 0) & (dev["gain_db"].abs() <= 12)]
-    loss = near.groupby(["checkpoint", "gain_db"])["loss"].mean()
-    assert f"{-mean[0, 0]:.3f} PESQ-WB better" in prose
-    assert f"{loss.max():.3f} worse at most" in prose
-    assert f"costs {mean[0, 60]:.3f}" in prose and f"lose {mean[-26, 0]:.3f}" in prose
-    assert loss.max() <= 0.10 and loss.xs(0, level="gain_db").max() <= 0.03
-    table = tables.streamed(ROOT / "results").groupby("test_set")["loss"].agg(["min", "max"])
-    dns, voicebank = table.loc["dns2020_no_reverb"], table.loc["voicebank_demand_test_118"]
-    assert f"loses {dns['min']:.3f} to {dns['max']:.3f} on DNS-2020" in prose
-    assert f"between {voicebank['min']:.3f} and {voicebank['max']:.3f} on the 118" in prose
-
-
-def test_what_training_taught_is_what_the_rows_say():
-    """The claims of notebook 02, from the committed rows of its run at profile quick."""
-    prose = learned("02_train_cleanumamba.ipynb")
-    dev = pd.read_csv(ROOT / "results" / "dev" / "cleanumamba-tiny.csv")
-    wide = dev.pivot(index="file", columns="system", values=["si_sdr", "pesq_wb"])
-    scores, quality = wide["si_sdr"], wide["pesq_wb"]
-    assert len(scores) == 40 and "In SI-SDR both intervals of the table lie above 0" in prose
-    for other in ("noisy", "wiener"):
-        assert paired_difference(scores["cleanumamba"], scores[other]).low > 0
-    assert paired_difference(quality["cleanumamba"], quality["noisy"]).low > 0
-    assert paired_difference(quality["cleanumamba"], quality["wiener"]).low < 0
-    means = scores.groupby(scores.index.str.split("_").str[-1]).mean()
-    gain = means["cleanumamba"] - means["wiener"]
-    assert gain[["impulsive", "modulated"]].min() > gain.drop(["impulsive", "modulated"]).max()
-    assert means["cleanumamba"].idxmin() == "babble"

@@ -195,8 +195,11 @@ def test_what_a_notebook_said_it_read_counts(tmp_path):
 
 
 def test_every_profile_has_an_experiment():
-    assert study.TRAINED.keys() == study.PROFILES.keys()
-    assert {study.experiment(profile) for profile in study.PROFILES} <= EXPERIMENTS.keys()
+    for about, of_profile in study.TRAINED.items():
+        assert of_profile.keys() == study.PROFILES.keys()
+        names = {study.experiment(profile, about) for profile in study.PROFILES}
+        assert names <= EXPERIMENTS.keys()
+    assert study.experiment("quick") == "cleanumamba-tiny"
     with pytest.raises(UserError, match="no profile 'huge'; there are: smoke, quick, real, paper"):
         study.experiment("huge")
 

@@ -41,6 +41,18 @@ class FolderConfig:
     raw: str = elsewhere()  # the recordings
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
+    def __post_init__(self) -> None:
+        _check(0 < self.dev_percent < 100, "dev_percent", "between 0 and 100")
+        _check(self.n_mixtures >= 0, "n_mixtures", "0 or more")
+        _check(0.1 <= self.mixture_s <= 3600, "mixture_s", "0.1 to 3600")
+        _check(self.snr_db[0] <= self.snr_db[1], "snr_db", "(low, high)")
+        _check(0 <= self.seed < 2**32, "seed", "0 or more, under 2**32")
+
+
+def _check(holds: bool, name: str, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"folder: {name} must be {wanted}")
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -62,7 +74,7 @@ class Recording:
 def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
     """Convert the recordings and split them. UserError says what `raw` must hold."""
     if preparing.is_ready(target, CORPUS, config):
-        return tell(f"{target} is prepared already")
+        return tell(f"{target} is prepared already; for other recordings name another --folder")
     raw = Path(config.raw).expanduser()
     given = [split for split in SPLITS if (raw / split).is_dir()]
     if not config.raw or not ({"train", "dev"} <= set(given) or _kinds(raw)):
@@ -216,6 +228,8 @@ def _mixtures(
         for kind in ("speech", "noise")
     )
     if not speech or not noise or not config.n_mixtures:
+        if speech and config.n_mixtures:
+            tell(f"{split}: no noise to mix its speech with, so that no mixtures are made of it")
         return []
     by_name = {source.item.name: source.item for source in speech + noise}
     speech.sort(key=lambda source: hashlib.sha256(source.item.name.encode()).digest())
@@ -227,7 +241,11 @@ def _mixtures(
             sample_rate=config.sample_rate,
             snr_db=config.snr_db,
         )
-        mixture = Mixtures([voice], noise, [], recipe, 1).mixture(config.seed, 0, index)
+        try:
+            mixture = Mixtures([voice], noise, [], recipe, 1).mixture(config.seed, 0, index)
+        except UserError as error:
+            reason = str(error).partition(";")[0]  # what it advises, training can do
+            raise UserError(f"{reason}; take it out of raw, or set n_mixtures=0") from error
         name = f"mixed_{index:04d}"
         paths = [f"{split}/{kind}/{name}.wav" for kind in ("noisy", "clean")]
         # in whole steps of 16 bits, so that their difference is the noise, exactly

@@ -160,6 +160,21 @@ def test_speech_and_noise_of_dev_are_mixed_always_the_same(tmp_path):
     assert {i.kind for i in items(tmp_path / "none")["dev"]} == {"speech", "noise"}
 
 
+def test_what_cannot_be_mixed_is_told(tmp_path):
+    for wrong in ({"snr_db": (9.0, 1.0)}, {"mixture_s": 0.0}, {"seed": -1}, {"n_mixtures": -1}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            config(tmp_path, **wrong)
+    for split, talker in (("train", "anna"), ("dev", "ben")):
+        tiny.noise(tmp_path / "raw" / split / "speech" / f"{talker}_1.wav")
+    told = prepare(tmp_path / "p", config(tmp_path / "raw"))
+    assert any("dev: no noise" in line for line in told)
+    tiny.noise(tmp_path / "raw" / "dev" / "noise" / "rain.wav")
+    silent = tmp_path / "raw" / "dev" / "speech" / "carla_1.wav"
+    soundfile.write(silent, np.zeros(1600), 16000)
+    with pytest.raises(UserError, match=r"carla_1\.wav: silent.*take it out of raw"):
+        prepare(tmp_path / "q", config(tmp_path / "raw"))
+
+
 def test_a_talker_of_pairs_and_of_speech_goes_one_way(tmp_path):
     raw = pairs(tmp_path / "raw", names_of(TALKERS))
     for name in names_of((*TALKERS, "gina", "hugo")):

@@ -1,0 +1,143 @@
+"""What the notebooks' prose says they taught is what the committed rows and tables say."""
+
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from speechlab import spectral_tables, tables
+from speechlab.complexity import n_params
+from speechlab.experiments import SEMAMBA, SEMAMBA_TINY
+from speechlab.models.semamba import SEMambaAdvanced
+from speechlab.statistics import Difference, mean_interval, paired_difference
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+
+
+def learned(name: str) -> str:
+    """The prose under "What we learned", on one line."""
+    cells = nbformat.read(FOLDER / name, as_version=4).cells
+    [prose] = [cell.source for cell in cells if cell.source.startswith("## What we learned")]
+    return " ".join(prose.split())
+
+
+def test_what_paper_tables_taught_is_what_the_rows_say():
+    """Numbers typed into the prose of notebook 11, from the committed rows and tables."""
+    prose = learned("11_paper_tables.ipynb")
+    rows = ROOT / "results" / "metrics" / tables.TEST_SET
+    pesq = {
+        mixer: pd.read_csv(rows / f"{name}.csv", index_col="file")["pesq_wb"]
+        for mixer, name in tables.MIXERS.items()
+    }
+    said = []
+    for mixer, words in (("mha", "attention"), ("mamba_s4", "the S4 scan"), ("lstm", "the LSTM")):
+        gain = mean_interval((pesq["mamba"] - pesq[mixer]).to_numpy())
+        said.append(f"of {words} by {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]")
+    compared, _ = tables.both(ROOT / "results")
+    worst = {
+        metric: max(table[f"{metric}_difference"].abs().max() for table in compared.values())
+        for metric in tables.METRICS
+    }
+    said.append(
+        f"the largest difference is {worst['pesq_wb']:.3f} in PESQ-WB, {worst['pesq_nb']:.3f} in "
+        f"PESQ-NB and {worst['stoi_percent']:.2f} points in STOI"
+    )
+    pruned = pd.read_csv(rows / "CleanUMamba-3N-E8_pruned-500K.csv")["pesq_wb"].mean()
+    said.append(f"492K scores {pruned:.3f} in PESQ-WB")
+    said.append(f"trained at its size {pesq['mamba'].mean():.3f}")
+    said += spectral_costs_said()
+    for words in said:
+        assert words in prose
+
+
+def spectral_costs_said() -> list[str]:
+    """The costs in the prose of notebook 11, from the committed table."""
+    costs = pd.read_csv(ROOT / "results" / "tables" / "spectral_costs.csv", index_col="model")
+    names = spectral_tables.ADVANCED, spectral_tables.CAUSAL, spectral_tables.WHOLE
+    printed, short, long = (
+        [abs(costs.loc[name, f"change_{way}_percent"]) for name in names]
+        for way in ("published", "4s", "10s")
+    )
+    assert costs.loc[names[0], "change_4s_percent"] > 0 > costs.loc[names[0], "change_10s_percent"]
+    return [
+        f"{printed[0]} % less than the Conformer for the advanced model, {printed[1]} and "
+        f"{printed[2]} % less than the Transformer",
+        f"the advanced model takes {short[0]} % more than the Conformer and on 10 s {long[0]} % "
+        f"less; the basic ones take {short[1]} and {short[2]} % less",
+    ]
+
+
+def test_what_streaming_taught_is_what_the_rows_say():
+    """Numbers typed into the prose of notebook 10, from the committed rows and tables."""
+    prose = learned("10_streaming_and_cost.ipynb")
+    dev = pd.read_csv(ROOT / "results" / "streamed" / "level_dev_pairs.csv")
+    mean = dev.groupby(["gain_db", "silence_s"])["loss"].mean()
+    near = dev[(dev["silence_s"] == 0) & (dev["gain_db"].abs() <= 12)]
+    loss = near.groupby(["checkpoint", "gain_db"])["loss"].mean()
+    assert f"{-mean[0, 0]:.3f} PESQ-WB better" in prose
+    assert f"{loss.max():.3f} worse at most" in prose
+    assert f"costs {mean[0, 60]:.3f}" in prose and f"lose {mean[-26, 0]:.3f}" in prose
+    assert loss.max() <= 0.10 and loss.xs(0, level="gain_db").max() <= 0.03
+    table = tables.streamed(ROOT / "results").groupby("test_set")["loss"].agg(["min", "max"])
+    dns, voicebank = table.loc["dns2020_no_reverb"], table.loc["voicebank_demand_test_118"]
+    assert f"loses {dns['min']:.3f} to {dns['max']:.3f} on DNS-2020" in prose
+    assert f"between {voicebank['min']:.3f} and {voicebank['max']:.3f} on the 118" in prose
+
+
+def test_what_training_taught_is_what_the_rows_say():
+    """The claims of notebook 02, from the committed rows of its run at profile quick."""
+    prose = learned("02_train_cleanumamba.ipynb")
+    dev = pd.read_csv(ROOT / "results" / "dev" / "cleanumamba-tiny.csv")
+    wide = dev.pivot(index="file", columns="system", values=["si_sdr", "pesq_wb"])
+    scores, quality = wide["si_sdr"], wide["pesq_wb"]
+    assert len(scores) == 40 and "In SI-SDR both intervals of the table lie above 0" in prose
+    for other in ("noisy", "wiener"):
+        assert paired_difference(scores["cleanumamba"], scores[other]).low > 0
+    assert paired_difference(quality["cleanumamba"], quality["noisy"]).low > 0
+    assert paired_difference(quality["cleanumamba"], quality["wiener"]).low < 0
+    means = scores.groupby(scores.index.str.split("_").str[-1]).mean()
+    gain = means["cleanumamba"] - means["wiener"]
+    assert gain[["impulsive", "modulated"]].min() > gain.drop(["impulsive", "modulated"]).max()
+    assert means["cleanumamba"].idxmin() == "babble"
+
+
+def gains_of(name: str, system: str, other: str, metric: str) -> Difference:
+    """Of the committed dev rows of a training at profile quick."""
+    dev = pd.read_csv(ROOT / "results" / "dev" / f"{name}.csv")
+    wide = dev.pivot(index="file", columns="system", values=metric)
+    assert len(wide) == 40
+    return paired_difference(wide[system], wide[other])
+
+
+def test_what_training_a_semamba_taught_is_what_the_rows_say():
+    prose = learned("03_train_semamba.ipynb")
+    gain = partial(gains_of, "semamba-tiny", "semamba_advanced")
+    assert "In PESQ-WB both intervals of the second table lie above 0" in prose
+    assert gain("noisy", "pesq_wb").low > 0 and gain("wiener", "pesq_wb").low > 0
+    assert "In SI-SDR it is ahead of the noisy files, and the filter keeps up" in prose
+    assert gain("noisy", "si_sdr").low > 0 > gain("wiener", "si_sdr").low
+    assert "a hundredth of the published size" in prose
+    sizes = [n_params(SEMambaAdvanced(c)) for c in (SEMAMBA_TINY.model, SEMAMBA.model)]
+    assert 1 / 110 < sizes[0] / sizes[1] < 1 / 90
+    assert "PCS, which nobody trained, lifts PESQ-WB once more and costs SI-SDR" in prose
+    stretched = partial(gains_of, "semamba-tiny", "stretched", "semamba_advanced")
+    assert stretched("pesq_wb").low > 0 > stretched("si_sdr").high
+    dev = pd.read_csv(ROOT / "results" / "dev" / "semamba-tiny.csv")
+    by_band = dev.assign(band=dev["snr_db"] // 5).pivot_table("si_sdr", "band", "system")
+    ahead = by_band["semamba_advanced"] - by_band["wiener"]
+    assert "ahead where the noise is loud" in prose and ahead.iloc[0] > 0 > ahead.iloc[-1]
+
+
+def test_what_training_an_mpsenet_taught_is_what_the_rows_say():
+    prose = learned("04_train_mpsenet_mamba.ipynb")
+    gain = partial(gains_of, "mpsenet-mamba-tiny", "mpsenet_mamba")
+    assert "In PESQ-WB and in SI-SDR its interval over the noisy files lies above 0" in prose
+    assert "The filter keeps up in both." in prose
+    for metric in ("pesq_wb", "si_sdr"):
+        assert gain("noisy", metric).low > 0 > gain("wiener", metric).low
+    dev = pd.read_csv(ROOT / "results" / "dev" / "mpsenet-mamba-tiny.csv")
+    by_band = dev.assign(band=dev["snr_db"] // 5).pivot_table("si_sdr", "band", "system")
+    assert "the better one in SI-SDR where there is little noise" in prose
+    assert by_band["wiener"].iloc[-1] > by_band["mpsenet_mamba"].iloc[-1]
