@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from speechlab.errors import UserError
 from speechlab.layers.stacks import STACKS, Block, check_options
+from speechlab.models.chunked import ChunkedModel
 from speechlab.models.level import LEVELS
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
@@ -51,7 +52,7 @@ class CleanUMambaConfig:
     normalize: Literal["utterance", "running", "none"] = "utterance"
 
 
-class CleanUMamba(nn.Module):
+class CleanUMamba(ChunkedModel):
     """(B, 1, T) -> (B, 1, T), any T >= 1, with the level taken out and put back inside.
 
     Causal up to `look_ahead` samples with `normalize` "running" or "none"; "utterance" divides
@@ -107,17 +108,6 @@ class CleanUMamba(nn.Module):
         from speechlab.complexity import macs_per_second  # brings pandas
 
         return seconds * macs_per_second(self)
-
-    def forward(self, noisy: Tensor) -> Tensor:
-        """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
-        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
-            shape = tuple(noisy.shape)
-            raise UserError(f"CleanUMamba takes (B, 1, T) with T >= 1 samples, not {shape}")
-        length = noisy.shape[-1]
-        level, _ = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
-        x = F.pad(noisy / level, (0, self.padded_length(length) - length))
-        x, _ = self.network(x, None, last=True)
-        return x[..., :length] * level
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.

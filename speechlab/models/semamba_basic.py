@@ -38,6 +38,7 @@ from speechlab.layers.bidirectional import Direction, sequence_layer
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.postnorm import CausalTransformerLayer, WholeTransformerLayer
 from speechlab.layers.stacks import Block, Stack
+from speechlab.models.chunked import ChunkedModel
 from speechlab.models.level import LEVELS
 from speechlab.spectra import Spectrum
 from speechlab.stft import overlap_add, whole_frames
@@ -105,7 +106,7 @@ class SEMambaBasicConfig:
     normalize: Literal["running", "none"] = "running"
 
 
-class SEMambaBasic(nn.Module):
+class SEMambaBasic(ChunkedModel):
     """(B, 1, T) -> (B, 1, T), any T >= 1: other magnitudes, the noisy phase.
 
     Causal up to `look_ahead` samples with direction "forward". A bin without input has no phase,
@@ -162,17 +163,6 @@ class SEMambaBasic(nn.Module):
         level, _ = self.level(noisy, self.sample_rate)
         estimate, _ = self._estimated(self.front_end.analyse((noisy / level)[:, 0]), None)
         return estimate
-
-    def forward(self, noisy: Tensor) -> Tensor:
-        """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
-        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
-            shape = tuple(noisy.shape)
-            raise UserError(f"SEMambaBasic takes (B, 1, T) with T >= 1 samples, not {shape}")
-        length = noisy.shape[-1]
-        level, _ = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
-        x = F.pad(noisy / level, (0, self.padded_length(length) - length))
-        x, _ = self.network(x, None, last=True)
-        return x[..., :length] * level
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
+from speechlab.models.chunked import check_shape
 from speechlab.models.level import LEVELS, rms_gain, rms_level
 from speechlab.spectra import FrontEnd, Spectrum
 
@@ -81,9 +81,7 @@ class SpectralModel(nn.Module):
 
     def forward(self, noisy: Tensor) -> Tensor:
         """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
-        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
-            name, shape = type(self).__name__, tuple(noisy.shape)
-            raise UserError(f"{name} takes (B, 1, T) with T >= 1 samples, not {shape}")
+        check_shape(self, noisy)
         gain = self.gain(noisy)  # (B, 1, 1)
         spectrum = self.spectrum_of((noisy * gain)[:, 0])
         return self.front_end.synthesise(spectrum, noisy.shape[-1])[:, None] / gain

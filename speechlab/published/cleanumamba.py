@@ -4,7 +4,6 @@ A pruned CleanUMamba is published with the configuration of its unpruned parent,
 shapes are the only true record of its widths; the configuration adds what shapes cannot tell.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from speechlab.configuration import from_dict
 from speechlab.errors import UserError
 from speechlab.layers.s4 import S4, untruncate
 from speechlab.models.cleanumamba import CleanUMambaConfig
+from speechlab.published.names import renamed
 
 StateDict = dict[str, Tensor]
 
@@ -51,7 +51,7 @@ def cleanumamba(
     published: the checkpoint's `network_config`; only what shapes cannot tell is read from it
     (stride, heads of the attention). UserError where the tensors are not those of a CleanUMamba.
     """
-    weights = {_rename(name): tensor.float() for name, tensor in state.items()}
+    weights = {renamed(name, RENAMED): tensor.float() for name, tensor in state.items()}
     try:
         config = _config(weights, published)
     except KeyError as error:
@@ -59,12 +59,6 @@ def cleanumamba(
     except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError("these are not the weights of a CleanUMamba: odd tensor shapes") from error
     return config, _restore_s4(weights) if config.mixer == "mamba_s4" else weights
-
-
-def _rename(name: str) -> str:
-    for pattern, ours in RENAMED:
-        name = re.sub(pattern, ours, name)
-    return name
 
 
 def _config(weights: StateDict, published: Mapping[str, Any]) -> CleanUMambaConfig:

@@ -16,6 +16,7 @@ from speechlab.layers.dense import Codec
 from speechlab.models.mpsenet import MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMambaConfig
+from speechlab.published.names import renamed
 from speechlab.published.spectral import rename_codec
 from speechlab.spectra import FrontEnd
 
@@ -108,15 +109,7 @@ def _renamed(state: Mapping[str, Tensor], system: str, codec: Codec) -> StateDic
         other = [s for s, mark in MARKS.items() if any(name.startswith(mark) for name in state)]
         hint = f"name system {other[0]}" if other else f"none is named {MARKS[system]}*"
         raise UserError(f"these are not the weights of {system}: {hint}")
-    return {_rename(rename_codec(name, codec)): tensor for name, tensor in state.items()}
-
-
-def _rename(name: str) -> str:
-    if name.startswith(("encoder.", "mask_decoder.", "phase_decoder.")):
-        return name
-    for pattern, ours in RENAMED:
-        name = re.sub(pattern, ours, name)
-    return name
+    return {renamed(rename_codec(name, codec), RENAMED): tensor for name, tensor in state.items()}
 
 
 def _settings(weights: StateDict, offsets: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """SEMamba advanced, as RoyChao19477/SEMamba publishes it: every size is read off the tensors."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from speechlab.configuration import from_dict
 from speechlab.errors import UserError
 from speechlab.models.semamba import SEMambaAdvancedConfig
+from speechlab.published.names import renamed
 from speechlab.published.spectral import rename_codec
 
 StateDict = dict[str, Tensor]
@@ -44,9 +44,7 @@ def semamba_advanced(
 
 
 def _rename(name: str) -> str:
-    for pattern, ours in RENAMED:
-        name = re.sub(pattern, ours, name)
-    return rename_codec(name, "transposed")
+    return rename_codec(renamed(name, RENAMED), "transposed")
 
 
 def _config(weights: StateDict) -> SEMambaAdvancedConfig:

@@ -3,6 +3,7 @@
 import re
 
 from speechlab.layers.dense import Codec
+from speechlab.published.names import renamed
 
 UNIT = ("conv", "norm", "activation")  # what ours calls the parts of a published Sequential
 RENAMED = (  # (published, ours), applied in order to encoder and decoders of either codec
@@ -29,8 +30,7 @@ def rename_codec(name: str, codec: Codec) -> str:
     """
     if not name.startswith(("dense_encoder.", "mask_decoder.", "phase_decoder.")):
         return name
-    for pattern, ours in RENAMED:
-        name = re.sub(pattern, ours, name)
+    name = renamed(name, RENAMED)
     name = OUTER.sub(lambda found: f".{found[1]}.{UNIT[int(found[2])]}.", name)
     first = 1 if codec == "subpixel" else 0
 
