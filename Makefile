@@ -13,7 +13,7 @@ study: .venv/.installed ## run the notebooks; the executed copies go to results/
 	$(BIN)/speechlab study
 
 test: .venv/.installed ## run every test, the notebooks at smoke size included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: .venv/.installed ## check style and format of code and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
