@@ -3,9 +3,9 @@
     file ─ blocks (C, n) ─ resampled ─► chunks ─ network, state carried ─► resampled back ─► .wav
                                    └─ level of the whole, where the model needs it: a first pass
 
-Memory does not grow with a recording, but for models that need the whole and have no chunks (the
-non-causal basic SEMamba, the Wiener filter). A file is there whole or not at all, so that an
-interrupted run goes on where it was; `enhance.csv` beside the files tells what became of each.
+Memory does not grow with a recording, but for the Wiener filter, which has no chunks. A file is
+there whole or not at all, so that an interrupted run goes on where it was; `enhance.csv` beside the
+files tells what became of each.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from speechlab.errors import UserError
 from speechlab.files import unfinished
 from speechlab.models.level import utterance_level
 from speechlab.models.spectral import SpectralModel
-from speechlab.overlap import overlapped
+from speechlab.overlap import in_one_pass, overlapped
 from speechlab.pcs import check_rate, pcs_blocks
 from speechlab.streaming import refusal
 
@@ -60,13 +60,13 @@ def enhance_blocks(
 
     Each channel is a signal of its own. The samples are those of `model(whole)` to float32
     rounding, however the blocks are cut. With the utterance level the blocks are gone through
-    twice, and by a model that needs the whole many times (`overlap`): they must be a list or a
-    `Recording`, not an iterator, and UserError says so.
+    twice, and by a spectral model many times (`overlap`): they must be a list or a `Recording`,
+    not an iterator, and UserError says so.
     """
     if isinstance(model, SpectralModel):
         return overlapped(model, blocks)
     if getattr(model, "needs_whole", None):
-        return _at_once(model, blocks)
+        return in_one_pass(model, blocks) if hasattr(model, "chunk_s") else _at_once(model, blocks)
     level = model.level
     if level is utterance_level:
         if iter(blocks) is blocks:

@@ -11,6 +11,9 @@ before it, it has a pass of its own, which goes as far as that norm.
     4. each decoder: mean and variance at each of its norms                    5 passes each
     5. both decoders: estimates of the chunks, cross-faded where they overlap  1 pass
 
+A model whose layers see both directions and that has no norms over time (the non-causal basic
+SEMamba) takes its chunks in one pass, with the level carried from each to the next: `in_one_pass`.
+
 A recording of at most `chunk_s` is one chunk: there the estimate is `model(noisy)` itself.
 """
 
@@ -20,19 +23,18 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.chunks import FADE_S, OVERLAP_S, Piece, joined, pieces
 from speechlab.errors import UserError
 from speechlab.models.level import LEAST
+from speechlab.models.semamba_basic import SEMambaBasic
 from speechlab.models.spectral import SpectralModel
 from speechlab.spectra import Spectrum
-
-OVERLAP_S = 4.0  # seconds that two chunks share
-FADE_S = 0.5  # seconds in the middle of these, over which one goes over into the other
 
 Moments = dict[str, tuple[Tensor, Tensor]]  # instance norm -> mean and variance, (C,) each
 Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and which frames count
@@ -56,35 +58,71 @@ def overlapped(
     """
     if iter(blocks) is blocks:
         raise UserError("a long recording is gone through many times; pass its blocks as a list")
-    hop, rate = model.front_end.hop_length, model.sample_rate
-    chunk_s = model.chunk_s if chunk_s is None else chunk_s
-    overlap_s = min(OVERLAP_S, chunk_s / 4) if overlap_s is None else overlap_s
-    overlap = round(overlap_s * rate / (2 * hop)) * 2 * hop  # its half is whole frames, too
-    length = round(chunk_s * rate / hop) * hop
-    if not 0 < 2 * overlap <= length:
-        raise UserError(f"chunks of {chunk_s} s cannot overlap by {overlap_s} s on both sides")
-    pieces = partial(_pieces, blocks, length, overlap)
-    if len(first := list(islice(pieces(), 2))) < 2:
+    length, overlap = _lengths(model, chunk_s, overlap_s)
+    cut = partial(pieces, blocks, length, overlap)
+    if len(first := list(islice(cut(), 2))) < 2:
         for piece in first:  # channel by channel, as below: their memory would add up
             yield torch.cat([model(signal[None, None])[:, 0] for signal in piece.samples])
         return
     gain = _whole_gain(model, blocks)  # (C, 1)
     with contextlib.ExitStack() as stack:
-        estimates = [
-            _spectra(model, partial(_chunks, model, pieces, channel, gain), file)
+        channels = [
+            _spectra(model, partial(_chunks, model, cut, channel, gain), file)
             for channel in range(len(gain))
             if (file := stack.enter_context(tempfile.TemporaryFile()))
         ]
-        ramp, tail = _ramp(overlap, round(FADE_S * rate), gain), None
-        for piece, *spectra in zip(pieces(), *estimates, strict=True):
-            n_samples = piece.samples.shape[-1]
-            parts = [model.front_end.synthesise(spectrum, n_samples) for spectrum in spectra]
-            chunk = torch.cat(parts) / gain  # (C, n)
-            if tail is not None:
-                chunk[:, :overlap] = torch.lerp(tail, chunk[:, :overlap], ramp)
-            settled = n_samples - (0 if piece.is_last else overlap)
-            yield chunk[:, :settled]
-            tail = chunk[:, settled:]
+        estimates = _estimates(model, cut(), channels, gain)
+        yield from joined(estimates, overlap, round(FADE_S * model.sample_rate))
+
+
+@torch.inference_mode()
+def in_one_pass(
+    model: SEMambaBasic,
+    blocks: Iterable[Tensor],
+    chunk_s: float | None = None,
+    overlap_s: float | None = None,
+) -> Iterator[Tensor]:
+    """The same for a model without norms over time, and with a level that is carried along."""
+    length, overlap = _lengths(model, chunk_s, overlap_s)
+
+    def levelled() -> Iterator[Tensor]:
+        state = None
+        for block in blocks:
+            level, state = model.level(block[:, None], model.sample_rate, state)
+            level = level[:, 0].expand(block.shape)
+            yield torch.cat([block / level, level])  # (2 C, n)
+
+    def estimates() -> Iterator[tuple[Tensor, bool]]:
+        for piece in pieces(levelled(), length, overlap):
+            noisy, level = piece.samples.chunk(2)  # (C, n) each
+            n_samples = noisy.shape[-1]
+            padding = (0, model.padded_length(n_samples) - n_samples)
+            estimate, _ = model.network(F.pad(noisy[:, None], padding), None, last=True)
+            yield estimate[:, 0, :n_samples] * level, piece.is_last
+
+    return joined(estimates(), overlap, round(FADE_S * model.sample_rate))
+
+
+def _lengths(model: nn.Module, chunk_s: float | None, overlap_s: float | None) -> tuple[int, int]:
+    """Samples of a chunk and of an overlap; half of that is whole frames, too."""
+    hop, rate = model.front_end.hop_length, model.sample_rate
+    chunk_s = model.chunk_s if chunk_s is None else chunk_s
+    overlap_s = min(OVERLAP_S, chunk_s / 4) if overlap_s is None else overlap_s
+    overlap = round(overlap_s * rate / (2 * hop)) * 2 * hop
+    length = round(chunk_s * rate / hop) * hop
+    if not 0 < 2 * overlap <= length:
+        raise UserError(f"chunks of {chunk_s} s cannot overlap by {overlap_s} s on both sides")
+    return length, overlap
+
+
+def _estimates(
+    model: SpectralModel, cut: Iterable[Piece], channels: list[Iterator[Spectrum]], gain: Tensor
+) -> Iterator[tuple[Tensor, bool]]:
+    """The estimate (C, n) of each piece, from the spectra of each channel."""
+    for piece, *spectra in zip(cut, *channels, strict=True):
+        n_samples = piece.samples.shape[-1]
+        parts = [model.front_end.synthesise(spectrum, n_samples) for spectrum in spectra]
+        yield torch.cat(parts) / gain, piece.is_last
 
 
 def _whole_gain(model: SpectralModel, blocks: Iterable[Tensor]) -> Tensor:
@@ -101,37 +139,12 @@ def _whole_gain(model: SpectralModel, blocks: Iterable[Tensor]) -> Tensor:
     return 1 / rms if model.config.normalize == "rms" else torch.ones_like(rms)
 
 
-class _Piece(NamedTuple):
-    samples: Tensor  # (C, n)
-    is_first: bool
-    is_last: bool
-    n_shared: int  # samples, with a neighbour
-
-
-def _pieces(blocks: Iterable[Tensor], length: int, overlap: int) -> Iterator[_Piece]:
-    """Pieces of `length` that share `overlap` samples, the last one shorter."""
-    held, is_first = None, True
-    for block in blocks:
-        held = block if held is None else torch.cat([held, block], -1)
-        while held.shape[-1] > length:
-            yield _Piece(held[:, :length], is_first, False, overlap)
-            held, is_first = held[:, length - overlap :], False
-    if held is not None and held.shape[-1]:
-        yield _Piece(held, is_first, True, overlap)
-
-
-def _ramp(overlap: int, fade: int, like: Tensor) -> Tensor:
-    """From 0 to 1 in the middle of an overlap, at most a quarter of it, (overlap,)."""
-    place = torch.arange(overlap, device=like.device) - overlap / 2 + 0.5
-    return (0.5 + place / min(fade, overlap // 4)).clamp(0, 1)
-
-
 def _chunks(
-    model: SpectralModel, pieces: Callable[[], Iterator[_Piece]], channel: int, gain: Tensor
+    model: SpectralModel, cut: Callable[[], Iterator[Piece]], channel: int, gain: Tensor
 ) -> Iterator[tuple[Spectrum, slice]]:
     """Spectra of one channel at unit level; of the frames that two share, each counts the half."""
     hop = model.front_end.hop_length
-    for piece in pieces():
+    for piece in cut():
         n_frames, margin = 1 + piece.samples.shape[-1] // hop, piece.n_shared // (2 * hop)
         end = n_frames if piece.is_last else n_frames - 1 - margin
         noisy = piece.samples[channel, None] * gain[channel]

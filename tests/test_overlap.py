@@ -8,10 +8,13 @@ from torch import nn
 
 import speechlab
 from speechlab import audio
+from speechlab.configuration import override
+from speechlab.enhance import enhance_blocks
 from speechlab.errors import UserError
 from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
+from speechlab.models.semamba_basic import CONFIGS, SEMambaBasic
 from speechlab.models.spectral import SpectralModel
-from speechlab.overlap import overlapped
+from speechlab.overlap import in_one_pass, overlapped
 from speechlab.spectra import FrontEnd
 
 
@@ -104,6 +107,26 @@ def test_published_systems_on_speech(shared, reference, system, wanted_db):
         whole = model(noisy[:, None])[:, 0]
     seam = slice(2 * 16000, 3 * 16000)
     assert difference_db(estimate[:, seam], whole[:, seam]) < wanted_db
+
+
+def test_both_directions_without_norms_take_one_pass(shared):
+    """The non-causal basic SEMamba, at small size: an iterator is enough."""
+    torch.manual_seed(0)
+    config = override(
+        CONFIGS["bidirectional"], channels=(64, 32, 16, 32), layer={"d_state": 16, "expand": 4}
+    )
+    model = SEMambaBasic(config).eval()
+    pairs = sorted((shared / "audio/pairs/voicebank_demand_train/noisy").glob("p226*.flac"))
+    noisy = torch.cat([audio.load(path)[0] for path in pairs[:3]], -1)[:, :72000].repeat(2, 1)
+    noisy[1] *= 0.1
+    estimate = torch.cat(list(in_one_pass(model, iter(in_blocks(noisy)), 3.0, 1.0)), -1)
+    with torch.inference_mode():
+        whole = model(noisy[:, None])[:, 0]
+    assert estimate.shape == noisy.shape
+    seam = slice(2 * 16000, 3 * 16000)
+    assert difference_db(estimate[:, seam], whole[:, seam]) < -50
+    short = torch.cat(list(enhance_blocks(model, iter(in_blocks(noisy)))), -1)
+    torch.testing.assert_close(short, whole, rtol=0, atol=1e-6)
 
 
 def test_a_chunk_is_as_long_as_the_model_can(model):

@@ -113,6 +113,8 @@ class SEMambaBasic(ChunkedModel):
     and no output: digital silence stays silent.
     """
 
+    chunk_s = 30.0  # seconds at once of a longer recording, where both directions are seen
+
     def __init__(self, config: SEMambaBasicConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SEMambaBasicConfig()
