@@ -107,7 +107,8 @@ class Mixtures:
     """Speech at a drawn SNR in noise, in a room or not, at a drawn level; or two talkers.
 
     Recordings are drawn alike, however long; so are crops. Two talkers are of different speakers,
-    each in a room of its own draw; without `noise` the mixture is their sum.
+    at two places of one room where a corpus has several (items of one `recordings`), else each in
+    a room of its own draw; without `noise` the mixture is their sum.
     """
 
     def __init__(
@@ -124,6 +125,9 @@ class Mixtures:
         self.config, self.n_per_epoch = config, n_per_epoch
         self.sample_rate, self.n_sources = config.sample_rate, config.n_sources
         self._length = round(config.segment_s * config.sample_rate)
+        self._places: dict[tuple, list[Source]] = {}  # responses by their room
+        for source in self.rooms:
+            self._places.setdefault(_room_key(source), []).append(source)
         names = [source.item.speakers for source in self.speech]
         self._of_speaker = {
             name: range(bisect_left(names, name), bisect_right(names, name)) for name in set(names)
@@ -164,10 +168,10 @@ class Mixtures:
     def _speech(self, rng: np.random.Generator) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
         """Names, references (S, T), and what of them is in the mixture (S, T)."""
         in_room = rng.random() < self.config.p_room
+        rooms = self._rooms(rng) if in_room else [None] * self.n_sources
         low, high = self.config.source_level_db
         names, clean, speech, taken = (), [], [], range(0)
-        for k in range(self.n_sources):
-            room = self._room(rng) if in_room else None
+        for k, room in enumerate(rooms):
             voice = self._audible(partial(self._voice, rng, taken, room))
             reference, image = self._in_room(voice, room)
             if self.n_sources == 2:
@@ -221,8 +225,16 @@ class Mixtures:
             f"leave such files out, or set silence_db below {self.config.silence_db:g}"
         )
 
-    def _room(self, rng: np.random.Generator) -> np.ndarray:
-        source = self.rooms[rng.integers(len(self.rooms))]
+    def _rooms(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """A response for each talker."""
+        chosen = [self.rooms[rng.integers(len(self.rooms))]]
+        if self.n_sources == 2:
+            places = [s for s in self._places[_room_key(chosen[0])] if s is not chosen[0]]
+            others = places or self.rooms
+            chosen.append(others[rng.integers(len(others))])
+        return [self._response(source) for source in chosen]
+
+    def _response(self, source: Source) -> np.ndarray:
         length = available(source, self.sample_rate)
         room = crop(source, source.item.path, 0, length, self.sample_rate)
         if not room.any():
@@ -253,6 +265,11 @@ class Mixtures:
         gain = 10 ** (level_db / 20) / math.sqrt(_power(noisy))
         highest = max(np.abs(noisy).max(), np.abs(clean).max())
         return np.float32(min(gain, self.config.peak / highest))
+
+
+def _room_key(source: Source) -> tuple:
+    """The same for all places in one room."""
+    return source.folder, source.item.recordings or source.item.name
 
 
 class _Drawn(NamedTuple):

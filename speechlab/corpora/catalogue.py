@@ -7,6 +7,7 @@ from speechlab.corpora import (
     folder,
     libri2mix,
     synthetic,
+    two_talkers,
     voicebank_demand,
     wsj0_2mix,
 )
@@ -14,8 +15,17 @@ from speechlab.corpora.corpus import Corpus
 from speechlab.errors import UserError
 
 CORPORA: dict[str, Corpus] = {
-    module.CORPUS.name: module.CORPUS
-    for module in (synthetic, voicebank_demand, dns2020, libri2mix, wsj0_2mix, folder)
+    corpus.name: corpus
+    for corpus in (
+        synthetic.CORPUS,
+        voicebank_demand.CORPUS,
+        dns2020.CORPUS,
+        libri2mix.CORPUS,
+        wsj0_2mix.CORPUS,
+        two_talkers.CORPUS,
+        two_talkers.NOISY,
+        folder.CORPUS,
+    )
 }
 DATA = Path("data")  # where a corpus lies that is named without a folder
 

@@ -10,7 +10,7 @@ in time and at one level with the dry speech. What a model shall give back (the 
 with the first 50 ms of the response) is for `speechlab.mixing` to say.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -47,10 +47,32 @@ def drawn_response(
     while True:
         room = draw(random, rt60_s)
         samples = response(room, sample_rate)
-        measured = decay_s(samples**2, sample_rate)
-        clear = np.abs(samples).argmax() == direct_at(sample_rate)
-        if clear and abs(measured / room.rt60_s - 1) < RT60_TOLERANCE:
+        if _is_good(samples, room.rt60_s, sample_rate):
             return room, samples
+
+
+def _is_good(samples: np.ndarray, rt60_s: float, sample_rate: int) -> bool:
+    clear = np.abs(samples).argmax() == direct_at(sample_rate)
+    return clear and abs(decay_s(samples**2, sample_rate) / rt60_s - 1) < RT60_TOLERANCE
+
+
+def drawn_pair(
+    random: Generator, rt60_s: tuple[float, float], sample_rate: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Responses of two talkers in one random room, at least 0.5 m apart, (T,) float64 each.
+
+    Drawn again where one of them would be drawn again alone.
+    """
+    while True:
+        room, first = drawn_response(random, rt60_s, sample_rate)
+        talker = random.uniform(FROM_WALL_M, np.array(room.size) - FROM_WALL_M)
+        other = replace(room, talker=tuple(talker.tolist()))
+        apart = (np.linalg.norm(talker - place) for place in (room.microphone, room.talker))
+        if not all(0.5 <= metres <= 2.5 for metres in apart):
+            continue
+        second = response(other, sample_rate)
+        if _is_good(second, room.rt60_s, sample_rate):
+            return first, second
 
 
 def draw(random: Generator, rt60_s: tuple[float, float]) -> Room:
