@@ -39,11 +39,12 @@ def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Mo
     Raises UserError if the file is missing, unreadable, unsafe or does not fit.
     """
     path = locate(path)
-    system, config, state = _read(path, system)
+    config, state = _read(path, system)
     config = override(config, **overrides)
+    kind = next(kind for configuration, kind in SYSTEMS.values() if type(config) is configuration)
     try:
         with torch.device("meta"):  # sizes first: nothing is drawn, nothing absurd is allocated
-            model = SYSTEMS[system][1](config)
+            model = kind(config)
     except (UserError, RuntimeError) as error:
         raise UserError(f"{path}: its configuration builds no model: {error}") from error
     fill(model, state, path)
@@ -125,8 +126,8 @@ def _in_directory(path: Path) -> Path:
     return found[0]
 
 
-def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor]]:
-    """System, configuration, tensors under our names."""
+def _read(path: Path, system: str | None) -> tuple[Any, Mapping[str, Tensor]]:
+    """Configuration, tensors under our names."""
     known = dict.fromkeys((*SYSTEMS, *CONVERTERS))
     if system is not None and system not in known:
         raise UserError(f"no system '{system}'; there are: {', '.join(known)}")
@@ -144,19 +145,19 @@ def _read(path: Path, system: str | None) -> tuple[str, Any, Mapping[str, Tensor
         config, state = CONVERTERS[system](state, published)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return system, config, state
+    return config, state
 
 
 def _ours(
     path: Path, state: Mapping[str, Tensor], header: dict[str, Any], system: str | None
-) -> tuple[str, Any, Mapping[str, Tensor]]:
+) -> tuple[Any, Mapping[str, Tensor]]:
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
         raise UserError(f"{path}: its header holds no configuration; save it again")
     held = header.get("system")
     if system not in (None, held) or held not in SYSTEMS:
         raise UserError(f"{path}: holds a {held}, not a {system or 'known system'}")
     try:
-        return held, from_dict(SYSTEMS[held][0], header["config"]), state
+        return from_dict(SYSTEMS[held][0], header["config"]), state
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -78,7 +78,7 @@ class Stream:
         feed and flush together return as many samples as were fed.
         """
         if self._levels is None:
-            return torch.zeros(1, 1, 0)
+            return torch.zeros(1, _n_sources(self.model), 0)
         n_rest = self.model.padded_length(self._n_in) - self._n_in
         padding = self._levels.new_zeros(*self._levels.shape[:2], n_rest)
         estimate = self._advance(padding, last=True)
@@ -127,10 +127,15 @@ def refusal(model: nn.Module) -> str | None:
             f'{kind} with normalize="{model.config.normalize}" needs the whole signal before its '
             'first sample; to stream, load it with normalize="running"'
         )
-    return (
-        f"{kind} cannot stream: {reason}; `speechlab enhance` takes it for files, and "
-        "CleanUMamba or a causal SEMambaBasic stream"
-    )
+    command, others = "enhance", "CleanUMamba or a causal SEMambaBasic stream"
+    if _n_sources(model) > 1:
+        command, others = "separate", "a causal SepMamba streams"
+    return f"{kind} cannot stream: {reason}; `speechlab {command}` takes it for files, and {others}"
+
+
+def _n_sources(model: nn.Module) -> int:
+    """S, one of a model that enhances."""
+    return getattr(model, "n_sources", 1)
 
 
 def _arrays(state: Any) -> Iterator[Tensor | np.ndarray]:

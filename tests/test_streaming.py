@@ -10,9 +10,10 @@ from speechlab.checkpoints import save
 from speechlab.configuration import override
 from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS
-from speechlab.models import SYSTEMS, semamba_basic
+from speechlab.models import SYSTEMS, semamba_basic, sepmamba
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
 from speechlab.models.semamba_basic import LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
+from speechlab.models.sepmamba import SepMamba, SepMambaConfig
 from speechlab.models.wiener import WienerFilter
 from speechlab.streaming import PATHS, Stream
 
@@ -25,6 +26,14 @@ TINY = CleanUMambaConfig(
     normalize="running",
 )
 BASIC = SEMambaBasicConfig(channels=(12, 8), layer={"d_state": 4}, front_end=LogFrontEnd(16, 4))
+SOURCES = SepMambaConfig(
+    channels=(4, 6, 5),
+    kernel_sizes=(6, 4, 3),
+    n_blocks=2,
+    direction="forward",
+    layer={"d_state": 3},
+    n_sources=3,
+)
 BASICS = {
     "mamba": BASIC,
     "transformer": override(
@@ -33,6 +42,7 @@ BASICS = {
         layer={"n_heads": 2, "d_inner": 12, "d_hidden": 10, "window": 6},
     ),
 }
+SMALL = {"cleanumamba": TINY, "sepmamba": SOURCES} | BASICS
 CHECKPOINTS = [
     *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),
     *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M")),
@@ -135,18 +145,60 @@ def test_single_samples_on_speech(shared, name, path):
     assert (streamed(Stream(model, path), noisy, [1]) - offline).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("config", [TINY, *BASICS.values()], ids=["tiny", *BASICS])
+@pytest.mark.parametrize("length", [1, 2, 18, 19, 20, 21, 22, 47, 150])
+def test_chunk_law_of_sources(length):
+    """Three of a SepMamba: every length about a frame, and the chunks above."""
+    torch.manual_seed(0)
+    model = SepMamba(SOURCES).double().eval()
+    mixture = torch.randn(2, 1, length, dtype=torch.float64)
+    offline = model(mixture)
+    for sizes in ([1], [2], [3, 5], [8], [300], [1, 40, 2]):
+        estimate = streamed(Stream(model), mixture, sizes)
+        torch.testing.assert_close(estimate, offline, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sizes", "length"),
+    [
+        ("published", [1], 701),
+        ("published", [61], 8001),
+        ("published", [256, 997, 3000], 16001),
+        ("drawn", [61], 1301),
+        ("drawn", [256, 997, 3000], 8001),
+    ],
+)
+def test_chunk_law_on_mixtures(shared, weights, sizes, length):
+    """Two talkers each, float32: reference weights of a reduced width; S as drawn."""
+    torch.manual_seed(0)
+    model = SepMamba(sepmamba.CONFIGS["sepmamba_s_causal"]).eval()
+    if weights == "published":
+        file = shared / "golden/sepmamba/small_causal/state.safetensors"
+        model = speechlab.load(file, system="sepmamba_s_causal")
+    for file in sorted((shared / "audio/mix2/libri2mix_dev_8k/mix").iterdir())[:2]:
+        mixture = audio.load(file, 8000)[0][:1, None, 8000 : 8000 + length]
+        with torch.inference_mode():
+            offline = model(mixture)
+        assert offline.shape == (1, 2, length) and offline.std(-1).min() > 1e-3
+        assert (streamed(Stream(model), mixture, sizes) - offline).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, SOURCES, *BASICS.values()], ids=["tiny", "sources", *BASICS]
+)
 def test_samples_come_as_soon_as_they_are_settled(config):
     """After n samples, at least n - latency are out, and what is out never changes."""
-    kind = CleanUMamba if config is TINY else SEMambaBasic
-    tiny = kind(config).double().eval()
+    tiny = built(config).double().eval()
     stream, n_out = Stream(tiny), 0
     noisy = torch.randn(1, 1, 90, dtype=torch.float64)
     for n_in, sample in enumerate(noisy.split(1, -1), 1):
         n_out += stream.feed(sample).shape[-1]
         assert n_in - stream.latency <= n_out <= n_in
     assert stream.latency == tiny.look_ahead
-    assert stream.latency_ms == pytest.approx(1000 * tiny.look_ahead / 16000)
+    assert stream.latency_ms == pytest.approx(1000 * tiny.look_ahead / tiny.sample_rate)
+
+
+def built(config):
+    return next(kind for known, kind in SYSTEMS.values() if type(config) is known)(config)
 
 
 def test_streams_on_one_model_are_independent(tiny):
@@ -182,11 +234,12 @@ def test_state_has_a_constant_size(mixer, path):
         torch.testing.assert_close(streamed(stream, noisy, [300]), model(noisy), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", BASICS)
-def test_state_of_spectra_has_a_constant_size(layer):
-    stream, sizes = Stream(SEMambaBasic(BASICS[layer]).eval()), set()
+@pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
+def test_state_of_every_model_has_a_constant_size(config):
+    model = built(config).eval()
+    stream, sizes = Stream(model), set()
     for i in range(30):
-        stream.feed(torch.randn(1, 1, 4))
+        stream.feed(torch.randn(1, 1, model.hop_length))
         if i >= 12:
             sizes.add(stream.state_bytes)
     assert len(sizes) == 1
@@ -249,6 +302,8 @@ def test_what_sees_the_whole_is_refused_with_its_name_and_why():
         with pytest.raises(UserError, match=f"^{kind} cannot stream: its? .*;") as told:
             Stream(model)
         assert "normalize" not in str(told.value) and "\n" not in str(told.value)
+        command = "separate" if getattr(model, "n_sources", 1) > 1 else "enhance"
+        assert f"`speechlab {command}` takes it" in str(told.value)
 
 
 @pytest.mark.parametrize("command", [["stream", "--input"], ["enhance", "--stream"]], ids=str)
@@ -266,6 +321,7 @@ def test_the_commands_refuse_what_sees_the_whole(command, tmp_path, capsys):
 
 def test_flush_of_nothing_is_nothing(tiny):
     assert Stream(tiny).flush().shape == (1, 1, 0)
+    assert Stream(SepMamba(SOURCES)).flush().shape == (1, 3, 0)
 
 
 def test_the_fast_path_is_chosen_where_it_can_be(tiny):

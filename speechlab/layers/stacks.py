@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,6 +72,18 @@ class Stack(nn.Module):
             x, layer_state = layer(x, before)
             after.append(layer_state)
         return self.norm_out(x), tuple(after)
+
+
+def init_residual(module: nn.Module, n_layers: int) -> None:
+    """mamba-ssm's `_init_weights`: zero biases, output projections drawn anew / sqrt(n_layers)."""
+    if not isinstance(module, Block):
+        return
+    for name, layer in module.mixer.named_modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None and name != "dt_proj":
+            nn.init.zeros_(layer.bias)
+    nn.init.kaiming_uniform_(module.mixer.out_proj.weight, a=5**0.5)
+    with torch.no_grad():
+        module.mixer.out_proj.weight /= n_layers**0.5
 
 
 def check_options(mixer: str, options: Options) -> None:

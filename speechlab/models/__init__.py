@@ -1,17 +1,25 @@
 """One architecture a file; `SYSTEMS` names each with its configuration and its class."""
 
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from speechlab.models.conv_tasnet import ConvTasNet, ConvTasNetConfig
+from speechlab.models.dprnn import DPRNN, DPRNNConfig
 from speechlab.models.mpsenet import MPSENet, MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformer, MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
 from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
 from speechlab.models.semamba_basic import SEMambaBasic, SEMambaBasicConfig
+from speechlab.models.sepformer import SepFormer, SepFormerConfig
+from speechlab.models.sepmamba import SepMamba, SepMambaConfig
+from speechlab.models.sudormrf import SuDoRMRF, SuDoRMRFConfig
 
 SYSTEMS = {
-    "cleanumamba": (CleanUMambaConfig, CleanUMamba),
     "semamba_basic": (SEMambaBasicConfig, SEMambaBasic),
     "semamba_advanced": (SEMambaAdvancedConfig, SEMambaAdvanced),
     "mpsenet": (MPSENetConfig, MPSENet),
     "mpsenet_conformer": (MPSENetConformerConfig, MPSENetConformer),
     "mpsenet_mamba": (MPSENetMambaConfig, MPSENetMamba),
+    "sepmamba": (SepMambaConfig, SepMamba),
+    "conv_tasnet": (ConvTasNetConfig, ConvTasNet),
+    "dprnn": (DPRNNConfig, DPRNN),
+    "sepformer": (SepFormerConfig, SepFormer),
+    "sudormrf": (SuDoRMRFConfig, SuDoRMRF),
 }

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.layers.stacks import STACKS, Block, check_options
+from speechlab.layers.stacks import STACKS, check_options, init_residual
+from speechlab.layers.strided import strided, transposed
 from speechlab.models.chunked import ChunkedModel
 from speechlab.models.level import LEVELS
 
@@ -72,7 +73,7 @@ class CleanUMamba(ChunkedModel):
         self.bottleneck = STACKS[config.mixer](config.mixer, config.d_model, config.layers)
         self.conv_out = nn.Conv1d(config.d_model, deepest, 1)
         self.apply(_rescale_convolution)
-        self.bottleneck.apply(partial(_init_residual, n_layers=len(config.layers)))
+        self.bottleneck.apply(partial(init_residual, n_layers=len(config.layers)))
 
     @property
     def sample_rate(self) -> int:
@@ -146,13 +147,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x: the next samples. Returns the frames that they complete, and what they leave over."""
-        x = x if tail is None else torch.cat([tail, x], -1)
-        (kernel,), (stride,) = self.down.kernel_size, self.down.stride
-        n_frames = max(0, 1 + (x.shape[-1] - kernel) // stride)
-        tail = x[..., n_frames * stride :]
-        if n_frames == 0:
+        x, tail = strided(self.down, x, tail)
+        if not x.shape[-1]:
             return x.new_zeros(x.shape[0], self.mix.out_channels // 2, 0), tail
-        return F.glu(self.mix(F.relu(self.down(x))), 1), tail
+        return F.glu(self.mix(F.relu(x)), 1), tail
 
 
 class DecoderLayer(nn.Module):
@@ -170,16 +168,9 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, overlap: Tensor | None = None, last: bool = True
     ) -> tuple[Tensor, Tensor]:
         """x: the next frames. Returns the samples that no later frame adds to; with `last`, all."""
-        (kernel,), (stride,) = self.up.kernel_size, self.up.stride
-        n_over = kernel - stride
-        y = x.new_zeros(x.shape[0], self.up.out_channels, n_over) if overlap is None else overlap
-        if x.shape[-1]:
-            y = F.conv_transpose1d(F.glu(self.mix(x), 1), self.up.weight, None, stride)
-        if x.shape[-1] and overlap is not None:
-            y = torch.cat([y[..., :n_over] + overlap, y[..., n_over:]], -1)
-        settled = y.shape[-1] - (0 if last else n_over)
-        y, overlap = y[..., :settled], y[..., settled:]
-        return self.activation(y + self.up.bias[:, None]), overlap
+        frames = F.glu(self.mix(x), 1) if x.shape[-1] else x
+        y, overlap = transposed(self.up, frames, overlap, last)
+        return self.activation(y), overlap
 
 
 def _level(config: CleanUMambaConfig, i: int) -> tuple[EncoderLayer, DecoderLayer]:
@@ -209,18 +200,6 @@ def _rescale_convolution(module: nn.Module) -> None:
             scale = (10 * module.weight.std()).sqrt()
             module.weight /= scale
             module.bias /= scale
-
-
-def _init_residual(module: nn.Module, n_layers: int) -> None:
-    """mamba-ssm's `_init_weights`: zero biases, output projections drawn anew / sqrt(n_layers)."""
-    if not isinstance(module, Block):
-        return
-    for name, layer in module.mixer.named_modules():
-        if isinstance(layer, nn.Linear) and layer.bias is not None and name != "dt_proj":
-            nn.init.zeros_(layer.bias)
-    nn.init.kaiming_uniform_(module.mixer.out_proj.weight, a=5**0.5)
-    with torch.no_grad():
-        module.mixer.out_proj.weight /= n_layers**0.5
 
 
 def _unpruned(first: int, last: int, n_levels: int) -> dict[str, tuple[int, ...]]:

@@ -5,13 +5,16 @@ published with it -> the configuration and the state dict of one of `speechlab.m
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from speechlab.models.sepmamba import CONFIGS as SEPMAMBAS
 from speechlab.published.cleanumamba import cleanumamba
 from speechlab.published.mpsenet import mpsenet, mpsenet_conformer, mpsenet_mamba
 from speechlab.published.semamba import semamba_advanced
+from speechlab.published.sepmamba import sepmamba
 
 StateDict = dict[str, Tensor]
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Any, StateDict]]
@@ -22,4 +25,5 @@ CONVERTERS: dict[str, Converter] = {
     "mpsenet": mpsenet,
     "mpsenet_conformer": mpsenet_conformer,
     "mpsenet_mamba": mpsenet_mamba,
+    **{name: partial(sepmamba, name) for name in SEPMAMBAS},
 }

@@ -1,0 +1,121 @@
+"""What separators of the TasNet kind share: learned encoder, a mask per source, decoder.
+
+    mixture ─ Conv1d (─ ReLU) ─► encoded ─ masks ─► mask x encoded ─ ConvTranspose1d ─► sources
+                                    └────────────────────┘
+
+| code        | meaning                                          | arXiv 1809.07454, table I |
+|-------------|--------------------------------------------------|---------------------------|
+| n_filters   | channels of encoder and decoder                  | N                         |
+| kernel_size | samples that a frame sees                        | L                         |
+| stride      | samples between two frames; the hop length       | L / 2                     |
+| n_sources   | masks, and sources that come out                 | C                         |
+
+Axes: B batch, S sources, N filters, L frames, T samples. There is no level: as published, the
+networks take the mixture as it comes, and the norm behind the encoder takes out its scale.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.errors import UserError
+from speechlab.models.chunked import check_shape
+
+Activation = Literal["none", "relu", "sigmoid"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class MaskingModel(nn.Module):
+    """(B, 1, T) -> (B, S, T), any T >= 1, zeros behind the end where the last frame needs them.
+
+    A subclass has `masks`; its configuration has `n_filters`, `kernel_size`, `stride`,
+    `encoder_activation`, `n_sources` and `sample_rate`.
+    """
+
+    look_ahead = None  # samples of future that an output sample needs: all of them
+    needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
+
+    def __init__(self, config: Any) -> None:
+        """UserError for a size below 1, or a stride that skips samples."""
+        super().__init__()
+        check_sizes(config)
+        self.config = config
+        conv = (config.kernel_size, config.stride)
+        self.encoder = nn.Conv1d(1, config.n_filters, *conv, bias=False)
+        self.decoder = nn.ConvTranspose1d(config.n_filters, 1, *conv, bias=False)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.config.sample_rate
+
+    @property
+    def n_sources(self) -> int:
+        """How many sources come out."""
+        return self.config.n_sources
+
+    @property
+    def hop_length(self) -> int:
+        """Samples between two frames."""
+        return self.config.stride
+
+    def padded_length(self, length: int) -> int:
+        """The least number of samples >= length that whole frames cover, each of them."""
+        kernel, stride = self.config.kernel_size, self.config.stride
+        n_steps = max(0, -(-(length - kernel) // stride))
+        return kernel + n_steps * stride
+
+    def masks(self, encoded: Tensor) -> Tensor:
+        """What the encoder gives, (B, N, L) -> a mask for each source, (B, S, N, L)."""
+        raise NotImplementedError
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """mixture: (B, 1, T) -> estimate (B, S, T). UserError for another shape or T = 0."""
+        check_shape(self, mixture)
+        length = mixture.shape[-1]
+        x = F.pad(mixture, (0, self.padded_length(length) - length))
+        encoded = ACTIVATIONS[self.config.encoder_activation](self.encoder(x))  # (B, N, L)
+        masked = self.masks(encoded) * encoded[:, None]  # (B, S, N, L)
+        estimate = self.decoder(masked.flatten(0, 1))  # (B S, 1, T')
+        return estimate.unflatten(0, masked.shape[:2])[:, :, 0, :length]
+
+    def macs(self, seconds: float) -> float:
+        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
+        from speechlab.complexity import macs_per_second  # brings pandas
+
+        return seconds * macs_per_second(self, seconds)
+
+
+class MaskConvolution(nn.Module):
+    """PReLU -> 1x1 convolution -> activation: (B, D, L) -> a mask per source, (B, S, N, L)."""
+
+    def __init__(
+        self, d_model: int, n_sources: int, n_filters: int, activation: Activation
+    ) -> None:
+        super().__init__()
+        self.prelu = nn.PReLU()
+        self.conv = nn.Conv1d(d_model, n_sources * n_filters, 1)
+        self.shape = (n_sources, n_filters)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.conv(self.prelu(x)).unflatten(1, self.shape))
+
+
+def check_sizes(config: Any) -> None:
+    """UserError for a whole number below 1, or frames with gaps between them."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and value < 1:
+            raise UserError(f"{field.name} must be 1 or more, not {value}")
+    if config.stride > config.kernel_size:
+        gaps = f"stride {config.stride} skips samples between frames of {config.kernel_size}"
+        raise UserError(f"{gaps}; it must be at most kernel_size")

@@ -1,0 +1,272 @@
+"""SepMamba: a waveform U-Net with Mamba at every level, two talkers apart (arXiv 2410.20997).
+
+    mixture ─► conv, ReLU, Mamba ─► … ─► transposed conv, ReLU ─► 1x1 conv, ReLU, Mamba ─► sources
+                             └─ skip, concatenated ────────────┘           (by a transposed conv)
+
+| code         | meaning                                                      | published         |
+|--------------|--------------------------------------------------------------|-------------------|
+| channels     | outputs of the strided conv of each level, outermost first   | dim, 2 dim, 4 dim |
+| kernel_sizes | of each level, in frames of the level outside, or in samples | 16, 16, 16        |
+| n_blocks     | x + Mamba(LayerNorm(x)), one after the other, in each stack  | 4 or 3; causal 2x |
+| direction    | "both": a stack ahead plus one from the end; "forward" alone | both              |
+| hop_length   | samples per frame of the innermost level, stride ** n_levels | 8                 |
+
+Plain regression: no mask, no filterbank, and no level, neither in nor out. Convolutions are not
+padded, so the published output has 2 floor(T / 2) samples; here it is as long as the input, and a
+last sample that no frame covers is 0. An input shorter than a frame (106 samples), which the
+published code cannot take, is filled up with zeros first.
+
+Start: PyTorch's for convolutions; for the blocks of each stack mamba-ssm's `_init_weights` with as
+many layers as the stack has, in the published order of random draws.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.errors import UserError
+from speechlab.layers.bidirectional import Direction
+from speechlab.layers.mixers import Mamba
+from speechlab.layers.stacks import Block, Stack, check_options, init_residual
+from speechlab.layers.strided import strided, transposed
+from speechlab.models.chunked import ChunkedModel
+from speechlab.models.level import LEVELS
+
+State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
+
+
+@dataclass(frozen=True)
+class SepMambaConfig:
+    """All that is needed to build a SepMamba."""
+
+    # convolutions, one number per level, outermost level first
+    channels: tuple[int, ...] = (64, 128, 256)
+    kernel_sizes: tuple[int, ...] = (16, 16, 16)
+    stride: int = 2
+    # Mamba: of every level, in each direction
+    n_blocks: int = 4
+    direction: Direction = "both"
+    layer: Mapping[str, Any] = field(
+        default_factory=lambda: {"d_state": 16, "d_conv": 4, "expand": 2}
+    )
+    # signal
+    n_sources: int = 2
+    sample_rate: int = 8000  # Hz
+
+
+class SepMamba(ChunkedModel):
+    """mixture (B, 1, T) -> sources (B, S, T), any T >= 1, in no particular order.
+
+    Causal up to `look_ahead` samples with direction "forward".
+    """
+
+    def __init__(self, config: SepMambaConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SepMambaConfig()
+        _check(config)
+        self.level = LEVELS["none"]
+        widths = list(pairwise((1, *config.channels)))
+        convs = list(zip(widths, config.kernel_sizes, strict=True))
+        self.encoder = nn.ModuleList(EncoderLayer(*c, k, config) for c, k in convs)
+        inner = reversed(convs[1:])
+        self.decoder = nn.ModuleList(DecoderLayer(*c[::-1], k, config) for c, k in inner)
+        self.out = nn.ConvTranspose1d(
+            config.channels[0], config.n_sources, config.kernel_sizes[0], config.stride
+        )
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.config.sample_rate
+
+    @property
+    def n_sources(self) -> int:
+        """S, talkers that come out."""
+        return self.config.n_sources
+
+    @property
+    def hop_length(self) -> int:
+        """Samples between two frames of the innermost level."""
+        return self.config.stride ** len(self.encoder)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples that a frame of the innermost level sees; the first output needs them all."""
+        length = 1
+        for kernel in reversed(self.config.kernel_sizes):
+            length = (length - 1) * self.config.stride + kernel
+        return length
+
+    @property
+    def look_ahead(self) -> int | None:
+        """Samples of future that an output sample needs; None where it needs them all."""
+        return None if self.needs_whole else self.frame_length - 1
+
+    @property
+    def needs_whole(self) -> str | None:
+        """Why it cannot stream, or None."""
+        return "its layers see both directions" if self.config.direction == "both" else None
+
+    def padded_length(self, length: int) -> int:
+        """The least number of samples >= length that fills a frame; no more is padded."""
+        return max(length, self.frame_length)
+
+    def macs(self, seconds: float) -> float:
+        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`.
+
+        All convolutions and linear layers, transposed convolutions once per input frame, and the
+        scan: 11.96 G a second for S, 34.42 G for M, bidirectional or causal. Published are 12.46
+        and 37.0, without their rule; with transposed convolutions counted per output sample, as
+        profilers do, it would be 12.76 and 37.58.
+        """
+        from speechlab.complexity import macs_per_second  # brings pandas
+
+        return seconds * macs_per_second(self)
+
+    def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
+        """The next chunk of a mixture, (B, 1, n) -> sources (B, S, m) and the state.
+
+        As many samples come out as no later input changes; with `last`, where the chunk ends a
+        signal of a `padded_length`, all that remain. A whole signal is one chunk: offline and
+        streaming are the same computation. UserError for a part of a signal where both directions
+        are seen.
+
+        State: of each layer, outermost first the encoder's and innermost first the decoder's; the
+        overlap of the last transposed convolution; frames (B, C, n) of each level but the
+        innermost that the decoder has not come to yet.
+        """
+        if self.needs_whole and not (last and state is None):
+            raise UserError(f"SepMamba takes whole signals: {self.needs_whole}")
+        nothing = (None,) * len(self.decoder)
+        down, up, overlap, waiting = state or ((None, *nothing), nothing, None, nothing)
+        downs, ups, skips, queues = [], [], [], []
+        for layer, before in zip(self.encoder, down, strict=True):
+            x, after = layer(x, before)  # (B, C, L), L halved
+            downs.append(after)
+            skips.append(x)
+        skips = [_joined(*pair) for pair in zip(waiting, skips[:-1], strict=True)]
+        for layer, before in zip(self.decoder, up, strict=True):
+            skip = skips.pop()
+            x, after = layer(x, skip, before, last)  # (B, C, L), L doubled
+            ups.append(after)
+            queues.append(skip[..., x.shape[-1] :].clone())
+        x, overlap = transposed(self.out, x, overlap, last)  # (B, S, m)
+        if last:
+            x = F.pad(x, (0, self._n_uncovered(downs)))
+        return x, (tuple(downs), tuple(ups), overlap, tuple(reversed(queues)))
+
+    def _n_uncovered(self, downs: list[State]) -> int:
+        """Samples at the end of a signal that complete no frame of the outermost level."""
+        tail, _ = downs[0]
+        return tail.shape[-1] - (self.config.kernel_sizes[0] - self.config.stride)
+
+
+class EncoderLayer(nn.Module):
+    """Strided conv -> ReLU -> Mamba: (B, C, L) -> (B, C', 1 + (L - k) / s)."""
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int, config: SepMambaConfig) -> None:
+        super().__init__()
+        self.down = nn.Conv1d(n_in, n_out, kernel_size, config.stride)
+        self.mamba = MAMBAS[config.direction](n_out, config)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x: the next samples. State: those of unfinished frames, and the blocks'."""
+        tail, between = state or (None, None)
+        x, tail = strided(self.down, x, tail)
+        if x.shape[-1]:
+            x, between = _along_time(self.mamba, F.relu(x), between)
+        return x, (tail, between)
+
+
+class DecoderLayer(nn.Module):
+    """Transposed conv -> ReLU -> 1x1 conv with the skip -> ReLU -> Mamba: (B, C, L) -> skip's."""
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int, config: SepMambaConfig) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose1d(n_in, n_out, kernel_size, config.stride)
+        self.fusion = nn.Conv1d(2 * n_out, n_out, 1)
+        self.mamba = MAMBAS[config.direction](n_out, config)
+
+    def forward(
+        self, x: Tensor, skip: Tensor, state: State | None = None, last: bool = True
+    ) -> tuple[Tensor, State]:
+        """x: the next frames; skip (B, C', n): all of the outer level that wait for them.
+
+        Returns as many as no later frame adds to; with `last`, as many as the skip has, zeros
+        where the convolution gives less. State: the overlap, and the blocks'.
+        """
+        overlap, between = state or (None, None)
+        x, overlap = transposed(self.up, x, overlap, last)
+        x = F.relu(x)
+        if last:
+            x = F.pad(x, (0, skip.shape[-1] - x.shape[-1]))
+        if x.shape[-1]:
+            x = F.relu(self.fusion(torch.cat([skip[..., : x.shape[-1]], x], 1)))
+            x, between = _along_time(self.mamba, x, between)
+        return x, (overlap, between)
+
+
+class BothWays(nn.Module):
+    """A stack ahead plus one on the sequence from its end: (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, ahead: Stack, back: Stack) -> None:
+        super().__init__()
+        self.ahead, self.back = ahead, back
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Neither a fusion layer nor another residual: each stack has its own."""
+        ahead, _ = self.ahead(x)
+        back, _ = self.back(x.flip(1))
+        return ahead + back.flip(1)
+
+
+def _stack(d_model: int, config: SepMambaConfig) -> Stack:
+    """Blocks with residuals and no last norm."""
+    blocks = [Block(Mamba(d_model, **config.layer), d_model) for _ in range(config.n_blocks)]
+    return Stack(blocks, None, None).apply(partial(init_residual, n_layers=config.n_blocks))
+
+
+def _both_ways(d_model: int, config: SepMambaConfig) -> BothWays:
+    return BothWays(_stack(d_model, config), _stack(d_model, config))
+
+
+MAMBAS = {"forward": _stack, "both": _both_ways}
+
+
+def _along_time(mamba: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+    """(B, C, L) -> (B, C, L) and the state, None of a layer that has none."""
+    x = x.transpose(1, 2)  # (B, L, C)
+    y, state = mamba(x, state) if isinstance(mamba, Stack) else (mamba(x), None)
+    return y.transpose(1, 2), state
+
+
+def _joined(before: Tensor | None, x: Tensor) -> Tensor:
+    return x if before is None else torch.cat([before, x], -1)
+
+
+def _check(config: SepMambaConfig) -> None:
+    widths, kernels = config.channels, config.kernel_sizes
+    if not widths or len(widths) != len(kernels):
+        lists = f"channels {widths}, kernel_sizes {kernels}"
+        raise UserError(f"SepMamba needs a width and a kernel size for each level, not {lists}")
+    if min(*widths, config.n_blocks, config.n_sources, config.sample_rate) < 1:
+        raise UserError("SepMamba needs at least one block and one source, and sizes of 1 or more")
+    if not 1 <= config.stride <= min(kernels):
+        raise UserError(
+            f"stride {config.stride} is not in 1 to the least of kernel_sizes {kernels}"
+        )
+    check_options("mamba", [config.layer])
+
+
+CONFIGS = {
+    "sepmamba_s": SepMambaConfig(),
+    "sepmamba_s_causal": SepMambaConfig(n_blocks=8, direction="forward"),
+    "sepmamba_m": SepMambaConfig(channels=(128, 256, 512), n_blocks=3),
+    "sepmamba_m_causal": SepMambaConfig(channels=(128, 256, 512), n_blocks=6, direction="forward"),
+}
