@@ -1,5 +1,6 @@
 """One architecture a file; `SYSTEMS` names each with its configuration and its class."""
 
+from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 from speechlab.models.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from speechlab.models.dprnn import DPRNN, DPRNNConfig
 from speechlab.models.mpsenet import MPSENet, MPSENetConfig
@@ -10,14 +11,17 @@ from speechlab.models.semamba_basic import SEMambaBasic, SEMambaBasicConfig
 from speechlab.models.sepformer import SepFormer, SepFormerConfig
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig
 from speechlab.models.sudormrf import SuDoRMRF, SuDoRMRFConfig
+from speechlab.models.umambanet import UMambaNet, UMambaNetConfig
 
 SYSTEMS = {
+    "cleanumamba": (CleanUMambaConfig, CleanUMamba),
     "semamba_basic": (SEMambaBasicConfig, SEMambaBasic),
     "semamba_advanced": (SEMambaAdvancedConfig, SEMambaAdvanced),
     "mpsenet": (MPSENetConfig, MPSENet),
     "mpsenet_conformer": (MPSENetConformerConfig, MPSENetConformer),
     "mpsenet_mamba": (MPSENetMambaConfig, MPSENetMamba),
     "sepmamba": (SepMambaConfig, SepMamba),
+    "umambanet": (UMambaNetConfig, UMambaNet),
     "conv_tasnet": (ConvTasNetConfig, ConvTasNet),
     "dprnn": (DPRNNConfig, DPRNN),
     "sepformer": (SepFormerConfig, SepFormer),
