@@ -2,35 +2,42 @@
 
 import contextlib
 import csv
-import errno
+import functools
+import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import torch
+from torch import nn
+from tqdm import tqdm
 
 from speechlab.audio import SUFFIXES
 from speechlab.errors import UserError
-from speechlab.files import replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from speechlab.files import replacing, unfinished
+from speechlab.locks import alone
 
 OTHER = "choose another output"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make of another; or a folder, whose files are not known, with its fault."""
+    """What to make of a file; or of a folder, whose files are not known, with its fault."""
 
     source: Path
-    target: Path
+    target: Path  # by which the log knows it; of several files the first
     fault: str = ""  # why this cannot be done
+    others: tuple[Path, ...] = ()  # the other files it becomes
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """All files that it becomes: it is done when all are there."""
+        return self.target, *self.others
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,10 @@ COLUMNS = tuple(field.name for field in fields(Result))
 NUMBERS = {"seconds": float, "sample_rate": int, "channels": int, "clipped": int, "rtf": float}
 
 
-def plan(inputs: Iterable[str | Path], output: Path) -> list[Job]:
-    """What to make of files, folders and patterns: `<output>/<relative path>.wav`.
+def plan(inputs: Iterable[str | Path], output: Path, parts: Sequence[str] = ("",)) -> list[Job]:
+    """What to make of files, folders and patterns: `<output>/<part>/<relative path>.wav`.
+
+    parts: folders in `output`, in each of which a source has a file; default `output` itself.
 
     A path is relative to the folder that was given, to the part of a pattern before its first
     wildcard, or to the file's own folder. In folders only sound files count, hidden ones and those
@@ -65,7 +74,7 @@ def plan(inputs: Iterable[str | Path], output: Path) -> list[Job]:
     jobs: dict[Path, Job] = {}
     shut: dict[Path | tuple[int, int], Job] = {}
     for given in inputs:
-        found = list(_find(given, output))
+        found = [_in_parts(job, output, parts) for job in _find(given, output)]
         if not found:
             raise UserError(f"{given}: no sound files there ({', '.join(SUFFIXES)})")
         shut |= {_identity(job.source): job for job in found if job.fault}
@@ -74,16 +83,22 @@ def plan(inputs: Iterable[str | Path], output: Path) -> list[Job]:
             if _identity(other.source) != _identity(job.source):
                 raise UserError(
                     f"{other.source} and {job.source} would both become {job.target}; "
-                    "rename one, or enhance them into two outputs"
+                    "rename one, or take two outputs"
                 )
     sources = {_identity(job.source): job.source for job in jobs.values()}
     for job in jobs.values():
         above = next((parent for parent in job.target.parents if parent in jobs), None)
         if above:
             raise UserError(f"{above} would be a file and the folder of {job.target}; rename one")
-        if job.target.exists() and _identity(job.target) in sources:
-            raise UserError(f"{job.target}: is an input, and would be overwritten; {OTHER}")
+        for target in job.targets:
+            if target.exists() and _identity(target) in sources:
+                raise UserError(f"{target}: is an input, and would be overwritten; {OTHER}")
     return [*shut.values(), *jobs.values()]
+
+
+def _in_parts(job: Job, output: Path, parts: Sequence[str]) -> Job:
+    first, *others = (output / part / job.target.relative_to(output) for part in parts)
+    return replace(job, target=first, others=tuple(others))
 
 
 def _target(source: Path, root: Path, output: Path) -> Path:
@@ -181,6 +196,74 @@ def _identity(path: Path) -> tuple[int, int] | Path:
     return status.st_dev, status.st_ino
 
 
+def run(
+    jobs: Sequence[Job],
+    path: Path,
+    made_with: str,
+    work: Callable[[Job, Callable[[float], Any], Callable[[], Any]], Result],
+    overwrite: bool = False,
+    progress: bool = True,
+    tell: Callable[[str], Any] = lambda line: None,
+) -> list[Result]:
+    """Do the jobs one after another, a result for each, with the log in `path`.
+
+    made_with: see `digest`. work: a job's; it is given what takes the part of the file that is done
+    since last time, and what to call when all is written and nothing has its name yet. What is
+    there already is skipped, unless `overwrite`. A job that fails with UserError gets its reason,
+    in its result, in the log and by `tell`, and the rest go on.
+    UserError before any work for an output of other settings, or that another run writes to.
+    """
+    results = []
+    with alone(path.parent), Log(path) as log:
+        if not overwrite:
+            there = [job.target for job in jobs if any(map(Path.exists, job.targets))]
+            log.refuse_others(there, made_with)
+        log.forget_folders([job.target for job in jobs if not job.fault])
+        for target in (target for job in jobs for target in job.targets):
+            with contextlib.suppress(OSError):  # where it is in the way, the writer will tell
+                unfinished(target).unlink()  # a killed run's
+        with _bar(len(jobs), progress) as bar:
+            for n_done, job in enumerate(jobs, start=1):
+                there = all(map(Path.is_file, job.targets)) and not log.unsure(job.target)
+                if there and not overwrite and not job.fault:
+                    result = log.skipped(job)
+                else:
+                    result = _tried(
+                        job, work, bar.update, functools.partial(log.start, job, made_with)
+                    )
+                bar.update(n_done - bar.n)
+                if result.status == "ok":
+                    result = replace(result, made_with=made_with)
+                results.append(log.add(result))
+                if result.status == "failed":
+                    tell(result.reason)
+    return results
+
+
+def _tried(job: Job, work: Callable[..., Result], *callbacks: Callable[..., Any]) -> Result:
+    try:
+        if job.fault:
+            raise UserError(job.fault)
+        return work(job, *callbacks)
+    except UserError as error:
+        reason = " ".join(str(error).split())
+        return Result(str(job.source), str(job.target), "failed", reason)
+
+
+def _bar(n_files: int, progress: bool) -> tqdm:
+    form = "{l_bar}{bar}| {n:.1f}/{total} files [{elapsed}<{remaining}]"
+    return tqdm(total=n_files, bar_format=form, disable=None if progress else True)
+
+
+def digest(model: nn.Module, *settings: Any) -> str:
+    """What tells a model and settings from others: 12 hex digits."""
+    total = hashlib.sha256(repr((model.config, *settings)).encode())
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:12]
+
+
 class Log:
     """A row per output, the last one counts: `with Log(path) as log: log.add(result)`.
 
@@ -223,6 +306,10 @@ class Log:
     def unsure(self, target: Path) -> bool:
         """Whether the last try failed or never ended: what lies there may be of an earlier run."""
         return self._last(target).get("status") in ("failed", "started")
+
+    def knows(self, target: Path) -> bool:
+        """Whether it has a row: what no run here ever began to make has none."""
+        return self._name(target) in self.rows
 
     def forget_folders(self, targets: Iterable[Path]) -> None:
         """Drop the rows of folders that could not be read then, and now have files."""
@@ -291,34 +378,3 @@ def _told(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path}: {error.strerror}; look at its permissions and the disk"
         ) from error
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it for this process; UserError where another one works in it.
-
-    The system lets go of it when the process ends, however that comes. Where it has no such locks
-    (Windows, some network drives) nothing is held.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise UserError(f"{folder}: no folder to write to ({error.strerror}); {OTHER}") from error
-    with contextlib.ExitStack() as stack:
-        if fcntl is not None:
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            _lock(folder, handle)
-        yield
-
-
-def _lock(folder: Path, handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another run writes there; wait for it, or {OTHER}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
-            raise

@@ -61,8 +61,6 @@ def import_weights(options: argparse.Namespace) -> None:
 
 
 def enhance(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     import speechlab
     from speechlab.enhance import enhance_all, load_causal
 
@@ -78,9 +76,36 @@ def enhance(options: argparse.Namespace) -> int:
         subtype=options.subtype,
         post="pcs400" if options.pcs else "none",
         overwrite=options.overwrite,
-        tell=lambda line: tqdm.write(f"speechlab: {line}", file=sys.stderr),
+        tell=_tell,
     )
-    statuses = [result.status for result in results]
+    return _counted([result.status for result in results])
+
+
+def separate(options: argparse.Namespace) -> int:
+    import speechlab
+    from speechlab.separate import CHUNK_S, separate_all
+
+    results = separate_all(
+        speechlab.load(options.checkpoint),
+        options.inputs,
+        options.output,
+        subtype=options.subtype,
+        chunk_s=CHUNK_S if options.chunk_s is None else options.chunk_s,
+        overwrite=options.overwrite,
+        tell=_tell,
+    )
+    return _counted([result.status for result in results])
+
+
+def _tell(line: str) -> None:
+    """On stderr, above the bar."""
+    from tqdm import tqdm
+
+    tqdm.write(f"speechlab: {line}", file=sys.stderr)
+
+
+def _counted(statuses: list[str]) -> int:
+    """Print what became of the files of a batch; returns the exit code."""
     counts = (f"{statuses.count(status)} {status}" for status in ("ok", "skipped", "failed"))
     print(", ".join(counts))
     return 1 if "failed" in statuses else 0
@@ -101,8 +126,11 @@ def stream(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from speechlab import evaluate as evaluation
+    from speechlab import evaluate as of_pairs
+    from speechlab import evaluate_mixtures as of_mixtures
+    from speechlab.data import has_mixtures
 
+    evaluation = of_mixtures if has_mixtures(options.test_set) else of_pairs
     rows = evaluation.evaluate(
         options.test_set,
         options.output,
@@ -110,10 +138,12 @@ def evaluate(options: argparse.Namespace) -> None:
         estimates=options.estimates,
         metrics=options.metrics,
         jobs=options.jobs,
-        quantize=options.quantize,
         limit=options.limit,
+        **({"quantize": options.quantize} if options.quantize else {}),
     )
     print(evaluation.summarise(rows).to_string(float_format="{:.4f}".format))
+    if evaluation is of_mixtures and (n_silent := of_mixtures.means(rows)["n_silent"].sum()):
+        print(f"silent sources, left out: {n_silent}")
     print(f"rows: {options.output}")
 
 
@@ -138,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_weights(commands)
     _add_import(commands)
     _add_enhance(commands)
+    _add_separate(commands)
     _add_stream(commands)
     _add_evaluate(commands)
     _add_check_metrics(commands)
@@ -187,9 +218,7 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "recordings of minutes take Experiment_CleanU_Mamba2 or a large pruned model: the others "
         "forget how to denoise (README, Streaming).",
     )
-    command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
-    command.add_argument("--checkpoint", required=True, help="a file, or a published name")
-    command.add_argument("--output", required=True, help="the folder to write to")
+    _add_batch(command)
     command.add_argument(
         "--mix", type=float, default=1.0, help="0 the input .. 1 the estimate; default: 1"
     )
@@ -199,9 +228,37 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--pcs", action="store_true", help="stretch the contrast of the estimate; its level stays"
     )
+    command.set_defaults(run=enhance)
+
+
+def _add_separate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "separate",
+        help="a file of each talker, of mixtures and folders of mixtures",
+        description="Writes OUTPUT/s1/RELATIVE PATH.wav, OUTPUT/s2/... at the input's rate, "
+        "channels and length, and OUTPUT/separate.csv; `evaluate --estimates OUTPUT` scores them. "
+        "Interrupted and started again, it goes on. Exit code 1 where a file failed; the rest are "
+        "done. Which talker is s1 is the model's choice, kept throughout a file and in all its "
+        "channels, each of which is separated alone. Most separators work at 8 kHz: what a file "
+        "has above 4 kHz goes. Levels are the model's: --subtype FLOAT keeps what full scale cuts.",
+    )
+    _add_batch(command)
+    command.add_argument(
+        "--chunk-s",
+        type=float,
+        metavar="SECONDS",
+        help="in the model at once, where it does not stream; longer files go through in chunks "
+        "that overlap; default: 30",
+    )
+    command.set_defaults(run=separate)
+
+
+def _add_batch(command: argparse.ArgumentParser) -> None:
+    command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
+    command.add_argument("--checkpoint", required=True, help="a file, or a published name")
+    command.add_argument("--output", required=True, help="the folder to write to")
     command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
     command.add_argument("--overwrite", action="store_true", help="do again what is there already")
-    command.set_defaults(run=enhance)
 
 
 def _add_stream(commands: argparse._SubParsersAction) -> None:
@@ -223,15 +280,24 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "evaluate",
         help="score a checkpoint, a folder of estimates or the noisy files of a test set",
-        description="One CSV row per file. Interrupted and started again, it goes on.",
+        description="One CSV row per file; of mixtures, one per speaker, in the order that is best "
+        "for each mixture. Interrupted and started again, it goes on.",
     )
-    command.add_argument("test_set", help="a folder with noisy/ and clean/")
+    command.add_argument(
+        "test_set", help="a folder with noisy/ and clean/, or mix/ (or mix_clean/, ...), s1/, s2/"
+    )
     command.add_argument("--output", required=True, help="the CSV file to write")
     source = command.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", help="enhance with this model; neither: the noisy files")
-    source.add_argument("--estimates", help="a folder of enhanced files, named as the noisy ones")
-    command.add_argument("--metrics", nargs="+", metavar="NAME", help="default: all")
-    command.add_argument("--quantize", choices=("int16", "float"), default="int16")
+    source.add_argument(
+        "--estimates", help="a folder of enhanced files, named as the noisy ones; or with s1/, s2/"
+    )
+    command.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="default: all; of mixtures the usual ones"
+    )
+    command.add_argument(
+        "--quantize", choices=("int16", "float"), help="default: int16; of mixtures float"
+    )
     _add_work(command)
     command.set_defaults(run=evaluate)
 

@@ -4,6 +4,8 @@ Of a file of hours only what the crop needs is read. Of several channels the fir
 """
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,6 +19,7 @@ from speechlab.corpora.manifest import Item
 from speechlab.errors import UserError
 
 CONTEXT_S = 0.02  # read on both sides of a crop, for the filter of the resampler
+ALONE = {"sources": (), "sha256": ""}  # of a mixture's item, where one of its sources is meant
 
 
 class Source(NamedTuple):
@@ -30,6 +33,19 @@ def sources(folder: str | Path, split: Literal["train", "dev"], kind: str) -> li
     """What a prepared corpus has of one kind (see manifest.KINDS). UserError for another split."""
     return [
         Source(Path(folder), item) for item in manifest.read(folder, split) if item.kind == kind
+    ]
+
+
+def talkers(mixtures: Iterable[Source]) -> list[Source]:
+    """The sources of ready mixtures as speech of one talker each, to be mixed anew.
+
+    Not of a mixture with noise (its SNR is known), which would be lost, nor of unnamed talkers.
+    """
+    return [
+        Source(folder, replace(item, name=path, kind="speech", path=path, **ALONE, speakers=(who,)))
+        for folder, item in mixtures
+        if item.snr_db is None and len(item.speakers) == len(item.sources)
+        for path, who in zip(item.sources, item.speakers, strict=True)
     ]
 
 

@@ -1,4 +1,5 @@
-"""Test sets on disk: pairs of noisy and clean files, and what is known of the published sets.
+"""Test sets on disk: pairs of noisy and clean files, and what is known of the published sets;
+mixtures of several talkers and their sources.
 
 Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): a pair has one file name
 in both folders. DNS-2020 (arXiv 2005.13981): a pair has one number, `..._fileid_N` with
@@ -9,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import soundfile
@@ -24,6 +26,13 @@ class Pair:
     name: str  # the same for every spelling of the set: "p232_001", "fileid_7"
     noisy: Path
     clean: Path
+
+
+@dataclass(frozen=True)
+class Mixture:
+    name: str
+    mixture: Path
+    sources: tuple[Path, ...]  # one per talker
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,11 @@ def find_pairs(folder: str | Path) -> list[Pair]:
 
     Raises UserError where a folder is missing or empty, a name is there twice, or a file is alone.
     """
+    if has_mixtures(folder) and not (Path(folder) / "noisy").is_dir():
+        raise UserError(
+            f"{folder}: mixtures of several talkers, not pairs; `speechlab evaluate` scores them, "
+            "in Python speechlab.evaluate_mixtures"
+        )
     noisy, clean = (sound_files(Path(folder) / part) for part in ("noisy", "clean"))
     for here, there, where in ((noisy, clean, "clean"), (clean, noisy, "noisy")):
         alone = sorted((here[name].name for name in here.keys() - there.keys()), key=_natural)
@@ -104,6 +118,57 @@ def find_pairs(folder: str | Path) -> list[Pair]:
                 "add the partners or remove these files"
             )
     return [Pair(name, noisy[name], clean[name]) for name in sorted(noisy, key=_natural)]
+
+
+def has_mixtures(folder: str | Path) -> bool:
+    """Whether it is laid out as mixtures of several talkers; see `find_mixtures`."""
+    return any((place / "s1").is_dir() for place in _places(Path(folder)))
+
+
+def find_mixtures(folder: str | Path) -> tuple[str, list[Mixture]]:
+    """The mixtures of a folder with subfolders `mix` (or `mix_clean`, ...), `s1`, `s2`, ...
+
+    Returns the name of the subfolder and the mixtures by name. Where there are several such
+    subfolders, `folder` is the one that is meant. Raises UserError where that is not told, a folder
+    is missing or empty, a name is there twice, or a file is in one of them only.
+    """
+    folder = Path(folder)
+    place = next(place for place in _places(folder) if (place / "s1").is_dir())
+    kinds = sorted(path.name for path in place.iterdir() if path.is_dir() and _is_mix(path.name))
+    if place != folder:
+        kinds = [folder.name]
+    if len(kinds) != 1:
+        found = " and ".join(f"{kind}/" for kind in kinds) or "no mix/"
+        raise UserError(f"{place}: has {found} beside s1/; name one, as {place / 'mix_both'}")
+    n_sources = next(n for n in count(1) if not (place / f"s{n + 1}").is_dir())
+    parts = {part: sound_files(place / part) for part in (*kinds, *names_of_sources(n_sources))}
+    every = set().union(*parts.values())
+    for part, files in parts.items():
+        alone = sorted(every - files.keys(), key=_natural)
+        if alone:
+            raise UserError(
+                f"{place}: {part}/ lacks {len(alone)} file(s) that the others have: "
+                f"{_some(alone)}; add them or remove the others"
+            )
+    mixed, *sources = parts.values()
+    return kinds[0], [
+        Mixture(name, mixed[name], tuple(source[name] for source in sources))
+        for name in sorted(every, key=_natural)
+    ]
+
+
+def names_of_sources(n_sources: int) -> tuple[str, ...]:
+    """Folders of the sources, or of their estimates: s1, s2, ..."""
+    return tuple(f"s{n}" for n in range(1, n_sources + 1))
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where the sources may be: in the folder, or beside it where it is one of mixtures."""
+    return [folder, *([folder.parent] if _is_mix(folder.name) else [])]
+
+
+def _is_mix(name: str) -> bool:
+    return name != "mix_single" and re.fullmatch(r"mix(_\w+)?", name) is not None
 
 
 def title(folder: str | Path, known: TestSet | None) -> str:
@@ -132,7 +197,10 @@ def sound_files(folder: Path) -> dict[str, Path]:
     Raises UserError where the folder is missing or has none, or two files have one name.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; a test set has the folders noisy/ and clean/")
+        raise UserError(
+            f"{folder}: no such folder; a test set has the folders noisy/ and clean/, "
+            "or mix/, s1/ and s2/"
+        )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):

@@ -9,23 +9,18 @@ files tells what became of each.
 """
 
 import contextlib
-import functools
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import speechlab
 from speechlab import audio
-from speechlab.batch import Job, Log, Result, alone, plan
+from speechlab.batch import Job, Result, digest, plan, run
 from speechlab.errors import UserError
-from speechlab.files import unfinished
 from speechlab.models.level import utterance_level
 from speechlab.models.spectral import SpectralModel
 from speechlab.overlap import in_one_pass, overlapped
@@ -43,9 +38,10 @@ POSTS: dict[str, Callable[[Iterable[Tensor], int], Iterator[Tensor]]] = {  # don
 def load_causal(checkpoint: str | Path) -> nn.Module:
     """A checkpoint as a live stream uses it: with the running level where its own is not causal.
 
-    UserError for a model that no level makes causal.
+    UserError for a model that no level makes causal, or that separates.
     """
     model = speechlab.load(checkpoint)
+    _refuse_separators(model)
     if model.look_ahead is None and getattr(model, "needs_whole", None) is None:
         model = speechlab.load(checkpoint, normalize="running")
     if reason := refusal(model):
@@ -63,6 +59,7 @@ def enhance_blocks(
     twice, and by a spectral model many times (`overlap`): they must be a list or a `Recording`,
     not an iterator, and UserError says so.
     """
+    _refuse_separators(model)
     if isinstance(model, SpectralModel):
         return overlapped(model, blocks)
     if getattr(model, "needs_whole", None):
@@ -149,33 +146,60 @@ def enhance_file(
     before the file takes its name. post: in POSTS, of the estimate before it is mixed.
     Raises UserError for a file that cannot be read or written; then there is no target.
     """
-    began = time.perf_counter()
     _check(model, mix, post)
     noisy = audio.Recording(source, model.sample_rate)
-    if subtype is None and Path(target).suffix.lower() == ".wav":
-        subtype = noisy.subtype if noisy.subtype in audio.FORMATS[".wav"][1] else "PCM_16"
-    shape = (noisy.file_rate, noisy.n_channels, subtype, noisy.n_frames)
+    estimates = (block[None] for block in _at_file_rate(model, noisy, mix, chunk_s, post))
+    return write(noisy, [target], estimates, subtype, advance, settle)
+
+
+def write(
+    recording: audio.Recording,
+    targets: Sequence[str | Path],
+    estimates: Iterable[Tensor],
+    subtype: str | None,
+    advance: Callable[[float], Any],
+    settle: Callable[[], Any],
+) -> Result:
+    """Blocks (S, C, n) of estimates of a recording, at its file's rate, into S targets.
+
+    The rest as `enhance_file`; `clipped` counts all targets, `rtf` from here on.
+    """
+    began = time.perf_counter()
+    source, n_frames = recording.path, recording.n_frames
     try:
-        with audio.Writer(target, *shape) as writer:
-            for block in _at_file_rate(model, noisy, mix, chunk_s, post):
-                writer.write(block)
-                advance(block.shape[-1] / noisy.n_frames)
+        with contextlib.ExitStack() as stack:
+            writers = [
+                stack.enter_context(_writer(recording, target, subtype)) for target in targets
+            ]
+            for block in estimates:
+                for writer, samples in zip(writers, block, strict=True):
+                    writer.write(samples)
+                advance(block.shape[-1] / n_frames)
             settle()
     except UserError:
         raise
     except Exception as error:  # whatever a model raises is the file's reason
         raise UserError(f"{source}: the model failed: {type(error).__name__}: {error}") from error
-    seconds = noisy.n_frames / noisy.file_rate
+    seconds = n_frames / recording.file_rate
     return Result(
         str(source),
-        str(target),
+        str(targets[0]),
         "ok",
         seconds=seconds,
-        sample_rate=noisy.file_rate,
-        channels=noisy.n_channels,
-        clipped=writer.clipped,
+        sample_rate=recording.file_rate,
+        channels=recording.n_channels,
+        clipped=sum(writer.clipped for writer in writers),
         rtf=(time.perf_counter() - began) / seconds,
     )
+
+
+def _writer(recording: audio.Recording, target: str | Path, subtype: str | None) -> audio.Writer:
+    """Of a file as the recording is, or of another subtype."""
+    if subtype is None and Path(target).suffix.lower() == ".wav":
+        held = audio.FORMATS[".wav"][1]
+        subtype = recording.subtype if recording.subtype in held else "PCM_16"
+    shape = recording.file_rate, recording.n_channels, subtype, recording.n_frames
+    return audio.Writer(target, *shape)
 
 
 def _at_file_rate(
@@ -219,65 +243,33 @@ def enhance_all(
     """
     output = Path(output)
     _check(model, mix, post)
-    if subtype is not None and subtype not in audio.FORMATS[".wav"][1]:
-        raise UserError(f"no subtype {subtype}; choose of {', '.join(audio.FORMATS['.wav'][1])}")
-    jobs = plan(inputs, output)
-    digest = _digest(model, mix, subtype, post)
-    results = []
-    with alone(output), Log(output / LOG) as log:
-        if not overwrite:
-            log.refuse_others([job.target for job in jobs if job.target.exists()], digest)
-        log.forget_folders([job.target for job in jobs if not job.fault])
-        for job in jobs:
-            with contextlib.suppress(OSError):  # where it is in the way, the writer will tell
-                unfinished(job.target).unlink()  # a killed run's
-        with _bar(len(jobs), progress) as bar:
-            for n_done, job in enumerate(jobs, start=1):
-                if job.fault:
-                    result = _failed(job, job.fault)
-                elif job.target.is_file() and not overwrite and not log.unsure(job.target):
-                    result = log.skipped(job)
-                else:
-                    settle = functools.partial(log.start, job, digest)
-                    result = _tried(model, job, mix, subtype, chunk_s, bar.update, settle, post)
-                bar.update(n_done - bar.n)
-                if result.status == "ok":
-                    result = replace(result, made_with=digest)
-                results.append(log.add(result))
-                if result.status == "failed":
-                    tell(result.reason)
-    return results
+    check_subtype(subtype)
 
-
-def _tried(model: nn.Module, job: Job, *settings: Any) -> Result:
-    try:
+    def work(job: Job, *callbacks: Callable[..., Any]) -> Result:
+        settings = mix, subtype, chunk_s, *callbacks, post
         return enhance_file(model, job.source, job.target, *settings)
-    except UserError as error:
-        return _failed(job, str(error))
+
+    made_with = digest(model, mix, subtype, *([post] if post != "none" else []))
+    jobs = plan(inputs, output)
+    return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
 
-def _failed(job: Job, reason: str) -> Result:
-    return Result(str(job.source), str(job.target), "failed", " ".join(reason.split()))
+def check_subtype(subtype: str | None) -> None:
+    """UserError for one that a .wav file does not hold."""
+    if subtype is not None and subtype not in (known := audio.FORMATS[".wav"][1]):
+        raise UserError(f"no subtype {subtype}; choose of {', '.join(known)}")
 
 
-def _bar(n_files: int, progress: bool) -> tqdm:
-    form = "{l_bar}{bar}| {n:.1f}/{total} files [{elapsed}<{remaining}]"
-    return tqdm(total=n_files, bar_format=form, disable=None if progress else True)
+def _refuse_separators(model: nn.Module) -> None:
+    if getattr(model, "n_sources", 1) > 1:
+        raise UserError(f"{type(model).__name__} separates talkers; `speechlab separate` takes it")
 
 
 def _check(model: nn.Module, mix: float, post: str) -> None:
+    _refuse_separators(model)
     if post not in POSTS:
         raise UserError(f"no post-processing '{post}'; there are: {', '.join(POSTS)}")
     if post != "none":
         check_rate(model.sample_rate)
     if not 0 <= mix <= 1:
         raise UserError(f"mix is {mix}; it goes from 0, the input, to 1, the estimate")
-
-
-def _digest(model: nn.Module, mix: float, subtype: str | None, post: str) -> str:
-    settings = (model.config, mix, subtype, *([post] if post != "none" else []))
-    total = hashlib.sha256(repr(settings).encode())
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return total.hexdigest()[:12]

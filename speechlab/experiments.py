@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from speechlab import losses, metrics, schedules
+from speechlab import losses, schedules, separation_experiments, separation_metrics
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, replaced
 from speechlab.errors import UserError
@@ -44,6 +44,7 @@ _UNREAD = {  # settings that are not read with these
     ("examples", "pairs"): ("mixture", "n_per_epoch"),
     ("examples", "mixtures"): ("pair",),
     ("objective", "supervised"): ("gan",),
+    ("objective", "permutation_invariant"): ("gan",),
     ("objective", "metric_gan"): ("losses",),
 }
 
@@ -61,7 +62,8 @@ class Experiment:
     n_per_epoch: int = 2000  # mixtures that are called an epoch
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     pair: PairConfig = field(default_factory=PairConfig)
-    objective: Literal["supervised", "metric_gan"] = "supervised"  # a name in launch.OBJECTIVES
+    # a name in launch.OBJECTIVES; permutation_invariant: of sources whose order is free
+    objective: Literal["supervised", "permutation_invariant", "metric_gan"] = "supervised"
     losses: Mapping[str, float] = field(  # names in LOSSES and their weights
         default_factory=lambda: {"l1": 1.0, "stft_full": 1.0}
     )
@@ -100,6 +102,11 @@ def _unread(experiment: Experiment) -> list[tuple[str, str]]:
     ]
 
 
+def n_sources(experiment: Experiment) -> int:
+    """That the model gives; one that enhances has no such setting."""
+    return getattr(experiment.model, "n_sources", 1)
+
+
 def table() -> pd.DataFrame:
     """One row per experiment: what is trained on what, how long."""
     rows = []
@@ -130,11 +137,16 @@ def check(experiment: Experiment) -> None:
     if type(experiment.model) is not kind:
         raise UserError(f"model must be a {kind.__name__}, not {experiment.model!r}")
     _known("loss", experiment.losses, LOSSES)
-    _known("metric", experiment.dev_metrics, metrics.METRICS)
+    _known("metric", experiment.dev_metrics, separation_metrics.METRICS)
     _known("dev metric", [experiment.training.metric], experiment.dev_metrics)
     _known("logger", experiment.training.loggers, LOGGERS)
     if not experiment.losses or not experiment.corpora:
         raise UserError("losses and corpora must each name one or more")
+    if n_sources(experiment) > 1 and experiment.objective != "permutation_invariant":
+        raise UserError(
+            f"objective is {experiment.objective}, and the order of {n_sources(experiment)} "
+            "sources is free: set objective=permutation_invariant"
+        )
     if experiment.training.seed >= 2**32:
         raise UserError(f"seed is {experiment.training.seed}; it must be under 2**32")
     if not 1 <= experiment.n_per_epoch <= 10**8 or experiment.n_dev < 0:
@@ -350,5 +362,6 @@ EXPERIMENTS = {
                 ("mpsenet-mamba", MPSENetMambaConfig(), "mpsenet"),
             )
         ),
+        *separation_experiments.trainings(TINY),
     )
 }

@@ -16,28 +16,30 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from speechlab import metrics, splits, training
+from speechlab import separation_metrics, splits, training
 from speechlab.checkpoints import load
 from speechlab.configuration import to_dict
-from speechlab.crops import Source
+from speechlab.crops import Source, talkers
 from speechlab.distributed import own_device
 from speechlab.errors import UserError
-from speechlab.experiments import LOSSES, Experiment, check, from_settings
+from speechlab.experiments import LOSSES, Experiment, check, from_settings, n_sources
 from speechlab.metric_gan import MetricGAN
 from speechlab.mixing import Examples, Mixtures, Pairs, whole_pairs
 from speechlab.models import SYSTEMS
 from speechlab.models.discriminator import MetricDiscriminator, load_discriminator
-from speechlab.objectives import Objective, Supervised
+from speechlab.objectives import Objective, PermutationInvariant, Supervised
 from speechlab.progress import Tell
 from speechlab.runs import FOLDER, Run
 
 Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
 
 
-def supervised(model: nn.Module, experiment: Experiment, begun: bool) -> Supervised:
+def supervised(
+    model: nn.Module, experiment: Experiment, begun: bool, kind: type[Supervised] = Supervised
+) -> Supervised:
     """Towards a weighted sum of its losses."""
     chosen = {name: LOSSES[name] for name in experiment.losses}
-    return Supervised(model, chosen, experiment.losses)
+    return kind(model, chosen, experiment.losses)
 
 
 def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricGAN:
@@ -56,6 +58,7 @@ def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricG
 
 OBJECTIVES: dict[str, Callable[[nn.Module, Experiment, bool], Objective]] = {
     "supervised": supervised,
+    "permutation_invariant": partial(supervised, kind=PermutationInvariant),
     "metric_gan": metric_gan,
 }
 
@@ -148,10 +151,10 @@ def _check_signals(model: nn.Module, examples: Examples) -> None:
         )
     device, was_training = next(model.parameters()).device, model.training
     with torch.inference_mode():  # in eval mode: a batch norm would learn from these zeros
-        n_sources = model.eval()(torch.zeros(1, 1, 1000, device=device)).shape[1]
+        n_given = model.eval()(torch.zeros(1, 1, 1000, device=device)).shape[1]
     model.train(was_training)
-    if n_sources != examples.n_sources:
-        raise UserError(f"the model gives {n_sources} sources, examples have {examples.n_sources}")
+    if n_given != examples.n_sources:
+        raise UserError(f"the model gives {n_given} sources, examples have {examples.n_sources}")
 
 
 def built(experiment: Experiment) -> nn.Module:
@@ -179,10 +182,18 @@ def training_examples(experiment: Experiment) -> Examples:
     return _examples(experiment, splits.read(experiment.corpora, "train"))
 
 
+def _ready(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> list[Source]:
+    """The ready mixtures of as many sources as the model gives: a corpus may have several kinds."""
+    n = n_sources(experiment)
+    return [source for source in of_kind["mixture"] if len(source.item.sources) == n]
+
+
 def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Examples:
     if experiment.examples == "pairs":
-        return Pairs(of_kind["mixture"], experiment.pair)
+        return Pairs(_ready(experiment, of_kind), experiment.pair)
     speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
+    if not speech and n_sources(experiment) > 1:
+        speech = talkers(_ready(experiment, of_kind))
     if not speech and of_kind["mixture"]:
         names = ", ".join(experiment.corpora)
         raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")
@@ -197,31 +208,35 @@ def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
 def _dev_scores(
     experiment: Experiment, of_kind: Mapping[str, list[Source]]
 ) -> Callable[[nn.Module], pd.DataFrame]:
-    mixtures = of_kind["mixture"][: experiment.n_dev or None]
-    names = ", ".join(experiment.corpora)
+    mixtures = _ready(experiment, of_kind)[: experiment.n_dev or None]
     if not mixtures:
+        names, n = ", ".join(experiment.corpora), n_sources(experiment)
+        example = "dev/noisy and dev/clean of your own" if n == 1 else "libri2mix has them"
         raise UserError(
-            f"{names}: no ready mixtures in the dev split to choose the model by; add a corpus "
-            "that has some, as dev/noisy and dev/clean of your own"
+            f"{names}: no ready mixtures of {n} source(s) in the dev split to choose the model by; "
+            f"add a corpus that has some, as {example}"
         )
-    if any(len(source.item.sources) != 1 for source in mixtures):
-        raise UserError(f"{names}: dev mixtures of several sources; one talker is scored here")
     return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
 
 
 def scores(
     model: nn.Module, mixtures: list[Source], names: tuple[str, ...], progress: bool = False
 ) -> pd.DataFrame:
-    """Metrics of a model's estimates of ready mixtures with one source; one row per file.
+    """Metrics of a model's estimates of ready mixtures, (S, T) as their sources; one row per file.
 
-    A metric that fails is NaN.
+    Of several sources the mean, in the best order (`separation_metrics`, which has the names). A
+    metric that fails is NaN.
     """
     device = next(model.parameters(), torch.empty(0)).device
     rows = []
     pairs = whole_pairs(mixtures, model.sample_rate)
     for name, noisy, clean in tqdm(pairs, total=len(mixtures), disable=not progress, unit="file"):
         with torch.inference_mode():
-            estimate = model(noisy[None].to(device))[0].cpu().numpy()  # (S, T)
-        values, _ = metrics.score(estimate[0], clean[0].numpy(), model.sample_rate, names)
-        rows.append({"file": name} | values)
+            estimate = model(noisy[None].to(device))[0].cpu()  # (S, T)
+        if estimate.shape != clean.shape:
+            shapes = f"{tuple(estimate.shape)} for sources {tuple(clean.shape)}"
+            raise UserError(f"{name}: the model gave {shapes}; take mixtures of as many sources")
+        signals = (part.numpy() for part in (estimate, clean, noisy[0]))
+        speakers = separation_metrics.score(*signals, model.sample_rate, names)
+        rows.append({"file": name} | separation_metrics.mean(speakers, names))
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Files that one process at a time holds; a lock ends with its process, however that ends."""
+"""Files and folders that one process at a time holds; a lock ends with its process, always."""
 
 import contextlib
 import errno
@@ -74,3 +74,41 @@ def _taken(path: Path) -> IO | None:
                 stack.pop_all()
                 return file
     return None
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it for this process; UserError where another one works in it.
+
+    The system lets go of it when the process ends, however that comes. Where it has no such locks
+    (Windows, some network drives) nothing is held.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no folder to write to ({error.strerror}); choose another output"
+        ) from error
+    with contextlib.ExitStack() as stack:
+        _lock(folder, stack)
+        yield
+
+
+def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{folder}: another run writes there; wait for it, or choose another output"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise

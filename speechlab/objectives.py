@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from speechlab.errors import UserError
 from speechlab.loader import Batch
+from speechlab.losses import pairwise, pit, reordered
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (estimate, clean), both (B, S, T) -> (B,)
 Terms = Callable[[Batch, dict[str, Any]], dict[str, Tensor]]
@@ -73,5 +74,31 @@ class Supervised(Objective):
         """Every loss, (B,); computed in the type of `clean`, whatever autocast the model has."""
         estimate = self.model(batch.noisy)  # (B, S, T)
         with torch.autocast(estimate.device.type, enabled=False):
-            estimate = estimate.to(batch.clean.dtype)
+            estimate = self.matched(estimate.to(batch.clean.dtype), batch.clean)
             return {name: loss(estimate, batch.clean) for name, loss in self.losses.items()}
+
+    def matched(self, estimate: Tensor, clean: Tensor) -> Tensor:
+        """The estimates (B, S, T) in the order of the sources: as the model gives them."""
+        return estimate
+
+
+class PermutationInvariant(Supervised):
+    """The same where the order of the estimates is free (Yu et al. 2017, arXiv 1607.00325).
+
+    Each example counts in the order whose weighted sum of losses, its mean over the sources, is
+    lowest. A term is its loss in that order, which need not be the lowest of this one loss.
+    """
+
+    @torch.no_grad()
+    def _permutation(self, estimate: Tensor, clean: Tensor) -> Tensor:
+        """(B, S): which estimate belongs to each source; what weighs nothing has no say."""
+        B, S = estimate.shape[:2]
+        matrix = estimate.new_zeros(B, S, S)
+        for name, loss in self.losses.items():
+            if self.weights[name]:
+                matrix = matrix + self.weights[name] * pairwise(loss)(estimate, clean)
+        return pit(matrix).permutation
+
+    def matched(self, estimate: Tensor, clean: Tensor) -> Tensor:
+        """The estimates (B, S, T) in the order of their sources, of each example its own."""
+        return reordered(estimate, self._permutation(estimate, clean))

@@ -10,16 +10,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from speechlab.errors import UserError
 from speechlab.files import replacing
 
-Row = tuple[str, ...]  # the cells of a line; the first is the row's name, the last is text
+Row = tuple[str, ...]  # the cells of a line; the first tell the row's name, the last is text
 UNCOMPARED = ("versions", "n_files")  # settings that may differ while no row is added
 
 REMEDY = "remove it or choose another output"
@@ -52,13 +53,18 @@ def refuse_unwritable(output: Path) -> None:
 class Rows:
     """Rows by name; reading checks that what is on disk is of the same run.
 
+    The first cell is the file. `n_names`: of the first cells, which together are the row's name,
+    a blank between them: 1 where a file has one row.
     Raises UserError where it is not, or is damaged; a torn last line is dropped without a word.
     """
 
-    def __init__(self, output: Path, header: Row, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, output: Path, header: Row, settings: dict[str, Any], n_names: int = 1
+    ) -> None:
         if output.suffix != ".csv":
             raise UserError(f"{output}: the output must end in .csv")
         self.output, self.header, self.settings = output, header, settings
+        self.n_names = n_names
         self.partial = output.with_name(output.name + ".partial")
         self.sidecar = output.with_suffix(".json")
         self.kept = self._kept_settings()
@@ -92,9 +98,19 @@ class Rows:
             def append(row: Row) -> None:
                 with _writing(self.partial):
                     file.write(_lines([row]).encode())
-                self.done[row[0]] = row
+                self.done[self._name(row)] = row
 
             yield append
+
+    def fill(
+        self, made: Iterable[Sequence[Row]], n_done: int, n_files: int, progress: bool
+    ) -> None:
+        """Append the rows of each file as they are made, behind a bar of the files."""
+        bar = tqdm(made, total=n_files, initial=n_done, unit="file", disable=not progress)
+        with self.appending() as append:
+            for rows in bar:
+                for row in rows:
+                    append(row)
 
     def finish(self, order: Iterable[str]) -> None:
         """All rows there are into `output`, in this order."""
@@ -107,7 +123,7 @@ class Rows:
     def frame(self, names: Iterable[str]) -> pd.DataFrame:
         """Rows of these names as they are on disk, NaN for an empty number."""
         frame = pd.DataFrame([self.done[name] for name in names], columns=list(self.header))
-        for column in self.header[1:-1]:
+        for column in self.header[self.n_names : -1]:
             frame[column] = [float(value or "nan") for value in frame[column]]
         return frame
 
@@ -133,7 +149,7 @@ class Rows:
         return kept
 
     def _write_settings(self) -> None:
-        settings = self.settings | {"n_files": len(self.done)}
+        settings = self.settings | {"n_files": len({row[0] for row in self.done.values()})}
         _write(self.sidecar, json.dumps(settings, indent=2) + "\n")
 
     def _read(self, path: Path) -> dict[str, Row]:
@@ -145,9 +161,13 @@ class Rows:
         if lines and lines[0] != self.header:
             raise UserError(f"{path}: has other columns; {REMEDY}")
         for number, line in enumerate(lines[1:], start=2):
-            if len(line) != len(self.header) or not all(map(_is_number, line[1:-1])):
+            numbers = line[self.n_names : -1]
+            if len(line) != len(self.header) or not all(map(_is_number, numbers)):
                 raise UserError(f"{path}: line {number} is damaged; delete that line")
-        return {line[0]: line for line in lines[1:]}
+        return {self._name(line): line for line in lines[1:]}
+
+    def _name(self, row: Row) -> str:
+        return " ".join(row[: self.n_names])
 
 
 def _is_number(text: str) -> bool:

@@ -57,7 +57,8 @@ def test_each_can_be_trained_and_travels_as_json(name):
     experiments.check(experiment)
     assert experiments.from_settings(json.loads(json.dumps(to_dict(experiment)))) == experiment
     model = launch.untrained(experiment)
-    assert model.sample_rate == experiment.mixture.sample_rate == experiment.pair.sample_rate
+    read = experiment.pair if experiment.examples == "pairs" else experiment.mixture
+    assert model.sample_rate == read.sample_rate
 
 
 def test_none_is_there_twice():
@@ -139,17 +140,21 @@ def test_a_device_that_is_not_there_is_refused(toy, tmp_path, device):
     assert not list(tmp_path.iterdir())
 
 
-def test_dev_mixtures_have_to_be_there_of_one_talker(toy, tmp_path):
+def test_dev_mixtures_have_to_be_there_of_as_many_sources_as_the_model_gives(toy, tmp_path):
+    """Those of other numbers are of another task: they are not scored."""
     folder = prepared(tmp_path / "other")
     splits = {split: manifest.read(folder, split) for split in ("train", "dev")}
     mixtures = [item for item in splits["dev"] if item.kind == "mixture"]
     twice = dataclasses.replace(mixtures[0], sources=mixtures[0].sources * 2)
-    cases = {"no ready mixtures in the dev split": [], "of several sources": [twice]}
-    for said, dev in cases.items():
+    said = r"no ready mixtures of 1 source\(s\) in the dev split"
+    for dev in ([], [twice]):
         manifest.write(folder, splits | {"dev": dev}, {})
         with pytest.raises(UserError, match=said):
             launch.train(replaced(toy, {"corpora": [str(folder)]}), tmp_path, progress=False)
     assert not (tmp_path / "toy").exists()
+    manifest.write(folder, splits | {"dev": [twice, mixtures[1]]}, {})
+    rows = launch.dev_scores(replaced(toy, {"corpora": [str(folder)]}))(launch.untrained(toy))
+    assert rows["file"].tolist() == [mixtures[1].name]
 
 
 def test_weights_are_drawn_from_the_seed(toy):

@@ -161,3 +161,23 @@ def test_a_full_disk_is_told(output, monkeypatch):
 
 def test_cells():
     assert [cell(x) for x in (np.nan, 1.0, 2 / 3, 1e-9)] == ["", "1", "0.666667", "1e-09"]
+
+
+def test_a_file_may_have_a_row_for_each_speaker(output):
+    """Both cells name the row; files are counted, not rows; what is half there is made again."""
+    header = ("file", "speaker", "si_sdr", "failed")
+    rows = [("a 1", "1", "2.5", ""), ("a 1", "2", "3.5", ""), ("a", "1", "0", "")]
+    begun = Rows(output, header, SETTINGS, n_names=2)
+    begun.fill([rows[:2]], 0, 2, progress=False)
+    with begun.partial.open("ab") as file:
+        file.write(b"a,1,0")  # torn
+    again = Rows(output, header, SETTINGS, n_names=2)
+    assert list(again.done) == ["a 1 1", "a 1 2"]
+    again.fill([rows[:2], rows[2:]], 1, 2, progress=False)
+    names = ["a 1", "a 1 1", "a 1 2"]
+    again.finish(names)
+    assert json.loads(output.with_suffix(".json").read_text())["n_files"] == 2
+    frame = Rows(output, header, SETTINGS, n_names=2).frame(names)
+    assert frame["file"].tolist() == ["a", "a 1", "a 1"]
+    assert frame["speaker"].tolist() == ["1", "1", "2"]
+    np.testing.assert_array_equal(frame["si_sdr"], [0, 2.5, 3.5])
