@@ -356,10 +356,14 @@ def peak_memory(function: Callable[..., Any], *arguments: Any) -> float:
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        return process.submit(_peak, function, arguments).result()
+        return process.submit(added_memory, function, *arguments).result()
 
 
-def _peak(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+def added_memory(function: Callable[..., Any], *arguments: Any) -> float:
+    """Bytes that function(*arguments) adds at most to this process; memory it freed before hides.
+
+    NaN where the system does not tell.
+    """
     if not (PROCESS / "clear_refs").exists():
         return math.nan
     (PROCESS / "clear_refs").write_text("5")  # forgets the peak so far

@@ -350,11 +350,12 @@ def main() -> None:
         "--root", type=Path, default=Path(), help="of the repository; default: here"
     )
     root = parser.parse_args().root
-    from speechlab import spectral_tables  # which knows this module
+    from speechlab import separation_tables, spectral_tables  # which know this module
 
     try:
         write(root / RESULTS)
         spectral_tables.write(root / RESULTS)
+        separation_tables.write(root / RESULTS)
         table = streamed(root / RESULTS)
         replace_text(root / RESULTS / "tables/streaming.csv", table.to_csv(index=False))
         replace_text(root / RESULTS / "tables/streaming.md", streamed_markdown(table))

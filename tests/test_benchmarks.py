@@ -1,10 +1,14 @@
 """The benchmarks measure what they say: widths known without a file are those of the file."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import speechlab
-from benchmarks import cleanumamba
+from benchmarks import cleanumamba, separation
 from speechlab.complexity import macs_per_second, n_params
 
 
@@ -29,3 +33,90 @@ def test_a_row_of_the_streaming_benchmark(tmp_path, monkeypatch):
     assert row["first_frame_ms"] > 1000 * 766 / 16000
     assert all(np.isfinite(value) and value > 0 for value in row.values())
     assert row["speedup"] == row["modules_ms"] / row["stepped_ms"]
+
+
+def separation_row(job: separation.Job) -> dict[str, float | str]:
+    """What `measure` gives, made up: longer mixtures and later models cost more."""
+    cost = 100.0 * job.seconds * (1 + separation.MODELS.index(job.model))
+    return {"machine": "m", "cpu_ms": cost, "wall_ms": cost, "peak_mb": cost, "reason": ""}
+
+
+def test_models_that_are_compared_are_measured_side_by_side():
+    """In every other round from the last to the first: none is always measured first."""
+    names = ("sepmamba_s", "dprnn")
+    plan = [entry for entry in separation.schedule(names, (1, 4), 2, 1) if entry[1].device == "cpu"]
+    assert len(plan) == 2 * 2 * 2 * 2 and len(set(plan)) == len(plan)
+    for first, second in zip(plan[::2], plan[1::2], strict=True):
+        number, job = first
+        pair = (job.model, second[1].model)
+        assert pair == names[:: 1 if number == 0 else -1]
+        assert second == (number, dataclasses.replace(job, model=pair[1]))
+
+
+@pytest.mark.parametrize("seconds", [1, 16])
+def test_mixtures_have_their_length_with_and_without_recordings(seconds, monkeypatch, tmp_path):
+    found = separation.mixture(seconds)
+    monkeypatch.setenv("SPEECHLAB_SHARED", str(tmp_path))
+    noise = separation.mixture(seconds)
+    assert found.shape == noise.shape == (1, 1, 8000 * seconds)
+    assert 0 < noise.std() < 1 and not torch.equal(noise[..., :99], noise[..., 99:198])
+
+
+def test_a_measurement_is_a_process_of_its_own():
+    """At least the weights, and gradients as large; time of the passes, not of the process."""
+    job = separation.Job("cpu", 1, 0.25, "forward+backward", "umambanet_f128", 0.0, 2.0)
+    row = separation.measure(job)
+    assert row["reason"] == "" and row["machine"]
+    assert 2000 > row["wall_ms"] >= 0.9 * row["cpu_ms"] > 0
+    weights_mb = 4e-6 * separation.size("umambanet_f128", 4)["n_params"]
+    assert 2 * weights_mb < row["peak_mb"] < 100
+
+
+def test_what_does_not_fit_is_told_and_the_run_goes_on(capsys):
+    job = separation.Job("cpu", 1, 1, "forward", "umambanet_f128", 0.0, 0.002)
+    row = separation.measure(job)
+    assert row["reason"] == "out of memory"
+    assert np.isnan([row["cpu_ms"], row["wall_ms"], row["peak_mb"]]).all()
+    row |= {"round": 0, "device": "cpu", "threads": 1, "seconds": 1, "model": job.model}
+    rows = [row | {"pass": kind} | separation.size(job.model, 1) for kind in separation.PASSES]
+    separation.report(pd.DataFrame(rows), quick=True)
+    shown = capsys.readouterr().out
+    assert "| umambanet_f128 | 1,9" in shown and shown.count("out of memory") == 7
+    assert "nan" not in shown
+
+
+def test_a_run_that_is_killed_keeps_its_rows(monkeypatch, tmp_path):
+    plan = separation.schedule(("sepmamba_s", "dprnn"), (1,), 1, 1)
+
+    def measure(job: separation.Job) -> dict[str, float | str]:
+        if job == plan[2][1]:
+            raise KeyboardInterrupt
+        return separation_row(job)
+
+    monkeypatch.setattr(separation, "measure", measure)
+    output = tmp_path / "new" / "rows.csv"
+    with pytest.raises(KeyboardInterrupt):
+        separation.run(plan, output)
+    kept = pd.read_csv(output)
+    assert kept["model"].tolist() == ["sepmamba_s", "dprnn"]
+    assert kept["macs_per_second"].tolist() == [11_964_416_000, 41_405_440_000]
+
+
+def test_ratios_stand_beside_the_published(monkeypatch, capsys):
+    monkeypatch.setattr(separation, "measure", separation_row)
+    plan = separation.schedule(("sepmamba_s", "sepmamba_s_causal", "dprnn"), (1, 4), 2, 1)
+    cpu = [entry for entry in plan if entry[1].device == "cpu"]
+    separation.report(separation.run(cpu, None), quick=False)
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if line[0] == "dprnn"]
+    assert rows[0] == ["dprnn", "2,608,065", "41.41", "600", "2400", "600", "2400"]
+    published = [
+        "3.41",
+        "3.46",
+        "5.71",
+        "6.00",
+        "6.00",
+        "3.65",
+    ]  # of the paper's 42.52, 101.83, 7.31
+    assert rows[2] == ["dprnn", *published, *["6.00"] * 4]
+    assert "nothing to quote" not in str(lines)

@@ -1,0 +1,321 @@
+"""Separation models on the same mixtures: time, memory and MACs, as ratios beside the published.
+
+    python benchmarks/separation.py [--quick] [--threads N] [--rounds N] [--models NAME ...]
+                                    [--memory-gb G] [--output FILE.csv]
+
+Forward, and forward and backward, of networks of published size with random weights; the CPU, then
+CUDA where there is one. Every measurement is a fresh process, which has done the same on a shorter
+mixture before. The models take turns within each length and pass, in every other round from the
+last to the first, so that a machine that slows down slows all alike; ratios are of one round. Time
+is CPU time of the process on one thread, which other programs disturb least, else wall time; a
+short pass is repeated for a second. Memory is the weights and what the first pass adds at most, on
+CUDA what PyTorch had allocated at most. What would take more than the limit is out of memory, and
+the run goes on. Rows are written as they come.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from speechlab import audio, separation_tables
+from speechlab.complexity import added_memory, macs_per_second, n_params
+from speechlab.separation_tables import BASE, BUILT
+from speechlab.tables import replace_text
+
+MODELS = ("sepmamba_s", "sepmamba_s_causal", "sepmamba_m", "umambanet_f128", "conv_tasnet")
+MODELS += ("dprnn", "sepformer", "sudormrf")
+SECONDS, QUICK_SECONDS = (1, 4, 16), (1,)  # lengths of the mixture
+PASSES = ("forward", "forward+backward")
+ROUNDS = 2
+WARM_S = 0.05  # length of the mixture before; more of it would hide memory of the measured one
+REPEAT_S = 1.0  # passes are repeated for so long
+FREE_PART = 0.8  # of the memory that is free, the limit where none is given
+RATE = 8000  # Hz, of all these models
+ROOT = Path(__file__).resolve().parents[1]
+MIXTURES = "audio/mix2/libri2mix_dev_8k/mix"  # in the folder of SPEECHLAB_SHARED
+OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement."""
+
+    device: str
+    threads: int
+    seconds: float
+    kind: str  # in PASSES
+    model: str
+    repeat_s: float = REPEAT_S
+    memory_gb: float | None = None  # None: FREE_PART of what is free
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="1 s mixtures, each once")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME")
+    parser.add_argument("--memory-gb", type=float, metavar="G", help="default: 80 %% of the free")
+    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
+    arguments = parser.parse_args()
+    quick, output = arguments.quick, arguments.output
+    if output is None and not quick and arguments.models == MODELS:
+        output = Path("results") / separation_tables.MEASURED
+    lengths = QUICK_SECONDS if quick else SECONDS
+    jobs = schedule(arguments.models, lengths, 1 if quick else arguments.rounds, arguments.threads)
+    bounds = {"repeat_s": 0.0 if quick else REPEAT_S, "memory_gb": arguments.memory_gb}
+    report(run([(i, Job(**asdict(job) | bounds)) for i, job in jobs], output), quick)
+
+
+def schedule(
+    models: tuple[str, ...], lengths: tuple[float, ...], rounds: int, threads: int
+) -> list[tuple[int, Job]]:
+    """(round, job), the models innermost, so that those compared are measured side by side."""
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    return [
+        (number, Job(device, threads if device == "cpu" else 1, seconds, kind, model))
+        for device in devices
+        for number in range(rounds)
+        for seconds in lengths
+        for kind in PASSES
+        for model in models[:: 1 if number % 2 == 0 else -1]
+    ]
+
+
+def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
+    """A row per measurement, in the file when the next begins."""
+    rows = []
+    bar = tqdm(jobs, unit="measurement")
+    for number, job in bar:
+        bar.set_postfix_str(f"{job.model} {job.kind} {job.seconds:g} s")
+        row = {"round": number, "device": job.device, "threads": job.threads}
+        row |= {"seconds": job.seconds, "pass": job.kind, "model": job.model} | measure(job)
+        rows.append(row | size(job.model, job.seconds) | {"torch": torch.__version__})
+        if output:
+            replace_text(output, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    return pd.DataFrame(rows)
+
+
+@cache
+def size(model: str, seconds: float) -> dict[str, float]:
+    """Parameters, and MACs per second of an input of so many seconds."""
+    with torch.device("meta"):
+        network = separation_tables.build(model)
+    return {"n_params": n_params(network), "macs_per_second": macs_per_second(network, seconds)}
+
+
+def measure(job: Job) -> dict[str, float | str]:
+    """Milliseconds and megabytes in a fresh process, or NaN and the reason."""
+    nothing = {"machine": "", "cpu_ms": float("nan"), "wall_ms": float("nan")}
+    nothing |= {"peak_mb": float("nan"), "reason": ""}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        try:
+            return nothing | process.submit(measured, job).result()
+        except BrokenProcessPool:
+            return nothing | {"reason": f"{OUT_OF_MEMORY}, or its process was killed"}
+
+
+def measured(job: Job) -> dict[str, float | str]:
+    """The measurement itself; it bounds the memory of the process that it runs in for good."""
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(0)
+    model = separation_tables.build(job.model).to(job.device)
+    model.train(job.kind != "forward")
+    x = mixture(job.seconds).to(job.device)
+    warm = x if job.device == "cuda" else x[..., : round(WARM_S * RATE)]
+    found = {"machine": machine(job.device)}
+    times: list[tuple[float, float]] = []
+    try:
+        one_pass(model, warm, job.kind)
+        if job.device == "cpu":
+            bound_memory(job.memory_gb)
+        peak = peak_bytes(model, x, job.kind, times)
+        while sum(wall for _, wall in times) < 1e3 * job.repeat_s:
+            times.append(one_pass(model, x, job.kind))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return found | {"reason": OUT_OF_MEMORY}
+    cpu, wall = (median(values) for values in zip(*times, strict=True))
+    return found | {"cpu_ms": cpu, "wall_ms": wall, "peak_mb": peak / 1e6}
+
+
+def one_pass(model: nn.Module, x: Tensor, kind: str) -> tuple[float, float]:
+    """(CPU, wall) milliseconds of a pass; on CUDA those between two events, and no CPU time.
+
+    The loss is the mean square, which costs nothing beside the network.
+    """
+    model.zero_grad(set_to_none=True)
+    if x.is_cuda:
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        torch.cuda.synchronize()
+        events[0].record()
+    begin = time.process_time(), time.perf_counter()
+    if kind == "forward":
+        with torch.inference_mode():
+            model(x)
+    else:
+        model(x).square().mean().backward()
+    cpu, wall = time.process_time() - begin[0], time.perf_counter() - begin[1]
+    if x.is_cuda:
+        events[1].record()
+        torch.cuda.synchronize()
+        return float("nan"), events[0].elapsed_time(events[1])
+    return 1e3 * cpu, 1e3 * wall
+
+
+def peak_bytes(model: nn.Module, x: Tensor, kind: str, times: list[tuple[float, float]]) -> float:
+    """Weights and what a pass adds to them at most; its times go to `times`."""
+    model.zero_grad(set_to_none=True)  # gradients are what the pass adds
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        times.append(one_pass(model, x, kind))
+        return torch.cuda.max_memory_allocated()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return weights + added_memory(lambda: times.append(one_pass(model, x, kind)))
+
+
+def bound_memory(gigabytes: float | None) -> None:
+    """Let this process take so much more than it has, by default FREE_PART of what is free.
+
+    Where the system does not tell (only Linux does), there is no limit.
+    """
+    if not Path("/proc/self/status").exists():
+        return
+    import resource  # not on every system
+
+    limit = 1e9 * gigabytes if gigabytes else FREE_PART * told("/proc/meminfo", "MemAvailable")
+    total = int(told("/proc/self/status", "VmSize") + limit)
+    resource.setrlimit(resource.RLIMIT_AS, (total, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def told(path: str, field: str) -> float:
+    """Bytes that a line `field: n kB` tells."""
+    lines = Path(path).read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """PyTorch has an error of its own for this on CUDA alone."""
+    words = ("allocate memory", "bad_alloc", "out of memory", "could not create")  # a primitive
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def mixture(seconds: float) -> Tensor:
+    """Two talkers of Libri2Mix dev, (1, 1, T); noise without that folder, which is as fast."""
+    length = round(seconds * RATE)
+    folder = ROOT / (os.environ.get("SPEECHLAB_SHARED") or "../shared") / MIXTURES
+    parts, found = [], 0
+    for path in sorted(folder.glob("*.flac")):
+        if found < length:
+            parts.append(audio.load(path, RATE)[0])
+            found += parts[-1].shape[-1]
+    if found < length:
+        generator = torch.Generator().manual_seed(0)
+        parts = [0.05 * torch.randn(1, length, generator=generator)]
+    return torch.cat(parts, -1)[None, :, :length]
+
+
+def machine(device: str) -> str:
+    """What computes, by the name that it gives itself."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def report(rows: pd.DataFrame, quick: bool) -> None:
+    """Tables in Markdown: time, memory, and their ratios to SepMamba S beside the published."""
+    table = separation_tables.measured(rows)
+    for (device, threads), part in table.groupby(["device", "threads"], sort=False):
+        of_device = rows[(rows["device"] == device) & (rows["threads"] == threads)]
+        where = f"{threads} thread(s)" if device == "cpu" else "CUDA"
+        name = max(of_device["machine"])
+        n_rounds = of_device["round"].nunique()
+        print(f"\n{name}, {where}, torch {torch.__version__}, {n_rounds} round(s)\n")
+        sizes = of_device.groupby("model", sort=False)[["n_params", "macs_per_second"]].first()
+        print(costs(part, sizes, "ms", "ms"))
+        print(costs(part, sizes, "peak_mb", "MB"))
+        print(ratios(part, sizes))
+    print(
+        "Weights are random. GMAC/s are those of the shortest mixture; published ones have a rule"
+    )
+    print("that is not told, and published times and memory are of the paper's GPU.")
+    if quick:
+        print("Quick run: each measured once, on 1 s: nothing to quote.")
+
+
+def costs(part: pd.DataFrame, sizes: pd.DataFrame, column: str, unit: str) -> str:
+    """Parameters, MACs, and a column per pass and length."""
+    heads = ["model", "parameters", "GMAC/s"]
+    settings = list(part.groupby(["pass", "seconds"]).groups)
+    heads += [f"{kind} {seconds:g} s, {unit}" for kind, seconds in settings]
+    found = part.set_index(["model", "pass", "seconds"])
+    lines = []
+    for model, row in sizes.iterrows():
+        cells = [model, f"{row['n_params']:,.0f}", f"{row['macs_per_second'] / 1e9:.2f}"]
+        lines.append(cells + [cell(found.loc[(model, *setting)], column) for setting in settings])
+    return markdown(heads, lines)
+
+
+def ratios(part: pd.DataFrame, sizes: pd.DataFrame) -> str:
+    """To SepMamba S's: MACs, time and memory of the forward pass, memory of both; published, too.
+
+    That of both stands there because the published memory may keep what a backward pass needs.
+    """
+    printed = separation_tables.published(ROOT / "results/published")[separation_tables.PRINTED[0]]
+    known = separation_tables.published_ratios(printed)
+    names = {ours: model for model, ours in reversed(BUILT.items())}
+    found = part.set_index(["model", "pass", "seconds"])
+    lengths = list(part["seconds"].unique())
+    here = [f"{seconds:g} s" for seconds in lengths]
+    heads = ["forward / SepMamba S's", "GMAC/s published", "counted", "time published", *here]
+    heads += ["memory published", *here, *(f"forward+backward {length}" for length in here)]
+    macs = sizes["macs_per_second"]
+    lines = []
+    for model in sizes.index:
+        paper = known.loc[names[model]] if model in names else {}
+        counted = f"{macs[model] / macs[BASE]:.2f}" if BASE in macs else "-"
+        cells = [model, printed_ratio(paper, "gmac_per_s"), counted]
+        cells.append(printed_ratio(paper, "forward_ms"))
+        cells += [cell(found.loc[(model, PASSES[0], s)], "ms_ratio", 2) for s in lengths]
+        cells.append(printed_ratio(paper, "memory_gb"))
+        for kind in PASSES:
+            cells += [cell(found.loc[(model, kind, s)], "peak_ratio", 2) for s in lengths]
+        lines.append(cells)
+    return markdown(heads, lines)
+
+
+def printed_ratio(paper: pd.Series | dict[str, float], column: str) -> str:
+    value = paper.get(column)
+    return "-" if pd.isna(value) else f"{value:.2f}"
+
+
+def cell(row: pd.Series, column: str, n_digits: int = 0) -> str:
+    value = row[column]
+    return (row["reason"] or "-") if pd.isna(value) else f"{value:.{n_digits}f}"
+
+
+def markdown(heads: list[str], lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [heads, rule, *lines])
+
+
+if __name__ == "__main__":
+    main()
