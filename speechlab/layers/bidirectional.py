@@ -59,6 +59,23 @@ class Bidirectional(nn.Module):
         return x + self.fusion(torch.cat([ahead, back.flip(1)], -1))  # (B, L, 2 D) -> (B, L, D)
 
 
+class BothWays(nn.Module):
+    """ahead + back: (B, L, D) -> (B, L, D); the second on the sequence from its end.
+
+    SepMamba's and U-Mamba-Net's wiring: neither a fusion layer nor another residual.
+    """
+
+    def __init__(self, ahead: nn.Module, back: nn.Module) -> None:
+        """ahead, back: forward(x (B, L, D)) -> (y (B, L, D), state)"""
+        super().__init__()
+        self.ahead, self.back = ahead, back
+
+    def forward(self, x: Tensor) -> Tensor:
+        ahead, _ = self.ahead(x)
+        back, _ = self.back(x.flip(1))
+        return ahead + back.flip(1)
+
+
 class OneDirection(nn.Module):
     """A causal layer over whole sequences, its state dropped: (B, L, D) -> (B, L, D)."""
 

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.layers.bidirectional import Direction
+from speechlab.layers.bidirectional import BothWays, Direction
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
 from speechlab.layers.strided import strided, transposed
@@ -210,20 +210,6 @@ class DecoderLayer(nn.Module):
             x = F.relu(self.fusion(torch.cat([skip[..., : x.shape[-1]], x], 1)))
             x, between = _along_time(self.mamba, x, between)
         return x, (overlap, between)
-
-
-class BothWays(nn.Module):
-    """A stack ahead plus one on the sequence from its end: (B, L, D) -> (B, L, D)."""
-
-    def __init__(self, ahead: Stack, back: Stack) -> None:
-        super().__init__()
-        self.ahead, self.back = ahead, back
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Neither a fusion layer nor another residual: each stack has its own."""
-        ahead, _ = self.ahead(x)
-        back, _ = self.back(x.flip(1))
-        return ahead + back.flip(1)
 
 
 def _stack(d_model: int, config: SepMambaConfig) -> Stack:

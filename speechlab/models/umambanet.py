@@ -44,12 +44,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.layers.bidirectional import Direction, OneDirection
+from speechlab.layers.bidirectional import BothWays, Direction, OneDirection
 from speechlab.layers.dual_path import GlobalLayerNorm
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import check_options
 from speechlab.models.masking import Activation, MaskConvolution, MaskingModel
-from speechlab.models.sepmamba import BothWays
 
 
 @dataclass(frozen=True)
