@@ -30,6 +30,11 @@ COLOURS = {
     **dict.fromkeys(("semamba_advanced", "semamba_basic"), "#009E73"),
     **dict.fromkeys(("mpsenet", "mpsenet_conformer", "mpsenet_mamba"), "#CC79A7"),
     "stretched": "#333333",
+    "mixture": "#777777",  # as noisy files: what came in
+    "sepmamba": "#56B4E9",
+    "umambanet": "#D55E00",
+    "conv_tasnet": "#E69F00",
+    "dprnn": "#CC79A7",
 }
 MARKERS = {"E8": "o", "E6": "s"}
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "white"}
@@ -50,10 +55,22 @@ LABELS = {
     "mpsenet_conformer": "MP-SENet, Conformer",
     "mpsenet_mamba": "MP-SENet + Mamba",
     "stretched": "the network, then PCS",
+    "mixture": "mixture, unprocessed",
+    "sepmamba": "SepMamba",
+    "umambanet": "U-Mamba-Net",
+    "conv_tasnet": "Conv-TasNet",
+    "dprnn": "DPRNN",
     "pesq_wb": "PESQ-WB (MOS-LQO)",
     "pesq_nb": "PESQ-NB (MOS-LQO)",
     "stoi_percent": "STOI (%)",
+    "stoi": "STOI (0 to 1)",
     "si_sdr": "SI-SDR (dB)",
+    "si_snri": "SI-SNRi (dB)",
+    "si_sdri": "SI-SDRi (dB)",
+    "sdr": "SDR (dB)",
+    "sir": "SIR (dB)",
+    "level_apart_db": "talkers apart in level (dB)",
+    "pitch_apart": "talkers apart in pitch (semitones)",
     "snr_db": "SNR (dB)",
     "level_db": "level of the mixture (dB)",  # full scale at 0
     "loss": "loss (no unit)",

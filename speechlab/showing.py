@@ -80,8 +80,8 @@ def choose(
     runs, tiny = Path(results) / "runs", bool(missing) or profile == "smoke"
     if tiny:
         runs = runs / "smoke"
-        catalogue.DATA = study.stand_in(runs).parent
         chosen = replaced(experiments.lookup(study.experiment("smoke", about)), study.FEW_STEPS)
+        catalogue.DATA = study.stand_in(runs, *chosen.corpora).parent
     of_file = given.name if given else checkpoint and f"{Path(checkpoint).stem}-given"
     name = name or of_file or (f"{chosen.name}-seed{seed}" if seed else chosen.name)
     chosen = replaced(chosen, {"name": name, "training.seed": seed})
@@ -131,20 +131,22 @@ def dev_scores(systems: Mapping[str, nn.Module], mixtures: Sequence[Source]) -> 
     return dev
 
 
-def means(dev: pd.DataFrame) -> pd.DataFrame:
+def means(dev: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """The mean of each metric, a row per system, under the names of figures."""
-    table = dev.groupby("system", sort=False)[list(METRICS)].mean().round(3)
+    table = dev.groupby("system", sort=False)[list(metrics)].mean().round(3)
     table = table.rename(plots.LABELS).rename(columns=plots.LABELS)
     return table.assign(files=dev["file"].nunique())
 
 
-def gains(dev: pd.DataFrame, of: str, over: Sequence[str]) -> pd.DataFrame:
+def gains(
+    dev: pd.DataFrame, of: str, over: Sequence[str], metrics: Sequence[str] = METRICS
+) -> pd.DataFrame:
     """What the system `of` gains over others on the same files, a row per metric and other.
 
     Mean of the differences with its 95 % interval, Wilcoxon's p, and what that says.
     """
-    wide = dev.pivot(index="file", columns="system", values=list(METRICS))
-    pairs = [(metric, other) for metric in METRICS for other in over]
+    wide = dev.pivot(index="file", columns="system", values=list(metrics))
+    pairs = [(metric, other) for metric in metrics for other in over]
     rows = [paired_difference(wide[m][of], wide[m][other]) for m, other in pairs]
     index = pd.MultiIndex.from_tuples(pairs, names=["metric", "gain over"])
     table = pd.DataFrame(rows, index).round({"mean": 3, "low": 3, "high": 3})

@@ -58,6 +58,18 @@ TRAINED = {  # by what a notebook is about, the experiment of each profile
         "real": "mpsenet-mamba",
         "paper": "mpsenet-mamba",
     },
+    "sepmamba": {
+        "smoke": "sepmamba-tiny",
+        "quick": "sepmamba-tiny",
+        "real": "sepmamba-s",
+        "paper": "sepmamba-m",
+    },
+    "umambanet": {
+        "smoke": "umambanet-tiny",
+        "quick": "umambanet-tiny",
+        "real": "umambanet",
+        "paper": "umambanet",
+    },
 }
 FEW_STEPS = {  # changes that make a training one of seconds, to see that everything runs
     "n_per_epoch": 8,
@@ -67,6 +79,7 @@ FEW_STEPS = {  # changes that make a training one of seconds, to see that everyt
     "training.validate_every": 2,
     "training.log_every": 1,
 }
+FEW_MIXTURES = {"n_mixtures": 4, "mixture_s": 2.0, "n_rooms": 2, "n_rooms_held_out": 1}
 
 
 @dataclass(frozen=True)
@@ -126,14 +139,22 @@ def experiment(profile: str, about: str = "cleanumamba") -> str:
     return TRAINED[about][_known(profile)]
 
 
-def stand_in(folder: str | Path) -> Path:
-    """The tiny synthetic corpus, in a notebook that has no other; made in `folder` or there."""
+def stand_in(folder: str | Path, corpus: str = "synthetic") -> Path:
+    """A tiny corpus of that name, in a notebook that has no other; made in `folder` or there.
+
+    "synthetic", or one that is made from it; another name is that of "synthetic".
+    """
     from speechlab.configuration import override
-    from speechlab.corpora import synthetic
+    from speechlab.corpora import catalogue, synthetic, two_talkers
 
     target = Path(folder) / "synthetic"
     synthetic.prepare(target, override(synthetic.SMOKE, jobs=1), print)
-    return target
+    if corpus not in (two_talkers.CORPUS.name, two_talkers.NOISY.name):
+        return target
+    wanted = catalogue.lookup(corpus)
+    config = override(wanted.config(), **FEW_MIXTURES, source=str(target), jobs=1)
+    wanted.prepare(target.with_name(corpus), config, print)
+    return target.with_name(corpus)
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:

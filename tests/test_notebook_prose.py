@@ -8,7 +8,7 @@ import pandas as pd
 
 from speechlab import spectral_tables, tables
 from speechlab.complexity import n_params
-from speechlab.experiments import SEMAMBA, SEMAMBA_TINY
+from speechlab.experiments import EXPERIMENTS, SEMAMBA, SEMAMBA_TINY
 from speechlab.models.semamba import SEMambaAdvanced
 from speechlab.statistics import Difference, mean_interval, paired_difference
 
@@ -141,3 +141,70 @@ def test_what_training_an_mpsenet_taught_is_what_the_rows_say():
     by_band = dev.assign(band=dev["snr_db"] // 5).pivot_table("si_sdr", "band", "system")
     assert "the better one in SI-SDR where there is little noise" in prose
     assert by_band["wiener"].iloc[-1] > by_band["mpsenet_mamba"].iloc[-1]
+
+
+def separation_rows(name: str) -> pd.DataFrame:
+    """Means over the talkers of each mixture, of a separation at profile quick."""
+    rows = pd.read_csv(ROOT / "results" / "dev" / f"{name}.csv")
+    assert rows["file"].nunique() == 40 and len(rows) == 2 * 2 * 40
+    assert rows["failed"].isna().all()
+    return rows.groupby(["system", "file"]).mean(numeric_only=True).reset_index("file")
+
+
+def separation_gain(dev: pd.DataFrame, system: str, metric: str) -> Difference:
+    """Over the mixture itself."""
+    wide = dev.pivot(columns="file", values=metric).T
+    return paired_difference(wide[system], wide["mixture"])
+
+
+def test_what_training_a_sepmamba_taught_is_what_the_rows_say():
+    prose = learned("05_train_sepmamba.ipynb")
+    dev = separation_rows("sepmamba-tiny")
+    gain = {
+        m: separation_gain(dev, "sepmamba", m) for m in ("si_sdri", "sdr", "sir", "stoi", "pesq_nb")
+    }
+    assert "In SI-SDRi, SDR and SIR its intervals lie above 0" in prose
+    assert min(gain[metric].low for metric in ("si_sdri", "sdr", "sir")) > 2
+    assert "STOI gains little, and in PESQ-NB it is behind the mixture" in prose
+    assert 0 < gain["stoi"].low < gain["stoi"].high < 0.1 and gain["pesq_nb"].high < 0
+    of = dev.loc["sepmamba"].set_index("file")
+    far = of["pitch_apart"] > 5
+    assert "of those within 5 semitones it gains little" in prose and of["si_sdri"][~far].mean() < 1
+    correlation = of[["pitch_apart", "level_apart_db", "si_sdri"]].corr("spearman")["si_sdri"]
+    assert "It is pitch that it separates by" in prose and "Level tells it nothing" in prose
+    assert correlation["pitch_apart"] > 0.5 > 0.2 > abs(correlation["level_apart_db"])
+    other = separation_rows("umambanet-tiny").loc["umambanet"].set_index("file")
+    assert "gains more on the same mixtures in about as long" in prose
+    assert paired_difference(other["si_sdri"], of["si_sdri"]).low > 0
+    ratio = (
+        EXPERIMENTS["sepmamba-s"].training.n_steps / EXPERIMENTS["sepmamba-tiny"].training.n_steps
+    )
+    assert "thousands of times the steps, of four times the length" in prose and ratio > 2000
+    printed = pd.read_csv(ROOT / "results/published/sepmamba_wsj0_2mix.csv", index_col=0)
+    assert "published with 22.7 dB on WSJ0-2mix" in prose
+    assert printed.loc["SepMamba (M) + DM"].iloc[0] == 22.7
+
+
+def test_what_training_a_umambanet_taught_is_what_the_rows_say():
+    prose = learned("06_train_umambanet.ipynb")
+    dev = separation_rows("umambanet-tiny")
+    gain = {
+        m: separation_gain(dev, "umambanet", m)
+        for m in ("si_snri", "sdr", "sir", "stoi", "pesq_nb")
+    }
+    assert "In SI-SNRi, SDR and SIR its intervals lie far above 0" in prose
+    assert min(gain[metric].low for metric in ("si_snri", "sdr", "sir")) > 5
+    assert "SIR gains most" in prose and gain["sir"].low > gain["sdr"].high
+    assert "STOI gains little, and in PESQ-NB the mixture keeps up" in prose
+    assert 0 < gain["stoi"].low < gain["stoi"].high < 0.1 and gain["pesq_nb"].low < 0
+    of = dev.loc["umambanet"].set_index("file")
+    far = of["pitch_apart"] > 5
+    assert "more than 5 semitones apart it separates all, by 4 dB or more" in prose
+    assert "of closer ones it gains 5 dB at most, and some come out worse" in prose
+    assert of["si_sdri"][far].min() > 4 and 5 > of["si_sdri"][~far].max() > 0
+    assert of["si_sdri"][~far].min() < 0
+    correlation = of[["pitch_apart", "level_apart_db", "si_sdri"]].corr("spearman")["si_sdri"]
+    assert "It is pitch that it separates by" in prose and "Level tells it nothing" in prose
+    assert correlation["pitch_apart"] > 0.5 > 0.2 > abs(correlation["level_apart_db"])
+    noisy = separation_gain(separation_rows("umambanet-tiny-noisy"), "umambanet", "si_snri")
+    assert "the same network and steps gain less than 2 dB" in prose and 1 < noisy.mean < 2

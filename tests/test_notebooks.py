@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speechlab import checkpoints, experiments, launch, spectral_tables
+from speechlab import checkpoints, experiments, launch, separation_tables, spectral_tables
 from speechlab.configuration import replaced
 from speechlab.corpora import manifest
+from speechlab.models import conv_tasnet
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.models.conv_tasnet import ConvTasNet
 from speechlab.runs import Run
 from tests import toy_corpus
 
@@ -98,7 +100,7 @@ def paper_tables_at_smoke_size(request, results):
     noisy = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "noisy.csv")
     assert len(rows) == len(noisy) == 2
     assert (rows["pesq_wb"] > noisy["pesq_wb"]).all()
-    assert len(list((output / "tables").iterdir())) == 8
+    assert len(list((output / "tables").iterdir())) == 12
     assert len(list((output / "figures").iterdir())) == 2
 
 
@@ -111,8 +113,9 @@ def paper_tables_without_data(request, results):
     assert "nothing is reproduced here yet" in shown
     assert "| SEMamba advanced non-causal | 2.26M | 2,258,769 | 65.46 in 2 s |" in shown
     assert "speechlab weights download SEMamba_advanced" in shown
-    counts = spectral_tables.COUNTS  # made here by counting, as committed
-    assert (results / counts).read_bytes() == (ROOT / "results" / counts).read_bytes()
+    for counts in (spectral_tables.COUNTS, separation_tables.COUNTS):  # made here, as committed
+        assert (results / counts).read_bytes() == (ROOT / "results" / counts).read_bytes()
+    assert "| SepMamba (S) + DM | 21.2 |" in shown and "| U-Mamba-Net, F = 64 | 7.12 |" in shown
     assert "not measured: no weights here" in shown and "not measured: no test set" in shown
 
 
@@ -137,14 +140,16 @@ def streaming_without_data(request, results):
 
 def prepare_data_at_smoke_size(request, results):
     shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
-    assert shown.count("<audio") == 6 and shown.count("image/png") == 2
+    assert shown.count("<audio") == 12 and shown.count("image/png") == 3
     assert "of 2 s, drawn as for cleanumamba-tiny: mixed on the fly, at -5 to 15 dB SNR" in shown
     output = results / "runs" / "smoke"
     table = pd.read_csv(output / "tables" / "corpus_synthetic.csv", index_col=["split", "kind"])
     assert table.loc[("dev", "mixture"), "files"] == 5
     assert table.loc["train"].index.tolist() == ["speech", "room", "noise"]
-    assert len(list((output / "figures").iterdir())) == 2
+    assert len(list((output / "figures").iterdir())) == 3
     assert not (results / "figures").exists()
+    noisy = pd.read_csv(output / "tables" / "corpus_two_talkers_noisy.csv", index_col=0)
+    assert noisy.loc["train", "kind"].tolist() == ["speech", "noise", "room"]
 
 
 def prepare_data_of_recordings(request, results):
@@ -156,7 +161,7 @@ def prepare_data_of_recordings(request, results):
     shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
     crops = "3 examples of 10 s, drawn as for cleanumamba-442k-voicebank: cut from ready mixtures"
     assert crops in shown and f"Read here: `{folder}` (data {about['data_hash'][:8]})" in shown
-    assert (results / "tables" / "corpus_own.csv").exists()
+    assert [path.name for path in (results / "tables").iterdir()] == ["corpus_own.csv"]
 
 
 def prepare_data_without_data(request, results):
@@ -276,6 +281,53 @@ def mpsenet_without_data(request, results):
     assert "28,356 parameters" in of_a_file("04_train_mpsenet_mamba.ipynb", checkpoint, results)
 
 
+def separation_results(results: Path, name: str, system: str) -> None:
+    """Rows of talkers and all figures of a training of a few steps, beside its run."""
+    output = results / "runs" / "smoke"
+    assert len(pd.read_csv(output / name / "validations.csv")) == 2
+    rows = pd.read_csv(output / "dev" / f"{name}.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == {"mixture": 8, system: 8}
+    kinds = ("training", "by_likeness", "spectrograms")
+    assert {path.stem for path in (output / "figures").iterdir()} == {f"{name}_{k}" for k in kinds}
+    assert not (results / "figures").exists() and not (results / "dev").exists()
+
+
+def sepmamba_at_smoke_size(request, results):
+    shown = run("05_train_sepmamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "148,178 parameters" in shown and shown.count("<audio") == 10
+    assert "mixture, unprocessed" in shown and "estimate of talker 1, 2" in shown
+    separation_results(results, "sepmamba-tiny", "sepmamba")
+
+
+def sepmamba_without_data(request, results):
+    """With weights under the published names, which do not tell what they are of."""
+    published = (
+        request.getfixturevalue("shared") / "golden/sepmamba/small_noncausal/state.safetensors"
+    )
+    words = {"corpus": results / "nowhere" / "two_talkers", "system": "sepmamba_s"}
+    environment = {"OMP_NUM_THREADS": "1"}
+    shown = run("05_train_sepmamba.ipynb", results, environment, checkpoint=published, **words)
+    assert "Not all is here" in shown and "speechlab data prepare two_talkers" in shown
+    assert (results / "runs" / "smoke" / "dev" / "state-given.csv").exists()
+
+
+def umambanet_at_smoke_size(request, results):
+    shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "425,231 parameters" in shown and shown.count("<audio") == 10
+    assert "| U-Mamba-Net, F = 128, without Mamba |" in shown and "unet_kernel_size" in shown
+    separation_results(results, "umambanet-tiny", "umambanet")
+
+
+def umambanet_without_data(request, results):
+    """In a room; a model of another kind is given."""
+    checkpoint = results / "given.safetensors"
+    checkpoints.save(checkpoint, ConvTasNet(conv_tasnet.CONFIGS["tiny"]))
+    words = {"corpus": results / "nowhere" / "two_talkers_noisy", "checkpoint": checkpoint}
+    shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "Conv-TasNet" in shown
+    assert (results / "runs" / "smoke" / "dev" / "given-given.csv").exists()
+
+
 SYSTEMS_OF_5 = dict.fromkeys(("noisy", "wiener", "cleanumamba"), 5)  # files each
 
 # Every notebook has an entry: functions of pytest's request and a folder for its results.
@@ -293,6 +345,8 @@ CHECKS = {
     ),
     "03_train_semamba.ipynb": (semamba_at_smoke_size, semamba_without_data),
     "04_train_mpsenet_mamba.ipynb": (mpsenet_at_smoke_size, mpsenet_without_data),
+    "05_train_sepmamba.ipynb": (sepmamba_at_smoke_size, sepmamba_without_data),
+    "06_train_umambanet.ipynb": (umambanet_at_smoke_size, umambanet_without_data),
     "10_streaming_and_cost.ipynb": (streaming_at_smoke_size, streaming_without_data),
     "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
 }

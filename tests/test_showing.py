@@ -48,7 +48,7 @@ def test_a_run_brings_its_own_experiment(corpus, tmp_path):
 
 @pytest.mark.parametrize("about", study.TRAINED)
 def test_a_stand_in_keeps_out_of_the_way_of_results(about, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "stand_in", lambda folder: folder / "synthetic")
+    monkeypatch.setattr(study, "stand_in", lambda folder, *_: folder / "synthetic")
     chosen = choose(tmp_path / "nowhere" / "synthetic", tmp_path, about)
     assert "speechlab data prepare synthetic" in chosen.missing
     assert chosen.output == chosen.runs == tmp_path / "runs" / "smoke"
