@@ -10,7 +10,7 @@ help: ## print this list
 env: .venv/.installed ## build the virtual environment .venv
 
 study: .venv/.installed ## run the notebooks; the executed copies go to results/notebooks
-	$(BIN)/speechlab study
+	$(BIN)/speechlab study --jobs 2
 
 test: .venv/.installed ## run every test, the notebooks at smoke size included
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

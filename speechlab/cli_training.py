@@ -144,7 +144,9 @@ def study(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(notebooks.listing(sets)))
         return 0
-    outcomes = notebooks.run_study(sets, options.time_limit, options.overwrite, tell=tqdm.write)
+    outcomes = notebooks.run_study(
+        sets, options.time_limit, options.overwrite, tell=tqdm.write, jobs=options.jobs
+    )
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
@@ -282,6 +284,9 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--time-limit", type=float, metavar="MIN", help="of each notebook; default: the profile's"
+    )
+    command.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="trainings at a time; default: %(default)s"
     )
     command.add_argument("--overwrite", action="store_true", help="run what is finished too")
     command.add_argument("--list", action="store_true", help="number what would run, and end")

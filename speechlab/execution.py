@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,14 +35,24 @@ class End:
     seconds: float
 
 
+class StoppedError(Exception):
+    """Nobody waits for a notebook any more."""
+
+
 def execute(
     notebook: Notebook,
     parameters: Mapping[str, Any],
     time_limit_min: float,
     label: str,
     progress: bool = True,
+    jobs: int = 1,
+    stopping: threading.Event | None = None,
 ) -> End:
-    """Run a notebook in its own folder with its parameters; a bar on a terminal tells the cell."""
+    """Run a notebook in its own folder with its parameters; a bar on a terminal tells the cell.
+
+    jobs: how many run at a time, each with its share of the cores. stopping: when it is set, the
+    notebook is ended, and StoppedError raised.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="speechlab-study-") as name:
         place = Path(name)
@@ -49,13 +60,34 @@ def execute(
         (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
         (place / "notebook.ipynb").write_text(json.dumps(notebook.content), encoding="utf-8")
         n_cells = len(notebook.content["cells"]) + bool(parameters)
-        in_time = _watch(place, began + 60 * time_limit_min, n_cells, label, progress)
+        limit = began + 60 * time_limit_min
+        stopping = stopping or threading.Event()
+        in_time = _watch(place, limit, n_cells, label, progress, _shared(jobs), stopping)
+        if stopping.is_set():
+            raise StoppedError(f"{label}: stopped from outside")
         executed = _read_json(place / "executed.ipynb")
         late = "" if in_time else f"stopped at its limit of {time_limit_min:g} min"
         return End(executed, _error(place, late, executed), time.monotonic() - began)
 
 
-def _watch(place: Path, limit: float, n_cells: int, label: str, progress: bool) -> bool:
+def _shared(jobs: int) -> dict[str, str]:
+    """The environment of one of so many at a time: PyTorch's threads, where nothing else is set."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return dict(os.environ)
+    from speechlab.processes import n_processors  # brings PyTorch
+
+    return os.environ | {"OMP_NUM_THREADS": str(max(1, n_processors() // jobs))}
+
+
+def _watch(
+    place: Path,
+    limit: float,
+    n_cells: int,
+    label: str,
+    progress: bool,
+    environment: Mapping[str, str],
+    stopping: threading.Event,
+) -> bool:
     """Start the subprocess and wait for its end; whether it came before the limit."""
     from tqdm import tqdm
 
@@ -70,10 +102,11 @@ def _watch(place: Path, limit: float, n_cells: int, label: str, progress: bool) 
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
+            env=environment,
             start_new_session=True,  # Ctrl-C is for this process, which ends the other
         )
         try:
-            while process.poll() is None and time.monotonic() < limit:
+            while process.poll() is None and time.monotonic() < limit and not stopping.is_set():
                 time.sleep(0.1)
                 bar.n = _read_json(place / "status.json").get("cell", 0)
                 bar.refresh()
@@ -115,7 +148,6 @@ def _child(place: Path) -> None:
     """The subprocess: papermill, telling in status.json where it is."""
     import logging
     import signal
-    import threading
 
     import papermill
 

@@ -25,7 +25,9 @@ import hashlib
 import itertools
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,8 @@ TRAINED = {  # by what a notebook is about, the experiment of each profile
         "paper": "umambanet",
     },
 }
+# Notebooks about trainings. Those before make what these read, those behind read what these wrote.
+SIDE_BY_SIDE = range(2, 10)
 FEW_STEPS = {  # changes that make a training one of seconds, to see that everything runs
     "n_per_epoch": 8,
     "mixture.segment_s": 0.5,
@@ -176,25 +180,45 @@ def run_study(
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
     progress: bool = True,
+    jobs: int = 1,
 ) -> list[Outcome]:
     """Run what is not finished, in order; one outcome and one line to `tell` for each.
 
     time_limit_min: of each notebook, for that of its profile. overwrite: run what is finished too.
+    jobs: notebooks at a time, where they stand side by side (SIDE_BY_SIDE); they share the cores.
     """
     if time_limit_min is not None and not time_limit_min > 0:
         raise UserError(f"--time-limit {time_limit_min:g}: must be more than 0 minutes")
-    outcomes = []
-    for one in wanted:
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: must be 1 or more")
+    stopping = threading.Event()
+
+    def outcome(one: ParameterSet) -> Outcome:
         digest = source_hash()  # of now: a study takes long, and its author goes on writing
         reason = "asked for" if overwrite else stale(one, digest)
         minutes = time_limit_min or PROFILES[one.profile]
         if reason:
-            outcome = _run(one, digest, minutes, progress)
+            found = _run(one, digest, minutes, progress, jobs if _is_trained(one) else 1, stopping)
         else:
-            outcome = Outcome(one, "finished", f"{one.name}: finished before, {one.copy}")
-        outcomes.append(outcome)
-        tell(outcome.line)
+            found = Outcome(one, "finished", f"{one.name}: finished before, {one.copy}")
+        tell(found.line)
+        return found
+
+    outcomes: list[Outcome] = []
+    for side_by_side, group in itertools.groupby(wanted, _is_trained):
+        with ThreadPoolExecutor(jobs if side_by_side else 1) as threads:
+            try:
+                outcomes += threads.map(outcome, group)
+            finally:  # where this is interrupted, so are they
+                stopping.set()
+                threads.shutdown(cancel_futures=True)
+        stopping.clear()
     return outcomes
+
+
+def _is_trained(one: ParameterSet) -> bool:
+    """Whether a notebook needs none of the others but the first, and measures no times."""
+    return int(one.notebook.name[:2]) in SIDE_BY_SIDE
 
 
 def listing(wanted: Sequence[ParameterSet]) -> list[str]:
@@ -300,9 +324,17 @@ def _content(path: Path) -> str:
         return "damaged"
 
 
-def _run(wanted: ParameterSet, digest: str, minutes: float, progress: bool) -> Outcome:
-    """Execute one notebook; its copy or its failed copy is there afterwards."""
-    end = execution.execute(wanted.notebook, wanted.parameters, minutes, wanted.name, progress)
+def _run(
+    wanted: ParameterSet,
+    digest: str,
+    minutes: float,
+    progress: bool,
+    jobs: int,
+    stopping: threading.Event,
+) -> Outcome:
+    """Execute one notebook of `jobs`; its copy or its failed copy is there afterwards."""
+    settings = wanted.notebook, wanted.parameters, minutes, wanted.name
+    end = execution.execute(*settings, progress, jobs, stopping)
     path = wanted.failed_copy if end.error else wanted.copy
     if end.executed:
         made_from = _made_from(wanted, digest, noted_inputs(end.executed))

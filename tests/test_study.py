@@ -29,7 +29,7 @@ while True:
 SCRIPT = """
 from speechlab.study import plan, run_study
 if __name__ == "__main__":
-    run_study(plan(folder="notebooks", copies="copies"), progress=False)
+    run_study(plan(folder="notebooks", copies="copies"), progress=False, jobs=2)
 """
 
 
@@ -54,8 +54,8 @@ def wanted(root, *names, **options):
     return plan(names, folder=root / "notebooks", copies=root / "copies", **options)
 
 
-def run(root, *names, minutes=1.0, **options):
-    return run_study(wanted(root, *names, **options), minutes, progress=False)
+def run(root, *names, minutes=1.0, jobs=1, **options):
+    return run_study(wanted(root, *names, **options), minutes, progress=False, jobs=jobs)
 
 
 def copies(root):
@@ -286,15 +286,46 @@ def test_an_endless_notebook_ends_with_its_time_limit(tmp_path):
     assert still(tmp_path / "beats")
 
 
+MEETING = """
+import os, time
+from pathlib import Path
+Path("../here-{me}").touch()
+deadline = time.monotonic() + 60
+while not Path("../here-{other}").exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+print("threads", os.environ.get("OMP_NUM_THREADS"))
+"""
+
+
+def test_trainings_stand_side_by_side(tmp_path, monkeypatch):
+    """Two that wait for each other end; the first and the last are alone, and outcomes in order."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("speechlab.processes.n_processors", lambda: 6)
+    folder = tmp_path / "notebooks"
+    for number, other in (("02", "03"), ("03", "02")):
+        write(folder, f"{number}_train", MEETING.format(me=number, other=other))
+    seen = "from pathlib import Path\nprint(len(list(Path('..').glob('here-*'))))"
+    for name in ("01_data", "10_tables"):
+        write(folder, name, seen)
+    outcomes = run(tmp_path, jobs=2)
+    names = [outcome.wanted.name for outcome in outcomes]
+    assert names == ["01_data", "02_train", "03_train", "10_tables"]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    said = [read(one.wanted.copy).cells[-1].outputs[0].text.split() for one in outcomes]
+    assert said == [["0"], ["threads", "3"], ["threads", "3"], ["2"]]
+
+
 def hears_ctrl_c():
     """As a program begun in the foreground does; tests may have been begun in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_killed_in_the_middle(tmp_path, end):
+@pytest.mark.parametrize("name", ["01_endless", "02_endless"])
+def test_killed_in_the_middle(tmp_path, end, name):
     """No half copy, nothing left running; and the next run is as if there had been none before."""
-    write(tmp_path / "notebooks", "01_endless", "x = 1", ENDLESS)
+    write(tmp_path / "notebooks", name, "x = 1", ENDLESS)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -316,7 +347,7 @@ def test_killed_in_the_middle(tmp_path, end):
         pass
     assert still(beats, 0.5)
     assert copies(tmp_path) == []
-    assert reason(tmp_path, "1") == "not run yet"
+    assert reason(tmp_path, name) == "not run yet"
 
 
 def test_the_source_is_what_is_imported(tmp_path):
