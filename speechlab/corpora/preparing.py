@@ -92,6 +92,8 @@ def items(
 
     `make` is a function of a module (or a partial of one); it writes a task's files whole.
     """
+    if config.jobs < 0:
+        raise UserError(f"jobs is {config.jobs}; it must be 0, one per processor, or more")
     with replacing(_unfinished(target) / OPTIONS) as part:
         part.write_text(json.dumps(_options(corpus, config)) + "\n", encoding="utf-8")
     shards = [

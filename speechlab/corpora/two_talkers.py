@@ -1,15 +1,15 @@
 """Two talkers at once, made from another prepared corpus: its speech, and its noise where wanted.
 
     source: speech, noise ─ at 8 kHz ─► train, dev, test     splits, talkers and names stay
-            rooms of two places each ─►                      simulated, in noisy_reverberant
+            rooms of two places each ─►                      simulated, in two_talkers_noisy
                        dev, test ─► ready mixtures in mix/, s1/, s2/
 
-`clean` is the sum of two talkers, as WSJ0-2mix; `noisy_reverberant` has both in one room and noise,
-as U-Mamba-Net's data (arXiv 2412.18217). Ready mixtures are drawn as `speechlab.mixing` draws
+`two_talkers` is their sum, as WSJ0-2mix; `two_talkers_noisy` has both in one room and noise, as
+U-Mamba-Net's data (arXiv 2412.18217). Ready mixtures are drawn as `speechlab.mixing` draws
 training examples, of their own split alone. Files are in whole steps of 16 bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,54 +34,55 @@ ROOMS = 2  # their stream of random numbers; mixtures have 0
 
 @dataclass(frozen=True)
 class TwoTalkersConfig:
-    task: Literal["clean", "noisy_reverberant"] = "clean"
     sample_rate: int = 8000  # Hz
     n_mixtures: int = 40  # ready ones, in each of dev and test
     mixture_s: float = 4.0  # s, of each
     source_level_db: tuple[float, float] = (-2.5, 2.5)  # dB, of the talkers: see MixtureConfig
-    snr_db: tuple[float, float] = (0.0, 15.0)  # dB of both talkers over the noise
-    n_rooms: int = 20  # for training
-    n_rooms_held_out: int = 4  # in each of dev and test
-    rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times
-    reference: Literal["early", "reverberant"] = "early"  # s1, s2: 50 ms of the room, or all of it
     seed: int = 0
     source: str = elsewhere("data/synthetic")  # a prepared corpus that has speech
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
     def __post_init__(self) -> None:
-        recipe(self)  # says what cannot be
+        _check(0.1 <= self.mixture_s <= 3600, "mixture_s", "0.1 to 3600")
         _check(1 <= self.n_mixtures <= 10**6, "n_mixtures", "1 to 10**6")
-        _check(min(self.n_rooms, self.n_rooms_held_out) >= 1, "n_rooms", "1 or more")
-        _check(
-            0.1 <= self.rt60_s[0] <= self.rt60_s[1] <= 0.8, "rt60_s", "(low, high) in 0.1 to 0.8"
-        )
         _check(8000 <= self.sample_rate <= 48000, "sample_rate", "8000 to 48000")
         _check(0 <= self.seed < 2**32, "seed", "0 or more, under 2**32")
+        recipe(self)  # says what else cannot be
 
 
 @dataclass(frozen=True)
 class NoisyTwoTalkersConfig(TwoTalkersConfig):
     """The same with both talkers in a room, and noise."""
 
-    task: Literal["clean", "noisy_reverberant"] = "noisy_reverberant"
+    snr_db: tuple[float, float] = (0.0, 15.0)  # dB of both talkers over the noise
+    n_rooms: int = 20  # for training
+    n_rooms_held_out: int = 4  # in each of dev and test
+    rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times
+    reference: Literal["early", "reverberant"] = "early"  # s1, s2: 50 ms of the room, or all of it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(min(self.n_rooms, self.n_rooms_held_out) >= 1, "n_rooms", "1 or more")
+        low, high = self.rt60_s
+        _check(0.1 <= low <= high <= 0.8, "rt60_s", "(low, high) in 0.1 to 0.8")
 
 
 def _check(holds: bool, name: str, wanted: str) -> None:
     if not holds:
-        raise UserError(f"two_talkers: {name} must be {wanted}")
+        raise UserError(f"two talkers: {name} must be {wanted}")
 
 
 def recipe(config: TwoTalkersConfig) -> MixtureConfig:
     """How a mixture is drawn, of dev and test, and in training as its base."""
-    return MixtureConfig(
+    clean = MixtureConfig(
         segment_s=config.mixture_s,
         sample_rate=config.sample_rate,
         n_sources=2,
-        snr_db=config.snr_db,
         source_level_db=config.source_level_db,
-        p_room=0.0 if config.task == "clean" else 1.0,
-        reference=config.reference,
     )
+    if not isinstance(config, NoisyTwoTalkersConfig):
+        return clean
+    return replace(clean, snr_db=config.snr_db, p_room=1.0, reference=config.reference)
 
 
 class _Task(NamedTuple):
@@ -96,10 +97,11 @@ class _Task(NamedTuple):
 def prepare(target: Path, config: TwoTalkersConfig, tell: Tell) -> None:
     """Convert the source's recordings and mix. UserError where it has too few talkers."""
     source = Path(config.source).expanduser()
-    made_from = manifest.data_hash(source)
     corpus = NOISY if isinstance(config, NoisyTwoTalkersConfig) else CORPUS
-    if preparing.is_ready(target, corpus, config):
-        if manifest.about(target).get("made_from") != made_from:
+    is_ready = preparing.is_ready(target, corpus, config)
+    made_from = "" if is_ready and not source.exists() else manifest.data_hash(source)
+    if is_ready:
+        if made_from not in ("", manifest.about(target).get("made_from")):
             raise UserError(f"{target} was made from another {source}: name another folder")
         return tell(f"{target} is prepared already")
     tasks = {split: _tasks(split, source, config) for split in SPLITS}
@@ -115,21 +117,25 @@ def prepare(target: Path, config: TwoTalkersConfig, tell: Tell) -> None:
 
 
 def _tasks(split: str, source: Path, config: TwoTalkersConfig) -> list[_Task]:
-    """Speech of one known talker each; in noisy_reverberant noise and rooms, too."""
-    noisy = config.task == "noisy_reverberant"
+    """Speech of one known talker each; where it is to be noisy, noise and rooms, too."""
     items = manifest.parse(source / f"{split}.csv")
     kept = [item for item in items if item.kind == "speech" and len(item.speakers) == 1]
     if split != "test" and len({item.speakers for item in kept}) < 2:
         raise UserError(f"{source}: needs speech of two known talkers or more in {split}")
+    noisy = isinstance(config, NoisyTwoTalkersConfig)
     noise = [item for item in items if item.kind == "noise"] if noisy else []
     if noisy and not noise and (kept or split != "test"):
-        raise UserError(f"{source}: has no noise in {split}; choose task=clean")
-    tasks = [
+        raise UserError(f"{source}: has no noise in {split}; prepare two_talkers, which needs none")
+    converted = [
         _Task(replace(item, path=f"{split}/{item.kind}/{item.name}.wav"), str(source / item.path))
         for item in (*kept, *noise)
     ]
-    n_rooms = config.n_rooms if split == "train" else config.n_rooms_held_out
-    for number in range(n_rooms if noisy else 0):
+    return [*converted, *(_places(split, config) if noisy else ())]
+
+
+def _places(split: str, config: NoisyTwoTalkersConfig) -> Iterator[_Task]:
+    """Two in each room."""
+    for number in range(config.n_rooms if split == "train" else config.n_rooms_held_out):
         for place in range(2):
             name = f"{split}_room_{number:04d}_{place + 1}"
             item = Item(
@@ -141,8 +147,7 @@ def _tasks(split: str, source: Path, config: TwoTalkersConfig) -> list[_Task]:
                 recordings=(f"{split} room {number}",),
                 gain_db=ROOM_GAIN_DB,
             )
-            tasks.append(_Task(item, "", (split, number, place)))
-    return tasks
+            yield _Task(item, "", (split, number, place))
 
 
 def _make(task: _Task, target: Path, config: TwoTalkersConfig) -> Item:
@@ -177,7 +182,7 @@ def _mixtures(
         name = f"{split}_{index:04d}"
         paths = [f"{split}/{kind}/{name}.wav" for kind in FOLDERS]
         clean = torch.round(mixture.clean * 2**15) / 2**15
-        mix = clean.sum(0, keepdim=True) if config.task == "clean" else mixture.noisy
+        mix = mixture.noisy if noise else clean.sum(0, keepdim=True)
         for path, waveform in zip(paths, (mix, clean[:1], clean[1:]), strict=True):
             _save(target / path, waveform, config)
         of = [by_name[name] for name in mixture.recordings]

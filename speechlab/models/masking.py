@@ -114,7 +114,7 @@ def check_sizes(config: Any) -> None:
     """UserError for a whole number below 1, or frames with gaps between them."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, int) and value < 1:
+        if field.type is int and value < 1:
             raise UserError(f"{field.name} must be 1 or more, not {value}")
     if config.stride > config.kernel_size:
         gaps = f"stride {config.stride} skips samples between frames of {config.kernel_size}"

@@ -17,7 +17,7 @@ from tests.corpora import tiny
 
 TALKERS = {"train": ("anna", "ben", "carla"), "dev": ("dan", "eva"), "test": ("finn", "gina")}
 SMALL = {"n_mixtures": 3, "mixture_s": 0.5, "jobs": 1}
-SMALL |= {"n_rooms": 2, "n_rooms_held_out": 1, "rt60_s": (0.15, 0.2)}
+ROOMS = {"n_rooms": 2, "n_rooms_held_out": 1, "rt60_s": (0.15, 0.2)}
 
 
 def source(folder, talkers=TALKERS, noise=("train", "dev", "test")):
@@ -38,7 +38,8 @@ def source(folder, talkers=TALKERS, noise=("train", "dev", "test")):
 
 def prepare(name, target, folder, **changes):
     told, corpus = [], CORPORA[name]
-    config = corpus.config(source=str(folder), **SMALL | changes)
+    rooms_too = ROOMS if corpus is two_talkers.NOISY else {}
+    config = corpus.config(source=str(folder), **SMALL | rooms_too | changes)
     corpus.prepare(target, config, told.append)
     return told
 
@@ -104,9 +105,10 @@ def test_the_same_bytes_however_it_is_made(tmp_path):
     for target, jobs in (("one", 1), ("two", 2)):
         prepare("two_talkers_noisy", tmp_path / target, toy, jobs=jobs)
     assert tiny.content(tmp_path / "one") == tiny.content(tmp_path / "two")
-    assert prepare("two_talkers_noisy", tmp_path / "one", toy) == [
-        f"{tmp_path / 'one'} is prepared already"
-    ]
+    told = [f"{tmp_path / 'one'} is prepared already"]
+    assert prepare("two_talkers_noisy", tmp_path / "one", toy) == told
+    toy.rename(tmp_path / "elsewhere")  # what is made needs its source no more
+    assert prepare("two_talkers_noisy", tmp_path / "one", toy) == told
 
 
 def test_what_the_source_lacks_is_said(tmp_path):
@@ -124,5 +126,9 @@ def test_what_the_source_lacks_is_said(tmp_path):
     assert any("test: no speech of two talkers" in line for line in told)
     with pytest.raises(UserError, match="made from another"):
         prepare("two_talkers", tmp_path / "two", source(tmp_path / "toy"))
-    with pytest.raises(UserError, match="two_talkers: n_mixtures must be"):
+    with pytest.raises(UserError, match="two talkers: n_mixtures must be"):
         two_talkers.TwoTalkersConfig(n_mixtures=0)
+    with pytest.raises(UserError, match="mixture_s must be"):
+        two_talkers.TwoTalkersConfig(mixture_s=0)
+    with pytest.raises(UserError, match="jobs is -1"):
+        prepare("two_talkers", tmp_path / "none", tmp_path / "toy", jobs=-1)
