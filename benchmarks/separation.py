@@ -10,14 +10,16 @@ last to the first, so that a machine that slows down slows all alike; ratios are
 is CPU time of the process on one thread, which other programs disturb least, else wall time; a
 short pass is repeated for a second. Memory is the weights and what the first pass adds at most, on
 CUDA what PyTorch had allocated at most. What would take more than the limit is out of memory, and
-the run goes on. Rows are written as they come.
+the run goes on. Rows are written to FILE.csv.partial as they come, which at the end is FILE.csv.
 """
 
 import argparse
 import multiprocessing
 import os
 import platform
+import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -62,22 +64,44 @@ class Job:
     memory_gb: float | None = None  # None: FREE_PART of what is free
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="1 s mixtures, each once")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--threads", type=count, default=1, help="of the CPU")
+    parser.add_argument("--rounds", type=count, default=ROUNDS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME")
-    parser.add_argument("--memory-gb", type=float, metavar="G", help="default: 80 %% of the free")
-    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--memory-gb", type=gigabytes, metavar="G", help="default: 80 %% of the free"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="default: the repository's, of a run without other options"
+    )
+    arguments = parser.parse_args(words)
     quick, output = arguments.quick, arguments.output
-    if output is None and not quick and arguments.models == MODELS:
-        output = Path("results") / separation_tables.MEASURED
+    if output is None and arguments == parser.parse_args([]):
+        output = ROOT / "results" / separation_tables.MEASURED
+    if output is None:
+        print("rows are not kept; --output FILE.csv keeps them", file=sys.stderr)
+    if arguments.threads > 1:
+        print("the study's tables show one thread alone", file=sys.stderr)
     lengths = QUICK_SECONDS if quick else SECONDS
     jobs = schedule(arguments.models, lengths, 1 if quick else arguments.rounds, arguments.threads)
     bounds = {"repeat_s": 0.0 if quick else REPEAT_S, "memory_gb": arguments.memory_gb}
     report(run([(i, Job(**asdict(job) | bounds)) for i, job in jobs], output), quick)
+
+
+def count(word: str) -> int:
+    """Of a command line: 1 or more."""
+    if int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not 1 or more")
+    return int(word)
+
+
+def gigabytes(word: str) -> float:
+    """Of a command line: more than 0."""
+    if not float(word) > 0:  # nor NaN
+        raise argparse.ArgumentTypeError(f"{word} is not more than 0")
+    return float(word)
 
 
 def schedule(
@@ -96,16 +120,19 @@ def schedule(
 
 
 def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
-    """A row per measurement, in the file when the next begins."""
+    """A row per measurement, in `output`.partial when the next begins; at the end in `output`."""
     rows = []
+    partial = output.with_name(f"{output.name}.partial") if output else None
     bar = tqdm(jobs, unit="measurement")
     for number, job in bar:
         bar.set_postfix_str(f"{job.model} {job.kind} {job.seconds:g} s")
         row = {"round": number, "device": job.device, "threads": job.threads}
         row |= {"seconds": job.seconds, "pass": job.kind, "model": job.model} | measure(job)
         rows.append(row | size(job.model, job.seconds) | {"torch": torch.__version__})
-        if output:
-            replace_text(output, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        if partial:
+            replace_text(partial, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    if partial:
+        partial.replace(output)
     return pd.DataFrame(rows)
 
 

@@ -10,8 +10,14 @@ Several sources come out of each chunk in an order of its own. A chunk of `in_or
 begins with what is remembered, whose order is known: with as much of it as holds half of *each*
 source's energy there, an overlap at the least and half a chunk at the most. Remembered is where
 each source last talked, with the pauses cut short. So a pause of any length is bridged, and a
-source that has been silent lately is heard again. What fails is noise within 10 dB of a talker:
-it passes for speech, and where it lasts longer than half a chunk, nothing else is remembered.
+source that has been silent lately is heard again.
+
+What one estimate has of another talker would pass for speech of the first; so who talks, and which
+estimate is whose, is told from `unmixed` estimates. What fails is noise within 10 dB of a talker:
+it passes for speech, and where it lasts longer than half a chunk, nothing else is remembered. And
+so do estimates with much of the other talkers and pauses of 20 s. Measured in 10 minutes of read
+speech, chunks of 30 s, five times: with -14 dB of each other, three talkers were never exchanged;
+with -10 dB, two were up to once and three up to twice; with -6 dB, two up to 4 times.
 """
 
 import math
@@ -31,6 +37,8 @@ PAUSE_DB = 10.0  # below its usual level: a source does not talk
 MARGIN_S = 0.25  # seconds of a pause that stay on either side of speech
 UNHEARD_DB = 20.0  # below the loudest: a channel in which nobody has talked
 LEAST = 1e-20  # power of a sample that counts as none
+INVERTED = 0.1  # of full agreement, and of the opposite sign: less than that is noise
+ALIKE = 0.01  # of a correlation: estimates nearer to each other than this are not told apart
 SHARE = 0.5  # of each source's remembered energy that a chunk hears again
 
 
@@ -130,17 +138,20 @@ def _ordered(
         return reordered(estimates, across_channels(estimates, cut.frame))
     again, known = memory.mixture[:, -memory.n_again :], memory.estimates[..., -memory.n_again :]
     estimates = separated(torch.cat([again, new], -1))
-    order = along_time(estimates[..., : memory.n_again], known, cut.frame)
-    estimates = reordered(estimates, order)
-    estimates = reordered(estimates, across_channels(estimates, cut.frame, memory.estimates))
+    order, sign = along_time(estimates[..., : memory.n_again], known, cut.frame)
+    estimates = reordered(estimates, order) * sign[..., None]
+    before = memory.estimates.square().mean((1, 2))
+    estimates = reordered(estimates, across_channels(estimates, cut.frame, before))
     return estimates[..., memory.n_again - cut.overlap :]
 
 
-def along_time(estimates: Tensor, known: Tensor, frame: int) -> Tensor:
+def along_time(estimates: Tensor, known: Tensor, frame: int) -> tuple[Tensor, Tensor]:
     """The order of each channel's estimates that agrees best with known ones, both (C, S, n).
 
-    Returns (C, S) as `pit`: the largest sum of inner products, which is the least squared
-    difference. So speech decides, a source that is silent has no say, and the gain of a chunk
+    Returns (C, S) as `pit`, and the sign, 1 or -1, of each estimate in that order: for a model may
+    invert an estimate, which a training by SI-SDR does not notice; noise inverts none. Best is
+    the largest sum of inner products without their signs, which is the least squared difference
+    with them. So speech decides, a source that is silent has no say, and the gain of a chunk
     changes nothing. Frames far above the usual count no more than others, lest a slammed door
     decides; usual is the power above which are frames with half of all level.
     """
@@ -149,21 +160,40 @@ def along_time(estimates: Tensor, known: Tensor, frame: int) -> Tensor:
     ranked = power.sort(-1).values
     level = ranked.sqrt().cumsum(-1)
     usual = ranked.gather(-1, (level >= level[:, -1:] / 2).int().argmax(-1, keepdim=True))
-    weight = 1 / (power + usual).clamp_min(LEAST)
-    agreement = (estimates * weight[:, None, :, None]).flatten(2) @ known.flatten(2).mT  # (C, S, S)
-    return pit(-agreement).permutation
+    weight = (power + usual).clamp_min(LEAST).rsqrt()[:, None, :, None]
+    estimates, known = (unmixed((x * weight).flatten(2)) for x in (estimates, known))
+    agreement = estimates @ known.mT  # (C, S, S)
+    order = pit(-agreement.abs()).permutation
+    matched = agreement.gather(1, order[:, None]).squeeze(1)  # (C, S)
+    most = reordered(estimates, order).norm(dim=-1) * known.norm(dim=-1)
+    return order, 1 - 2 * (matched < -INVERTED * most).to(matched)
 
 
-def across_channels(estimates: Tensor, frame: int, known: Tensor | None = None) -> Tensor:
+def unmixed(estimates: Tensor) -> Tensor:
+    """Estimates (C, S, n) less what each has of the others, at the level they have.
+
+    Symmetric orthogonalisation (Löwdin 1950, doi 10.1063/1.1747632): of all sets without
+    correlations the nearest one, and as much the same for estimates in any order.
+    """
+    wide = estimates.double()
+    levels = wide.norm(dim=-1, keepdim=True).clamp_min(LEAST**0.5)  # (C, S, 1)
+    correlations = (wide / levels) @ (wide / levels).mT  # (C, S, S)
+    values, vectors = torch.linalg.eigh(correlations.nan_to_num())
+    roots = (values.clamp_min(0) + ALIKE).rsqrt()
+    across = (vectors * roots[:, None]) @ vectors.mT
+    return (levels * across / levels.mT).to(estimates) @ estimates
+
+
+def across_channels(estimates: Tensor, frame: int, before: Tensor | None = None) -> Tensor:
     """The order of each channel's estimates (C, S, n) that agrees with the loudest channel's.
 
     Returns (C, S) as `pit`, of levels from frame to frame, for between microphones waveforms shift.
-    known: what came before, in order; then only channels that are silent in it are moved, which
-    had nothing to agree with but noise.
+    before: power of each channel in what came before, in order, (C,); then only channels that
+    were silent there are moved, which had nothing to agree with but noise.
     """
-    power = (estimates if known is None else known).square().mean((1, 2))  # (C,)
+    power = estimates.square().mean((1, 2)) if before is None else before
     loudest = power.argmax()
-    floor = math.inf if known is None else power[loudest] * 10 ** (-UNHEARD_DB / 10)
+    floor = math.inf if before is None else power[loudest] * 10 ** (-UNHEARD_DB / 10)
     moved = power <= floor
     moved[loudest] = False
     levels = _framed(estimates, frame).square().mean(-1).sqrt()  # (C, S, L)
@@ -183,7 +213,8 @@ def _remembered(new: Tensor, estimates: Tensor, memory: Memory | None, cut: Cut)
     if memory is not None:
         mixture = torch.cat([memory.mixture, new], -1)
         estimates = torch.cat([memory.estimates[..., : -cut.overlap], estimates], -1)
-    power = _framed(estimates, cut.frame).square().mean((0, 3))  # (S, L)
+    parts = unmixed(estimates)
+    power = _framed(parts, cut.frame).square().mean((0, 3))  # (S, L)
     usual = power.square().sum(-1, keepdim=True) / power.sum(-1, keepdim=True).clamp_min(LEAST)
     talks = power > usual * 10 ** (-PAUSE_DB / 10)
     margin = cut.margin // cut.frame
@@ -194,8 +225,8 @@ def _remembered(new: Tensor, estimates: Tensor, memory: Memory | None, cut: Cut)
     kept[-(cut.overlap // cut.frame) :] = True
     n_whole = kept.numel() * cut.frame
     kept = kept.repeat_interleave(cut.frame)
-    mixture, estimates = (x[..., -n_whole:][..., kept] for x in (mixture, estimates))
-    energy = estimates.double().square().sum(0).flip(-1).cumsum(-1)  # (S, n), from the end on
+    mixture, estimates, parts = (x[..., -n_whole:][..., kept] for x in (mixture, estimates, parts))
+    energy = parts.double().square().sum(0).flip(-1).cumsum(-1)  # (S, n), from the end on
     enough = (energy >= SHARE * energy[:, -1:]).all(0)
     n_again = max(cut.overlap, 1 + int(enough.int().argmax()))
     return Memory(mixture, estimates, n_again)

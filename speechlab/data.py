@@ -18,6 +18,7 @@ import soundfile
 from speechlab.audio import SUFFIXES
 from speechlab.errors import UserError
 
+PAIR = ("noisy", "clean")  # folders of a test set of pairs
 _FILEID = re.compile(r"(?:^|_)fileid_(\d+)$")
 
 
@@ -104,12 +105,12 @@ def find_pairs(folder: str | Path) -> list[Pair]:
 
     Raises UserError where a folder is missing or empty, a name is there twice, or a file is alone.
     """
-    if has_mixtures(folder) and not (Path(folder) / "noisy").is_dir():
+    if has_mixtures(folder):
         raise UserError(
             f"{folder}: mixtures of several talkers, not pairs; `speechlab evaluate` scores them, "
             "in Python speechlab.evaluate_mixtures"
         )
-    noisy, clean = (sound_files(Path(folder) / part) for part in ("noisy", "clean"))
+    noisy, clean = (sound_files(Path(folder) / part) for part in PAIR)
     for here, there, where in ((noisy, clean, "clean"), (clean, noisy, "noisy")):
         alone = sorted((here[name].name for name in here.keys() - there.keys()), key=_natural)
         if alone:
@@ -121,8 +122,10 @@ def find_pairs(folder: str | Path) -> list[Pair]:
 
 
 def has_mixtures(folder: str | Path) -> bool:
-    """Whether it is laid out as mixtures of several talkers; see `find_mixtures`."""
-    return any((place / "s1").is_dir() for place in _places(Path(folder)))
+    """Whether it is laid out for `find_mixtures`; what `find_pairs` takes as well is pairs."""
+    folder = Path(folder)
+    is_pairs = all((folder / part).is_dir() for part in PAIR)
+    return not is_pairs and _with_sources(folder) is not None
 
 
 def find_mixtures(folder: str | Path) -> tuple[str, list[Mixture]]:
@@ -133,7 +136,9 @@ def find_mixtures(folder: str | Path) -> tuple[str, list[Mixture]]:
     is missing or empty, a name is there twice, or a file is in one of them only.
     """
     folder = Path(folder)
-    place = next(place for place in _places(folder) if (place / "s1").is_dir())
+    place = _with_sources(folder)
+    if place is None:
+        raise UserError(f"{folder}: holds no mixtures; a test set of them has mix/, s1/ and s2/")
     kinds = sorted(path.name for path in place.iterdir() if path.is_dir() and _is_mix(path.name))
     if place != folder:
         kinds = [folder.name]
@@ -162,9 +167,10 @@ def names_of_sources(n_sources: int) -> tuple[str, ...]:
     return tuple(f"s{n}" for n in range(1, n_sources + 1))
 
 
-def _places(folder: Path) -> list[Path]:
-    """Where the sources may be: in the folder, or beside it where it is one of mixtures."""
-    return [folder, *([folder.parent] if _is_mix(folder.name) else [])]
+def _with_sources(folder: Path) -> Path | None:
+    """Where the sources are: in the folder, or beside it where it is one of mixtures."""
+    places = [folder, *([folder.parent] if _is_mix(folder.name) else [])]
+    return next((place for place in places if (place / "s1").is_dir()), None)
 
 
 def _is_mix(name: str) -> bool:

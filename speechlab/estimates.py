@@ -2,10 +2,10 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from speechlab.data import sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.files import sha256
 from speechlab.metrics import PACKAGES, RESAMPLER, versions
+from speechlab.processes import finished, n_processors
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,16 @@ def processed(
 def loaded(checkpoint: Path) -> torch.nn.Module:
     """Loaded once per process; `loaded.cache_clear()` lets go of it."""
     return speechlab.load(checkpoint)
+
+
+def scored(
+    score: Callable[[Task], Result], tasks: list[Task], jobs: int | None
+) -> Iterator[Result]:
+    """What `score` makes of the tasks, as they are finished; jobs: None: one per processor."""
+    try:
+        yield from finished(score, tasks, jobs or n_processors())
+    finally:
+        loaded.cache_clear()  # of this process, where it did the work
 
 
 def digest(paths: Iterable[Path]) -> str:

@@ -7,7 +7,7 @@ with its reason in the column `failed`: counted, never averaged.
 """
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ import pandas as pd
 
 from speechlab.data import Pair, find_pairs, recognise, title
 from speechlab.errors import UserError
-from speechlab.estimates import find, loaded, mono, processed, rate_and_versions
+from speechlab.estimates import find, mono, processed, rate_and_versions, scored
 from speechlab.metrics import METRICS, rounded, score, truncated
-from speechlab.processes import finished, n_processors
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
 from speechlab.statistics import mean_interval
 
@@ -103,7 +102,7 @@ def evaluate(
         if pair.name not in rows.done
     ]
     if todo:
-        made = ([row] for row in _rows(todo, jobs or n_processors()))
+        made = ([row] for row in scored(score_file, todo, jobs))
         rows.fill(made, len(pairs) - len(todo), len(pairs), progress)
         rows.finish(order)
     return rows.frame([pair.name for pair in pairs])
@@ -121,6 +120,12 @@ def summarise(rows: pd.DataFrame, known: Collection[str] = METRICS) -> pd.DataFr
         summary.append((metric, *mean, len(rows) - len(values)))
     columns = ["metric", "mean", "low", "high", "n", "n_failed"]
     return pd.DataFrame(summary, columns=columns).set_index("metric")
+
+
+def failed(rows: pd.DataFrame) -> dict[str, str]:
+    """The files of which a value is missing, each with its first reasons."""
+    told = rows[rows["failed"] != ""].drop_duplicates("file")
+    return dict(zip(told["file"], told["failed"], strict=True))
 
 
 def check_metrics(
@@ -205,14 +210,6 @@ def without_folders(reason: str, files: Iterable[Path]) -> str:
     for path in files:
         reason = reason.replace(str(path), path.name)
     return reason
-
-
-def _rows(tasks: list[Task], jobs: int) -> Iterator[Row]:
-    """As they are finished."""
-    try:
-        yield from finished(score_file, tasks, jobs)
-    finally:
-        loaded.cache_clear()  # of this process, where it did the work
 
 
 def check_options(

@@ -6,7 +6,7 @@ interval, is over mixtures, for their speakers are not independent: `means` has 
 be summarised here, or compared between systems by `speechlab.statistics`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ import pandas as pd
 from speechlab import evaluate as evaluation
 from speechlab.data import Mixture, find_mixtures, names_of_sources, sample_rates, title
 from speechlab.errors import UserError
-from speechlab.estimates import find, loaded, mono, processed, rate_and_versions
+from speechlab.estimates import find, mono, processed, rate_and_versions, scored
 from speechlab.metrics import rounded, truncated
-from speechlab.processes import finished, n_processors
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
 from speechlab.separation_metrics import METRICS, SILENT, said, score, usual
 
@@ -90,7 +89,7 @@ def evaluate(
         if not set(_row_names([mixture])) <= rows.done.keys()
     ]
     if todo:
-        made = _rows(todo, jobs or n_processors())
+        made = scored(score_mixture, todo, jobs)
         rows.fill(made, len(mixtures) - len(todo), len(mixtures), progress)
         rows.finish(order)
     return rows.frame(_row_names(mixtures)).astype({"speaker": int})
@@ -130,6 +129,14 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     n: mixtures in the mean; n_failed: those left out, for one of their speakers has no value.
     """
     return evaluation.summarise(means(rows), METRICS)
+
+
+def failed(rows: pd.DataFrame) -> dict[str, str]:
+    """The mixtures of which a value is missing, each with its first reasons.
+
+    A silent source is no failure.
+    """
+    return evaluation.failed(rows[rows["failed"] != f"all: {SILENT}"])
 
 
 def score_mixture(task: Task) -> list[Row]:
@@ -192,14 +199,6 @@ def _without_folders(reason: str, task: Task) -> str:
     for path in (task.mixture.mixture, *task.mixture.sources, *task.files):
         reason = reason.replace(str(path), f"{path.parent.name}/{path.name}")
     return reason
-
-
-def _rows(tasks: list[Task], jobs: int) -> Iterator[list[Row]]:
-    """As they are finished."""
-    try:
-        yield from finished(score_mixture, tasks, jobs)
-    finally:
-        loaded.cache_clear()  # of this process, where it did the work
 
 
 def _row_names(mixtures: Iterable[Mixture]) -> list[str]:

@@ -138,6 +138,13 @@ def check(experiment: Experiment) -> None:
         raise UserError(f"model must be a {kind.__name__}, not {experiment.model!r}")
     _known("loss", experiment.losses, LOSSES)
     _known("metric", experiment.dev_metrics, separation_metrics.METRICS)
+    rate = experiment.model.sample_rate
+    for name in experiment.dev_metrics:
+        if not separation_metrics.defined_at(name, rate):
+            raise UserError(
+                f"{name} is not defined at {rate} Hz, the model's rate; take others in dev_metrics "
+                "and training.metric"
+            )
     _known("dev metric", [experiment.training.metric], experiment.dev_metrics)
     _known("logger", experiment.training.loggers, LOGGERS)
     if not experiment.losses or not experiment.corpora:
@@ -145,7 +152,8 @@ def check(experiment: Experiment) -> None:
     if n_sources(experiment) > 1 and experiment.objective != "permutation_invariant":
         raise UserError(
             f"objective is {experiment.objective}, and the order of {n_sources(experiment)} "
-            "sources is free: set objective=permutation_invariant"
+            "sources is free: begin with an experiment of separation, as `speechlab finetune "
+            "--experiment sepmamba-tiny`, or set objective=permutation_invariant"
         )
     if experiment.training.seed >= 2**32:
         raise UserError(f"seed is {experiment.training.seed}; it must be under 2**32")

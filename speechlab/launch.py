@@ -190,7 +190,15 @@ def _ready(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> list[
 
 def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Examples:
     if experiment.examples == "pairs":
-        return Pairs(_ready(experiment, of_kind), experiment.pair)
+        mixtures = _ready(experiment, of_kind)
+        if not mixtures and of_kind["speech"]:
+            names, n = ", ".join(experiment.corpora), n_sources(experiment)
+            rate = experiment.model.sample_rate
+            raise UserError(
+                f"{names}: no ready mixtures of {n} source(s) to train on, but speech to mix; set "
+                f"examples=mixtures mixture.n_sources={n} mixture.sample_rate={rate}"
+            )
+        return Pairs(mixtures, experiment.pair)
     speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
     if not speech and n_sources(experiment) > 1:
         speech = talkers(_ready(experiment, of_kind))

@@ -69,7 +69,7 @@ def overlapped(
         channels = [
             _spectra(model, partial(_chunks, model, cut, channel, gain), file)
             for channel in range(len(gain))
-            if (file := stack.enter_context(tempfile.TemporaryFile()))
+            if (file := stack.enter_context(tempfile.TemporaryFile(buffering=0)))
         ]
         estimates = _estimates(model, cut(), channels, gain)
         yield from joined(estimates, overlap, round(FADE_S * model.sample_rate))
@@ -158,7 +158,7 @@ def _spectra(model: SpectralModel, chunks: Chunks, file: BinaryIO) -> Iterator[S
         return ((model.stacked(noisy), core) for noisy, core in chunks())
 
     moments = whole_moments(model.encoder, stacked)
-    hidden, cores = _Kept(file), []
+    hidden, cores = Kept(file), []
     for x, core in stacked():
         with normalised(model.encoder, moments):
             x = model.encoder(x)
@@ -241,8 +241,11 @@ def normalised(module: nn.Module, known: Moments) -> Iterator[None]:
             handle.remove()
 
 
-class _Kept:
-    """Tuples of tensors in a file, to be gone through any number of times."""
+class Kept:
+    """Tuples of tensors in a file, to be gone through any number of times.
+
+    file: unbuffered, or a full disk would be told when it is closed.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -255,7 +258,9 @@ class _Kept:
             if id(x) not in places:
                 places[id(x)] = self.file.seek(0, os.SEEK_END)
                 try:
-                    self.file.write(x.float().cpu().numpy().tobytes())
+                    left = memoryview(x.float().cpu().numpy().tobytes())
+                    while left:  # of a full disk the last bytes are written without an error
+                        left = left[self.file.write(left) :]
                 except OSError as error:
                     raise UserError(
                         f"{tempfile.gettempdir()}: {error.strerror}; a long recording needs room "

@@ -1,18 +1,23 @@
 """Separation of files: folders of mixtures in, a folder of each talker out.
 
-    file ─ blocks (C, n) ─ resampled ─► chunks ─ model, talkers in one order ─► resampled back
-         └─────────────► <output>/s1/<relative path>.wav, <output>/s2/…, <output>/separate.csv
+    file ─ blocks (C, n) ─ resampled ─► chunks ─ model, talkers in one order ─► a temporary file
+         └─► a gain for each talker ─ resampled back ─► <output>/s1/<relative path>.wav, s2/…
 
 The layout is that of mixture sets on disk (mix, s1, s2), so that what is separated from
 `<set>/mix` into a folder is what an evaluation compares with `<set>/s1` and `<set>/s2`.
 
 A model that streams carries its state; any other takes chunks that overlap (`chunks.in_order`).
 Memory does not grow with a recording. As in `enhance`, a mixture's files are there or not, and the
-log beside them tells what became of each: done are those of which all are there. Nothing is done
-to levels: a separator that was trained without regard to them has what levels it has.
+log beside them, separate.csv, tells what became of each: done are those of which all are there.
+
+A separator that was trained by SI-SDR, which regards neither level nor sign, has estimates of any
+level and sign: several times the mixture, and upside down. So each talker of a channel gets one
+gain for the whole recording: the talkers then add up to the mixture (`LEVELS`).
 """
 
 import math
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +32,7 @@ from speechlab.data import names_of_sources
 from speechlab.enhance import check_subtype, write
 from speechlab.errors import UserError
 from speechlab.losses import reordered
+from speechlab.overlap import Kept
 from speechlab.streaming import Stream
 
 LOG = "separate.csv"
@@ -35,6 +41,9 @@ LOG = "separate.csv"
 CHUNK_S = 30.0
 CHUNK_MIN_S = 1.0
 FEED_S = 1.0  # seconds a stream is fed at once; longer ones take more memory and are not faster
+SILENT_DB = 60.0  # below the loudest: an estimate whose gain is held down, for it may be no one's
+ALIKE = 1e-3  # of a correlation that is not believed, lest estimates that are alike get any gain
+LEAST = 1e-20  # energy that counts as none
 
 
 def separate_blocks(
@@ -44,12 +53,12 @@ def separate_blocks(
 
     chunk_s: seconds in the model at once; no matter for one that streams. Of a mono mixture of at
     most that, the estimate is `model(whole)`. Each channel is separated alone, with the talkers in
-    the same order in all. UserError for a model that gives one estimate.
+    the same order in all; levels are the model's. UserError for a model that gives one estimate.
     """
     _check(model, chunk_s)
-    cut = Cut.of(chunk_s, model.sample_rate)
     if model.look_ahead is not None:
-        return _streamed(model, blocks, cut)
+        return _streamed(model, blocks)
+    cut = Cut.of(chunk_s, model.sample_rate)
     estimates = in_order(lambda mixture: _separated(model, mixture), blocks, cut)
     return joined(estimates, cut.overlap, round(FADE_S * model.sample_rate))
 
@@ -61,18 +70,65 @@ def _separated(model: nn.Module, mixture: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _streamed(model: nn.Module, blocks: Iterable[Tensor], cut: Cut) -> Iterator[Tensor]:
-    """In each channel the order is the model's; the first chunk tells who is who across them."""
-    stream, order = Stream(model, "modules"), None
+def _streamed(model: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """In each channel the order is the model's; who is who across them is told by CHUNK_S each.
+
+    The first of these in which a channel is heard tells; till then it has noise in any order.
+    """
+    stream, cut = Stream(model, "modules"), Cut.of(CHUNK_S, model.sample_rate)
 
     def estimates() -> Iterator[Tensor]:
         for block in audio.rechunk(blocks, max(1, round(FEED_S * model.sample_rate))):
             yield stream.feed(block[:, None])  # (C, S, m)
         yield stream.flush()
 
+    order = before = None
     for chunk in audio.rechunk(estimates(), cut.length):
-        order = across_channels(chunk, cut.frame) if order is None else order
-        yield reordered(chunk, order)
+        chunk = chunk if order is None else reordered(chunk, order)
+        moved = across_channels(chunk, cut.frame, before)
+        order = moved if order is None else order.gather(1, moved)
+        power = chunk.square().mean((1, 2))  # (C,)
+        before = power if before is None else torch.maximum(before, power)
+        yield reordered(chunk, moved)
+
+
+def _as_mixed(estimates: Iterable[Tensor], mixture: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Estimates (C, S, n) in blocks, those of their mixture (C, n) -> each with its one gain.
+
+    They wait in a temporary file for the gains, of the whole recording; UserError: a full disk.
+    """
+    with tempfile.TemporaryFile(buffering=0) as file:
+        kept, products = Kept(file), torch.tensor(0.0, dtype=torch.float64)
+        for block, mixed in zip(estimates, mixture, strict=True):
+            kept.append(block)
+            both = torch.cat([block, mixed[:, None]], 1).double()
+            products = products + both @ both.mT
+        gains = mixing_gains(products)[..., None]
+        yield from ((block * gains).to(block) for (block,) in kept)
+
+
+def mixing_gains(products: Tensor) -> Tensor:
+    """Gains (C, S) with which the estimates of each channel add up to its mixture: least squares.
+
+    products: inner products of the estimates and, last, the mixture, (C, S + 1, S + 1) float64.
+    An estimate that is SILENT_DB below the loudest gets half of its gain, and less below that.
+    Estimates of the same share one.
+    """
+    energies = products.diagonal(dim1=1, dim2=2)[:, :-1]
+    floor = energies.amax(1, keepdim=True) * 10 ** (-SILENT_DB / 10)
+    norms = (energies + floor).clamp_min(LEAST).sqrt()  # (C, S)
+    correlations = products[:, :-1, :-1] / (norms[:, :, None] * norms[:, None])
+    correlations = (1 - ALIKE) * correlations
+    correlations.diagonal(dim1=1, dim2=2).fill_(1)
+    with_mixture = products[:, :-1, -1:] / norms[..., None]
+    return torch.linalg.solve(correlations, with_mixture)[..., 0] / norms
+
+
+# What becomes of the levels of estimates (C, S, n) in blocks, beside those of their mixture (C, n)
+LEVELS: dict[str, Callable[[Iterable[Tensor], Iterable[Tensor]], Iterator[Tensor]]] = {
+    "mixture": _as_mixed,
+    "model": lambda estimates, mixture: iter(estimates),
+}
 
 
 def separate_file(
@@ -83,23 +139,35 @@ def separate_file(
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
     settle: Callable[[], Any] = lambda: None,
+    level: str = "mixture",
 ) -> Result:
     """Separate one file into `targets`, one per talker; rate, channels and number of frames stay.
 
-    subtype, advance, settle: as in `enhance_file`. The result counts what is cut in all targets.
+    subtype, advance, settle: as in `enhance_file`. level: in LEVELS; "mixture", a gain for each
+    talker with which they add up to the mixture; "model", as the model has it. The result counts
+    what is cut in all targets.
     Raises UserError for a file that cannot be read or written; then there is no new target.
     """
-    _check(model, chunk_s)
+    _check(model, chunk_s, level)
     mixture = audio.Recording(source, model.sample_rate)
-    estimates = _at_file_rate(model, mixture, chunk_s)
-    return write(mixture, targets, estimates, subtype, advance, settle)
+
+    def estimates() -> Iterator[Tensor]:
+        for block in separate_blocks(model, mixture, chunk_s):
+            advance(block.shape[-1] / mixture.length)
+            yield block
+
+    seconds = (audio.rechunk(x, model.sample_rate) for x in (estimates(), mixture))
+    blocks = _at_file_rate(model, mixture, LEVELS[level](*seconds))
+    return write(mixture, targets, blocks, subtype, lambda part: None, settle)
 
 
-def _at_file_rate(model: nn.Module, mixture: audio.Recording, chunk_s: float) -> Iterator[Tensor]:
-    """Blocks (S, C, n) at the file's rate, n_frames in all."""
+def _at_file_rate(
+    model: nn.Module, mixture: audio.Recording, estimates: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Blocks (C, S, m) -> blocks (S, C, n) at the file's rate, n_frames in all."""
     shape = mixture.n_channels, model.n_sources
     back = audio.Resampler(model.sample_rate, mixture.file_rate, math.prod(shape))
-    for block in separate_blocks(model, mixture, chunk_s):
+    for block in estimates:
         yield back.feed(block.flatten(0, 1)).unflatten(0, shape).transpose(0, 1)
     yield back.flush(mixture.n_frames).unflatten(0, shape).transpose(0, 1)
 
@@ -113,22 +181,26 @@ def separate_all(
     overwrite: bool = False,
     progress: bool = True,
     tell: Callable[[str], Any] = lambda line: None,
+    level: str = "mixture",
 ) -> list[Result]:
     """Separate files and folders into `<output>/s1/<relative path>.wav`, s2, …: a result for each.
 
-    inputs, overwrite and what becomes of a file that fails: as in `enhance_all`. A file whose
-    estimates were cut at full scale is told, too. Raises UserError before any work as that does,
-    and for files in the output that its log does not know: talkers of a set, which are neither to
-    be overwritten nor to pass for estimates.
+    inputs, overwrite and what becomes of a file that fails: as in `enhance_all`; level: as in
+    `separate_file`. A file whose estimates were cut at full scale is told, too. Raises UserError
+    before any work as `enhance_all` does, and for files in the output that would be mistaken: that
+    its log does not know, talkers of a set, which are neither to be overwritten nor to pass for
+    estimates; and in s3 and so on, where this model has two talkers.
     """
     output = Path(output)
-    _check(model, chunk_s)
+    _check(model, chunk_s, level)
     check_subtype(subtype)
     jobs = plan(inputs, output, names_of_sources(model.n_sources))
     _refuse_strangers(jobs, Log(output / LOG))
+    _refuse_more_talkers(jobs, output, model.n_sources)
 
     def work(job: Job, *callbacks: Callable[..., Any]) -> Result:
-        result = separate_file(model, job.source, job.targets, subtype, chunk_s, *callbacks)
+        settings = subtype, chunk_s, *callbacks, level
+        result = separate_file(model, job.source, job.targets, *settings)
         if result.clipped:
             tell(
                 f"{job.source}: {result.clipped} samples of its talkers were cut at full scale; "
@@ -137,12 +209,12 @@ def separate_all(
         return result
 
     cut = chunk_s if model.look_ahead is None else None  # a stream's estimate is the same with any
-    made_with = digest(model, subtype, cut)
+    made_with = digest(model, subtype, cut, level)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
 
 def _refuse_strangers(jobs: Iterable[Job], log: Log) -> None:
-    for job in jobs:
+    for job in (job for job in jobs if not job.fault):
         found = [target for target in job.targets if target.exists()]
         if found and not log.knows(job.target):
             raise UserError(
@@ -151,7 +223,22 @@ def _refuse_strangers(jobs: Iterable[Job], log: Log) -> None:
             )
 
 
-def _check(model: nn.Module, chunk_s: float) -> None:
+def _refuse_more_talkers(jobs: Iterable[Job], output: Path, n_sources: int) -> None:
+    folders = [path for path in output.glob("s*") if re.fullmatch(r"s[1-9]\d*", path.name)]
+    more = sorted(path for path in folders if int(path.name[1:]) > n_sources)
+    for job in (job for job in jobs if not job.fault):
+        name = job.target.relative_to(output / "s1")
+        found = next((folder for folder in more if (folder / name).exists()), None)
+        if found:
+            raise UserError(
+                f"{found / name}: is there, and this model has {n_sources} talkers; "
+                f"move {found} away, or {OTHER}"
+            )
+
+
+def _check(model: nn.Module, chunk_s: float, level: str = "model") -> None:
+    if level not in LEVELS:
+        raise UserError(f"no level '{level}'; there are: {', '.join(LEVELS)}")
     if getattr(model, "n_sources", 1) < 2:
         raise UserError(f"{type(model).__name__} separates nobody; `speechlab enhance` takes it")
     if not CHUNK_MIN_S <= chunk_s < math.inf:

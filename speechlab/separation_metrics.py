@@ -5,9 +5,11 @@ measure. Of each speaker there are all of `speechlab.metrics`, `sir`, and four i
 value of the estimate minus that of the mixture against the same source. Nothing here changes with
 the gain of an estimate, but `ssnr` and the composite measures do.
 
-A measure that is not defined is NaN with its reason. A silent source has no measure, for whatever
-system: it is left out of the mean of its mixture. Any other failure makes that mean NaN, for the
-mean of the speakers that a system does not fail on would flatter it.
+A measure that is not defined is NaN with its reason. So is one that is infinite, for it cannot be
+averaged: SI-SDR of an estimate that is its source to the last bit, as in `speechlab.metrics`. A
+silent source has no measure, for whatever system: it is left out of the mean of its mixture. Any
+other failure makes that mean NaN, for the mean of the speakers that a system does not fail on
+would flatter it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +26,7 @@ IMPROVEMENTS = {"si_snri": "si_snr", "si_sdri": "si_sdr", "sdri": "sdr", "siri":
 METRICS = (*IMPROVEMENTS, "sir", *metrics.METRICS)
 USUAL = (*IMPROVEMENTS, *IMPROVEMENTS.values(), "stoi", "estoi")  # of a table
 PESQ = {8000: "pesq_nb", 16000: "pesq_wb"}  # of a table, at these rates in Hz
+RATES = {"pesq_nb": (8000, 16000)} | dict.fromkeys(metrics.SHARING, (16000,))  # Hz; others: any
 SILENT = "the source is silent"
 SHARE_MIN = 1e-12  # of an energy: an order is resolved by SI-SDR of -120 to 120 dB
 
@@ -43,6 +46,11 @@ class Speaker(NamedTuple):
 def usual(sample_rate: int) -> tuple[str, ...]:
     """What a table has: with narrow-band PESQ at 8 kHz, wide-band at 16 kHz, else with none."""
     return (*USUAL, *([PESQ[sample_rate]] if sample_rate in PESQ else []))
+
+
+def defined_at(name: str, sample_rate: int) -> bool:
+    """Whether a metric of METRICS can have a value at this rate."""
+    return name not in RATES or sample_rate in RATES[name]
 
 
 def score(

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechlab.models.chunked import ChunkedModel
+from speechlab.models.level import LEVELS
+
 RATE = 1000  # Hz
 N_TAPS = 101
 
@@ -31,7 +34,8 @@ class Splitter(nn.Module):
 
     swaps: False keeps the order. gains: the least and the most of a call's own gain. hiss: noise in
     each output, whoever's it is. door: samples beyond it go to the first output before the swap
-    or the last, at random.
+    or the last, at random. inverts: each output is upside down or not, at random.
+    leak: how much an output has of each of the others, give or take 4 dB (at random).
     """
 
     look_ahead = None
@@ -39,14 +43,24 @@ class Splitter(nn.Module):
     sample_rate = RATE
     hop_length = 1
 
-    def __init__(self, n_sources=2, swaps=True, gains=(1.0, 1.0), hiss=0.0, door=None, seed=0):
+    def __init__(
+        self,
+        n_sources=2,
+        swaps=True,
+        gains=(1.0, 1.0),
+        hiss=0.0,
+        door=None,
+        inverts=False,
+        leak=0.0,
+        seed=0,
+    ):
         super().__init__()
         self.config = SplitterConfig(n_sources, seed)
         self.n_sources, self.swaps, self.gains, self.hiss = n_sources, swaps, gains, hiss
-        self.door = door
+        self.door, self.inverts, self.leak = door, inverts, leak
         self.generator = torch.Generator().manual_seed(seed)
         self.register_buffer("bands", bands(n_sources))
-        self.orders, self.lengths = [], []
+        self.orders, self.lengths, self.signs = [], [], []
 
     def forward(self, mixture):
         self.lengths.append(mixture.shape[-1])
@@ -55,9 +69,17 @@ class Splitter(nn.Module):
             slam = mixture * (mixture.abs() > self.door)
         parts = F.conv1d(mixture - slam, self.bands, padding=N_TAPS // 2)
         parts[:, self._drawn(self.n_sources)] += slam[:, 0]
+        if self.leak:
+            each = torch.randn(self.n_sources, 1, generator=self.generator)
+            others = parts.sum(1, keepdim=True) - parts
+            parts = parts + self.leak * torch.exp(0.5 * each) * others
         parts = parts + self.hiss * torch.randn(parts.shape, generator=self.generator)
         low, high = self.gains
         parts = parts * low * (high / low) ** torch.rand((), generator=self.generator)
+        if self.inverts:
+            signs = 1 - 2 * torch.randint(2, (self.n_sources, 1), generator=self.generator)
+            parts = parts * signs
+            self.signs.append(tuple(signs[:, 0].tolist()))
         orders = list(permutations(range(self.n_sources)))
         self.orders.append(orders[self._drawn(len(orders)) if self.swaps else 0])
         return parts[:, self.orders[-1]]
@@ -76,6 +98,34 @@ def talk(schedule, n_sources=2, seed=0):
     )
     who = torch.cat([torch.full((round(s * RATE),), bits) for s, bits in schedule])
     return sources * torch.stack([(who >> i) & 1 for i in range(n_sources)])
+
+
+class Streamer(ChunkedModel):
+    """A stream of two talkers who take turns of half a second, both with hiss of their own.
+
+    In all channels but the first they are exchanged.
+    """
+
+    sample_rate = RATE
+    n_sources, hop_length, look_ahead = 2, 1, 0
+    level = staticmethod(LEVELS["none"])
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.zeros(1))  # a stream has the type of the weights
+        self.config = None
+
+    def padded_length(self, length):
+        return length
+
+    def network(self, x, state, last):
+        n_before = state[0] if state else 0
+        n_after = n_before + x.shape[-1]
+        first = torch.arange(n_before, n_after) // (RATE // 2) % 2 == 0
+        parts = torch.cat([x * first, x * ~first], 1)
+        parts = parts + 1e-3 * torch.randn(parts.shape, generator=self.generator)
+        return torch.cat([parts[:1], parts[1:, [1, 0]]]), (n_after,)
 
 
 def flips(estimates, sources, window=RATE // 4):

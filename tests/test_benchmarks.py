@@ -95,11 +95,73 @@ def test_a_run_that_is_killed_keeps_its_rows(monkeypatch, tmp_path):
 
     monkeypatch.setattr(separation, "measure", measure)
     output = tmp_path / "new" / "rows.csv"
+    output.parent.mkdir()
+    output.write_text("complete")
     with pytest.raises(KeyboardInterrupt):
         separation.run(plan, output)
-    kept = pd.read_csv(output)
+    assert output.read_text() == "complete"
+    partial = output.with_name("rows.csv.partial")
+    kept = pd.read_csv(partial)
     assert kept["model"].tolist() == ["sepmamba_s", "dprnn"]
     assert kept["macs_per_second"].tolist() == [11_964_416_000, 41_405_440_000]
+    monkeypatch.setattr(separation, "measure", separation_row)
+    assert len(separation.run(plan, output)) == len(pd.read_csv(output)) == len(plan)
+    assert not partial.exists()
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """`main` of words, from another folder, with nothing measured; gives what is in the root."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(separation, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(separation, "measure", separation_row)
+    monkeypatch.setattr(separation, "report", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def main(*words: str) -> list[str]:
+        separation.main(words)
+        assert not list((tmp_path / "elsewhere").iterdir())
+        return [path.name for path in tmp_path.glob("root/**/*.*")]
+
+    return main
+
+
+def test_a_full_run_is_kept_in_the_repository(benchmark, capsys):
+    assert benchmark() == ["separation.csv"]
+    assert "not kept" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--quick", "--rounds 1", "--threads 4", "--memory-gb 2", "--models dprnn"],
+)
+def test_a_lesser_run_does_not_replace_it(benchmark, capsys, words):
+    assert benchmark(*words.split()) == []
+    assert "rows are not kept; --output FILE.csv keeps them" in capsys.readouterr().err
+
+
+def test_rows_that_the_table_does_not_show_are_told(benchmark, tmp_path, capsys):
+    output = tmp_path / "four.csv"
+    benchmark("--threads", "4", "--models", "dprnn", "--output", str(output))
+    assert len(pd.read_csv(output)) == 2 * 3 * 2
+    assert "the study's tables show one thread alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rounds 0", "argument --rounds: 0 is not 1 or more"),
+        ("--threads 0", "argument --threads: 0 is not 1 or more"),
+        ("--threads many", "argument --threads: invalid count value: 'many'"),
+        ("--memory-gb -1", "argument --memory-gb: -1 is not more than 0"),
+        ("--memory-gb nan", "argument --memory-gb: nan is not more than 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(benchmark, capsys, words, said):
+    with pytest.raises(SystemExit) as error:
+        benchmark(*words.split())
+    assert error.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(said)
 
 
 def test_ratios_stand_beside_the_published(monkeypatch, capsys):

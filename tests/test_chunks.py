@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from speechlab.chunks import MARGIN_S, Cut, across_channels, along_time, in_order, joined
-from tests.separation_toys import RATE, Splitter, flips, talk
+from speechlab.chunks import MARGIN_S, Cut, across_channels, along_time, in_order, joined, unmixed
+from speechlab.separate import separate_blocks
+from tests.separation_toys import RATE, Splitter, Streamer, flips, talk
 
 SECOND = RATE
 
@@ -71,6 +72,33 @@ def test_a_slammed_door_decides_nothing():
     assert flips(estimates * quiet, sources * quiet) == 0
 
 
+@pytest.mark.parametrize("leak", [0.1, 0.2])
+@pytest.mark.parametrize("n_sources", [2, 3])
+def test_estimates_with_something_of_the_others(n_sources, leak):
+    """A talker who is heard in the estimates of the others does not pass for them."""
+    turns = [(9, 2**n_sources - 1)] + [(12, 1 << i % n_sources) for i in range(4 * n_sources)]
+    sources = talk(turns, n_sources)
+    model = Splitter(n_sources, hiss=0.003, inverts=True, leak=leak)
+    estimates = separated(model, sources)[0]
+    agreement = estimates @ sources.T
+    order = agreement.abs().argmax(0)
+    assert sorted(order.tolist()) == list(range(n_sources))
+    upright = estimates[order] * agreement[order, range(n_sources)].sign()[:, None]
+    assert flips(upright, sources) == 0
+
+
+def test_unmixed_estimates_are_those_without_the_others():
+    """At their level, in their order; what is silent or the same stays finite."""
+    sources = talk([(20, 7)], 3)[None]
+    leaky = 0.3 * sources.sum(1, keepdim=True) + 0.7 * sources
+    apart = unmixed(leaky)
+    assert ((apart - sources).square().sum(-1) < 0.01 * sources.square().sum(-1)).all()
+    order = torch.tensor([2, 0, 1])
+    assert torch.allclose(unmixed(leaky[:, order]), apart[:, order], atol=1e-5)
+    for x in (0 * leaky, leaky[:, [0, 0, 1]], 1e-30 * leaky):
+        assert unmixed(x).isfinite().all()
+
+
 @pytest.mark.parametrize("n_sources", [3, 4])
 def test_more_sources(n_sources):
     generator = torch.Generator().manual_seed(0)
@@ -83,13 +111,31 @@ def test_more_sources(n_sources):
     assert flips(estimates, sources) == 0
 
 
-def test_what_a_perfect_model_gives_is_joined_without_a_trace():
+@pytest.mark.parametrize("inverts", [False, True], ids=["upright", "upside down"])
+def test_what_a_perfect_model_gives_is_joined_without_a_trace(inverts):
+    """Each estimate has one sign throughout, and none is faded into its own opposite."""
     sources = talk(SCHEDULES["pauses longer than a chunk"])
     wanted = Splitter(swaps=False)(sources.sum(0)[None, None])[0]
-    estimates = separated(Splitter(), sources)[0]
-    exchanged = estimates[[1, 0]]
-    best = min((estimates - wanted).abs().max(), (exchanged - wanted).abs().max())
-    assert best < 1e-5
+    model = Splitter(inverts=inverts)
+    estimates = separated(model, sources)[0]
+    assert len(set(model.signs)) == (4 if inverts else 0)
+    agreement = estimates @ wanted.T
+    order = agreement.abs().argmax(0)
+    signs = agreement[order, [0, 1]].sign()[:, None]
+    assert (signs * estimates[order] - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_source_is_turned_upside_down(schedule):
+    """By a model that swaps and inverts, as a training by SI-SDR allows it."""
+    sources = talk(SCHEDULES[schedule])
+    estimates = separated(Splitter(hiss=0.01, inverts=True), sources)[0]
+    agreement = estimates @ sources.T
+    order = agreement.abs().argmax(0)
+    assert order.tolist() in ([0, 1], [1, 0])
+    upright = estimates[order] * agreement[order, [0, 1]].sign()[:, None]
+    assert flips(upright, sources) == 0
+    assert ((upright * sources).sum(-1) > 0.95 * sources.square().sum(-1)).all()
 
 
 def test_the_cut_of_the_blocks_does_not_matter():
@@ -158,6 +204,25 @@ def test_a_channel_that_is_silent_at_first_takes_the_order_of_the_other():
     assert ((estimates[0] * estimates[1]).sum(-1) > 0.9 * late.square().sum(-1)).all()
 
 
+@pytest.mark.parametrize("silent_s", [0, 25, 31, 70])
+def test_a_channel_of_a_stream_has_its_order_when_it_is_first_heard(silent_s):
+    """From there on it has the order of the other; and chunks are no matter."""
+    torch.manual_seed(0)
+    mixture = 0.1 * torch.randn(1, 120 * RATE).repeat(2, 1) * torch.tensor([[1.0], [0.3]])
+    mixture[1, : silent_s * RATE] = 0
+    for seed in range(3):
+        estimates = [
+            torch.cat(list(separate_blocks(Streamer(seed), [mixture], chunk_s)), -1)
+            for chunk_s in (1.0, 30.0, 100.0)
+        ]
+        assert torch.equal(estimates[0], estimates[1])
+        assert torch.equal(estimates[0], estimates[2])
+        first, second = estimates[0][..., silent_s * RATE :].unflatten(-1, (-1, RATE))
+        assert ((first * second).sum(-1) > (first * second[[1, 0]]).sum(-1)).all()
+        level = estimates[0][:, :, : RATE // 2].square().mean(-1)[0]
+        assert level[0] > 1000 * level[1]  # the first channel is as the model has it
+
+
 def test_channels_of_different_talkers_are_carried_on_their_own():
     """A talker on either side: nothing tells an order across, and none flips."""
     first, second = talk([(30, 3), (10, 0), (30, 3)])
@@ -169,7 +234,9 @@ def test_channels_of_different_talkers_are_carried_on_their_own():
 
 def test_orders_of_what_says_nothing_stay():
     nothing = torch.zeros(2, 3, 200)
-    assert along_time(nothing, nothing, 32).tolist() == [[0, 1, 2]] * 2
+    order, sign = along_time(nothing, nothing, 32)
+    assert order.tolist() == [[0, 1, 2]] * 2
+    assert sign.tolist() == [[1, 1, 1]] * 2
     assert across_channels(nothing, 32).tolist() == [[0, 1, 2]] * 2
     assert across_channels(torch.ones(1, 2, 5), 32).tolist() == [[0, 1]]
 

@@ -67,6 +67,19 @@ def test_evaluate_a_checkpoint(test_set, tmp_path, capsys):
     assert rows["si_sdr"].notna().all()
 
 
+def test_a_file_that_cannot_be_scored_is_told(test_set, tmp_path, capsys):
+    """Exit code 1 and the reason, also where nothing is left to do; the others are scored."""
+    soundfile.write(test_set / "noisy/p1.wav", np.ones((8000, 2)) / 9, 16000)
+    arguments = ["evaluate", str(test_set), "--output", str(tmp_path / "rows.csv")]
+    for _ in range(2):
+        assert cli.main([*arguments, "--metrics", "si_sdr", "--jobs", "1"]) == 1
+        told = capsys.readouterr()
+        assert told.err.splitlines()[-1] == (
+            "speechlab: p1: all: p1.wav: 2 channels; scores are for one"
+        )
+        assert "p0" not in told.err and "rows.csv" in told.out
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     from speechlab.checkpoints import save

@@ -293,3 +293,49 @@ def test_the_command_line(test_set, output, estimates, capsys):
     assert len(pd.read_csv(output)) == 6
     assert cli.main(["check-metrics", str(test_set)]) == 2
     assert "`speechlab evaluate` scores them" in capsys.readouterr().err
+
+
+def test_mixtures_that_all_fail_are_told_by_the_command_line(test_set, output, capsys):
+    """A line for the first files, each once; exit code 1."""
+    write(test_set, "c", np.ones((2, 9)))
+    for name in (*FILES, "c"):
+        soundfile.write(test_set / f"mix/{name}.wav", np.ones((RATE, 2)) / 9, RATE)
+    words = ["evaluate", str(test_set), "--output", str(output), "--jobs", "1"]
+    assert cli.main(words) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("speechlab")]
+    said = "all: mix/{}.wav: 2 channels; scores are for one"
+    assert told[:-1] == [f"speechlab: {name}: {said.format(name)}" for name in FILES]
+    assert told[-1] == f"speechlab: 1 more failed; the column failed of {output} tells why"
+
+
+def test_a_silent_source_is_no_failed_file(test_set, output):
+    sources = sources_of(test_set, FILES[0])
+    sources[1] = 0
+    write(test_set, FILES[0], sources, sources[0] + 0.01)
+    rows = run(test_set, output, metrics=("si_sdr",))
+    assert SILENT in rows["failed"][1] and evaluate_mixtures.failed(rows) == {}
+
+
+def test_an_exact_copy_of_a_source_has_no_number(test_set, output):
+    """As everywhere in `metrics`: infinite, no mean can be made of it, and 100 dB were made up."""
+    rows = run(test_set, output, estimates=test_set, limit=1)
+    assert rows["failed"].str.contains("si_sdr: inf cannot be averaged").all()
+    assert rows["estimate"].tolist() == [1, 2] and (rows["stoi"] > 0.999).all()
+
+
+@pytest.mark.parametrize("folder", ["no", "mix_clean", "."])
+def test_a_folder_without_mixtures_is_refused(tmp_path, output, folder):
+    said = "holds no mixtures; a test set of them has mix/, s1/ and s2/"
+    with pytest.raises(UserError, match=said):
+        run(tmp_path / folder, output)
+
+
+def test_pairs_beside_sources_are_pairs(test_set, output):
+    """`find_pairs` takes them, and so does the command line; noisy mixtures are no pairs."""
+    shutil.copytree(test_set / "mix", test_set / "noisy")
+    assert data.has_mixtures(test_set)
+    shutil.copytree(test_set / "s1", test_set / "clean")
+    assert not data.has_mixtures(test_set) and len(data.find_pairs(test_set)) == 3
+    words = ["evaluate", str(test_set), "--output", str(output), "--jobs", "1", "--metrics"]
+    assert cli.main([*words, "si_sdr"]) == 0
+    assert "speaker" not in pd.read_csv(output)

@@ -103,6 +103,10 @@ def test_every_loss_is_one_value_an_example(name):
         ({"corpora": ["dns2020"]}, "run `speechlab data prepare dns2020`"),
         ({"dev_metrics": ["si_sdr", "no"]}, "no metric 'no'"),
         ({"training.metric": "stoi"}, "no dev metric 'stoi'; there are: si_sdr"),
+        (
+            {"model.sample_rate": 8000, "dev_metrics": ["si_sdr", "pesq_wb"]},
+            "pesq_wb is not defined at 8000 Hz, the model's rate; take others in dev_metrics",
+        ),
         ({"training.loggers": ["no"]}, "no logger 'no'"),
         ({"training.n_steps": 0}, "n_steps is 0"),
         ({"n_per_epoch": 0}, "n_per_epoch must be 1 to"),

@@ -159,6 +159,17 @@ def test_a_table_has_the_pesq_of_its_rate():
     assert set(usual(8000)) <= set(separation_metrics.METRICS)
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_rates_of_the_metrics(rate):
+    """Where a metric is said to be defined it has a value, and elsewhere none."""
+    found = score(*drawn(2, 2 * rate), rate, separation_metrics.METRICS)
+    for speaker in found:
+        defined = {name: np.isfinite(value) for name, value in speaker.values.items()}
+        assert defined == {
+            name: separation_metrics.defined_at(name, rate) for name in separation_metrics.METRICS
+        }
+
+
 def test_published_si_sdri(shared):
     """SepMamba's loss and improvement on fixed tensors."""
     folder = shared / "golden/sepmamba/loss"

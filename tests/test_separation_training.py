@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 import speechlab
-from speechlab import experiments, launch, separation_metrics
+from speechlab import cli_training, experiments, launch, separation_metrics
+from speechlab.checkpoints import save
 from speechlab.configuration import replaced
 from speechlab.corpora import manifest
 from speechlab.corpora.manifest import Item
 from speechlab.errors import UserError
-from speechlab.experiments import Experiment
+from speechlab.experiments import EXPERIMENTS, Experiment
 from speechlab.mixing import MixtureConfig, PairConfig
 from speechlab.models import SYSTEMS
+from speechlab.models.sepmamba import SepMamba
 from speechlab.schedules import TrainingConfig
 
 RATE, N_FRAMES = 8000, 4000  # Hz; samples of every file
@@ -164,3 +166,29 @@ def test_a_model_of_one_source_is_refused(toy, tmp_path):
     mixtures = launch.dev_scores(toy).keywords["mixtures"]
     with pytest.raises(UserError, match="take mixtures of as many sources"):
         launch.scores(Filters(FiltersConfig(n_sources=1)), mixtures, ("si_sdri",))
+
+
+def test_a_separator_is_not_finetuned_as_an_enhancer(toy, tmp_path):
+    """The advice is an experiment that fits as it is."""
+    fits = EXPERIMENTS["sepmamba-tiny"]
+    checkpoint = save(tmp_path / "separator.safetensors", SepMamba(fits.model))
+    with pytest.raises(UserError, match="finetune --experiment sepmamba-tiny"):
+        launch.finetune(checkpoint, EXPERIMENTS["finetune"], tmp_path / "runs", progress=False)
+    advised = replaced(fits, {"corpora": toy.corpora, "training.n_steps": 0})
+    with pytest.raises(UserError, match="n_steps is 0"):  # it comes to the last of the checks
+        launch.finetune(checkpoint, advised, tmp_path / "runs", progress=False)
+
+
+def test_a_corpus_without_ready_mixtures_says_how_to_make_them(toy, corpus):
+    """What the line advises is what it takes."""
+    train, dev = (manifest.read(corpus, split) for split in ("train", "dev"))
+    train = [item for item in train if item.kind == "speech"]
+    manifest.write(corpus, {"train": train, "dev": dev}, {"name": "talkers"})
+    pairs = experiments.changed(toy, {"examples": "pairs", "pair.sample_rate": RATE})
+    with pytest.raises(UserError, match=r"no ready mixtures of 2 source\(s\)") as error:
+        launch.training_examples(pairs)
+    advice = str(error.value).partition("; set ")[2].split()
+    advised = experiments.changed(pairs, cli_training.assigned(advice))
+    experiments.check(advised)
+    examples = launch.training_examples(advised)
+    assert examples.n_sources == 2 and examples.sample_rate == RATE

@@ -1,0 +1,126 @@
+"""Levels of the files of separated talkers: together the mixture; and how they get to disk."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechlab import audio, separate
+from speechlab.separate import mixing_gains, separate_blocks, separate_file
+from tests.separation_toys import RATE, Splitter, talk
+from tests.test_separate import noise, run, tiny
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+@pytest.mark.parametrize("rate", [RATE, 2 * RATE])
+def test_talkers_add_up_to_the_mixture(tmp_path, rate):
+    """Whatever level and sign the model gives them; nothing is cut, and each has one gain."""
+    n_samples = 60 * rate
+    mixture = noise(2, n_samples) * torch.tensor([[1.0], [0.1]])
+    mixture = audio.Resampler(RATE, rate, 2).feed(mixture)[:, :n_samples]  # no higher than half
+    audio.save(tmp_path / "in.wav", mixture, rate)
+    model = Splitter(gains=(30.0, 30.0), inverts=True)
+    [made] = run(model, tmp_path / "in.wav", output=tmp_path / "mixture", chunk_s=8.0)
+    assert made.clipped == 0
+    parts = [audio.load(tmp_path / "mixture" / f"{part}/in.wav")[0] for part in ("s1", "s2")]
+    mixture = audio.load(tmp_path / "in.wav")[0]
+    apart = (sum(parts) - mixture)[:, 1000:-1000].square().sum(-1)
+    assert (apart < 1e-2 * mixture.square().sum(-1)).all()  # at half the rate, something is lost
+    targets = [tmp_path / f"{n}.wav" for n in (1, 2)]
+    model = Splitter(gains=(30.0, 30.0), inverts=True)  # draws the same again
+    separate_file(model, tmp_path / "in.wav", targets, "FLOAT", 8.0, level="model")
+    for part, target in zip(parts, targets, strict=True):
+        estimate = audio.load(target)[0]
+        gain = (part * estimate).sum(-1, keepdim=True) / estimate.square().sum(-1, keepdim=True)
+        assert ((part - gain * estimate).abs().max(-1).values < 1e-4).all()  # of 16 bits
+
+
+def products(estimates, mixture):
+    """As `mixing_gains` takes them, of (C, S, n) and (C, n)."""
+    both = torch.cat([estimates, mixture[:, None]], 1).double()
+    return both @ both.mT
+
+
+def test_gains_undo_those_of_the_model_and_its_leaks():
+    sources = talk([(5, 3), (5, 1), (5, 2)])
+    mixture = sources.sum(0)[None]
+    for leak in (0.0, 0.1):
+        leaky = sources + leak * sources[[1, 0]]
+        estimates = torch.tensor([[-5.0], [0.2]]) * leaky
+        gains = mixing_gains(products(estimates[None], mixture))
+        wanted = torch.tensor([[-0.2, 5.0]], dtype=torch.float64) / (1 + leak)
+        assert torch.allclose(gains, wanted, rtol=0.01)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12, 1e-7])
+def test_no_gain_is_without_bounds(size):
+    """Of an estimate that is silent, or nearly; of two that are the same; of a silent mixture."""
+    mixture, hiss = noise(), noise(seed=1)
+    silent = torch.stack([mixture, size * (hiss + mixture)], 1)
+    same = torch.stack([mixture, mixture + size * hiss], 1)
+    for estimates in (silent, same):
+        gains = mixing_gains(products(estimates, mixture))
+        scaled = gains[..., None] * estimates
+        assert gains.isfinite().all()
+        assert (scaled.abs().amax(-1) <= 1.01 * mixture.abs().max()).all()
+        assert torch.allclose(scaled.sum(1), mixture.double(), atol=1e-3)
+    assert torch.allclose(gains, torch.full_like(gains, 0.5), atol=1e-3)
+    for nothing in (
+        mixing_gains(products(silent, 0 * mixture)),
+        mixing_gains(products(0 * same, mixture)),
+    ):
+        assert not nothing.any()
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    audio.save(tmp_path / "in.wav", noise(), 8000)
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    monkeypatch.setattr(separate.tempfile, "TemporaryFile", lambda **how: full.open("r+b", **how))
+    [result] = run(Splitter(), tmp_path / "in.wav", output=tmp_path / "out")
+    assert re.match(r".*: No space left on device; .* TMPDIR names$", result.reason)
+    assert not list((tmp_path / "out").rglob("*.wav*"))
+
+
+def test_levels_may_be_the_model_s(tmp_path):
+    """Nothing is done to them; what is cut is counted, told, and kept by another subtype."""
+    audio.save(tmp_path / "in.wav", noise(), 8000)
+    model = Splitter(gains=(30.0, 30.0))
+    told = []
+    settings = {"level": "model", "tell": told.append}
+    [cut] = run(model, tmp_path / "in.wav", output=tmp_path / "cut", **settings)
+    assert cut.clipped > 0
+    assert f"{cut.clipped} samples" in told[0] and "FLOAT" in told[0]
+    [kept] = run(model, tmp_path / "in.wav", output=tmp_path / "kept", subtype="FLOAT", **settings)
+    assert kept.clipped == 0
+    assert audio.load(tmp_path / "kept/s1/in.wav")[0].abs().max() > 1
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_a_file_is_resampled_there_and_back(tmp_path, model, rate):
+    mixture = noise(2, 30011)
+    audio.save(tmp_path / "in.wav", mixture, rate, "FLOAT")
+    targets = [tmp_path / f"out{i}.wav" for i in range(2)]
+    result = separate_file(model, tmp_path / "in.wav", targets, level="model")
+    assert (result.status, result.sample_rate, result.channels) == ("ok", rate, 2)
+    blocks = separate_blocks(model, [audio.load(tmp_path / "in.wav", 8000)[0]])
+    estimates = torch.cat(list(blocks), -1)
+    for target, estimate in zip(targets, estimates.transpose(0, 1), strict=True):
+        back = audio.Resampler(8000, rate, 2)
+        expected = torch.cat([back.feed(estimate), back.flush(30011)], -1)
+        assert (audio.load(target)[0] - expected).abs().max() < 1e-5
+
+
+def test_what_is_done_is_told_and_is_all_in_the_end(tmp_path, model):
+    audio.save(tmp_path / "in.wav", noise(2, 100000), 16000)
+    told = []
+    targets = [tmp_path / f"out{i}.wav" for i in range(2)]
+    separate_file(model, tmp_path / "in.wav", targets, chunk_s=2.0, advance=told.append)
+    assert len(told) > 3
+    assert sum(told) == pytest.approx(1)
