@@ -213,7 +213,7 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     command.add_argument("source", help="a published file, or its name in `weights list`")
     command.add_argument("target", help="the .safetensors file to write; .json comes beside it")
     command.add_argument("--system", help="where the file does not tell which system it holds")
-    levels = ("utterance", "running", "none")
+    levels = ("utterance", "running", "rms", "none")  # of `models.level`; each system has some
     command.add_argument("--normalize", choices=levels, help="another level than the published")
     command.set_defaults(run=import_weights)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from speechlab.checkpoints import fill, read_pickle
+from speechlab.checkpoints import fill, locate, read_pickle
 
 CHANNELS = (16, 32, 64, 128)
 LEAST = (32, 16)  # bins and frames, which four strides of 2 make 2 and 1
@@ -63,11 +63,11 @@ class MetricDiscriminator(nn.Module):
 
 
 def load_discriminator(path: str | Path) -> MetricDiscriminator:
-    """The published discriminator from its `.pth`, in eval mode.
+    """The published discriminator from its `.pth` or its name in `weights list`, in eval mode.
 
     Raises UserError if the file is missing, unreadable, unsafe or does not fit.
     """
-    path = Path(path)
+    path = locate(path)
     state, _ = read_pickle(path)
     model = MetricDiscriminator()
     fill(model, from_published(state), path)

@@ -39,6 +39,15 @@ def test_published_scores(shared, system, judged):
         assert torch.allclose(model.logit(clean, estimate), logit[:, 0], rtol=0, atol=1e-5)
 
 
+def test_a_published_file_by_its_name(shared, monkeypatch):
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str((shared / WEIGHTS).parent))
+    named = load_discriminator("pretrained_discriminator").state_dict()
+    for name, tensor in load_discriminator(shared / WEIGHTS).state_dict().items():
+        torch.testing.assert_close(named[name], tensor, rtol=0, atol=0)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_discriminator("trained_on_cats")
+
+
 def test_the_published_weights_know_clean_speech(shared):
     model = load_discriminator(shared / WEIGHTS)
     folder = shared / "audio/pairs/voicebank_demand_train/clean"
