@@ -83,7 +83,6 @@ FEW_STEPS = {  # changes that make a training one of seconds, to see that everyt
     "training.validate_every": 2,
     "training.log_every": 1,
 }
-FEW_MIXTURES = {"n_mixtures": 4, "mixture_s": 2.0, "n_rooms": 2, "n_rooms_held_out": 1}
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,10 @@ def stand_in(folder: str | Path, corpus: str = "synthetic") -> Path:
 
     target = Path(folder) / "synthetic"
     synthetic.prepare(target, override(synthetic.SMOKE, jobs=1), print)
-    if corpus not in (two_talkers.CORPUS.name, two_talkers.NOISY.name):
+    if corpus not in two_talkers.SMOKE:
         return target
-    wanted = catalogue.lookup(corpus)
-    config = override(wanted.config(), **FEW_MIXTURES, source=str(target), jobs=1)
-    wanted.prepare(target.with_name(corpus), config, print)
+    config = override(two_talkers.SMOKE[corpus], source=str(target), jobs=1)
+    catalogue.lookup(corpus).prepare(target.with_name(corpus), config, print)
     return target.with_name(corpus)
 
 

@@ -225,3 +225,8 @@ NOISY = replace(
     title="Two talkers in a room, with noise, from another corpus",
     config=NoisyTwoTalkersConfig,
 )
+
+SMOKE = {  # made in seconds
+    CORPUS.name: TwoTalkersConfig(n_mixtures=4, mixture_s=2.0),
+    NOISY.name: NoisyTwoTalkersConfig(n_mixtures=4, mixture_s=2.0, n_rooms=2, n_rooms_held_out=1),
+}
