@@ -19,7 +19,7 @@
 The paper tells: encoder, blocks, PReLU and convolution, masks, decoder; the order within a block
 and both residuals; skips summed at equal depth; F = 128 at 8 kHz; PIT SI-SNR as loss; 2.5 GMACs,
 and a size "20 % smaller", of an input and than a model that it does not name. There is no public
-code. Not told, and chosen here, each with its field; results/LOG.md has the evidence:
+code. Not told, and chosen here, each with its field; results/LOG.md tells what was tried of them:
 
 - kernel_size, stride, n_filters, encoder_activation: windows, hop, width and ReLU of the encoder.
 - norm: "frame" is LayerNorm of the channels of a frame, "global" of all frames at once. No bias
