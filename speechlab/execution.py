@@ -165,7 +165,13 @@ def _child(place: Path) -> None:
     job = json.loads((place / "job.json").read_text(encoding="utf-8"))
     paths = place / "notebook.ipynb", place / "executed.ipynb"
     try:
-        papermill.execute_notebook(*paths, **job, progress_bar=False, log_output=True)
+        try:
+            papermill.execute_notebook(*paths, **job, progress_bar=False, log_output=True)
+        except RuntimeError:
+            if "cell" in status:
+                raise
+            # A kernel that died at its start: another one, begun at the same time, took its port.
+            papermill.execute_notebook(*paths, **job, progress_bar=False, log_output=True)
         status["done"] = True
     except papermill.PapermillExecutionError as error:
         status |= {"cell": error.cell_index + 1, "error": f"{error.ename}: {error.evalue}"}

@@ -311,7 +311,8 @@ def test_trainings_stand_side_by_side(tmp_path, monkeypatch):
     outcomes = run(tmp_path, jobs=2)
     names = [outcome.wanted.name for outcome in outcomes]
     assert names == ["01_data", "02_train", "03_train", "10_tables"]
-    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    lines = [outcome.line for outcome in outcomes]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4, lines
     said = [read(one.wanted.copy).cells[-1].outputs[0].text.split() for one in outcomes]
     assert said == [["0"], ["threads", "3"], ["threads", "3"], ["2"]]
 
