@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from speechlab.errors import UserError
-from speechlab.tables import number, replace_text
+from speechlab.tables import markdown_table, number, replace_text, write_tables
 
 if TYPE_CHECKING:
     from torch import nn
@@ -247,7 +247,7 @@ def sepmamba_markdown(table: pd.DataFrame) -> str:
         for name, (printed, ours) in forms.items():
             cells += [_text(row[f"{name}_published"], printed), _text(row[name], ours, absent)]
         lines.append(cells)
-    return _table(lines) + f"\n{sepmamba_note(table)}\n"
+    return markdown_table(lines) + f"\n{sepmamba_note(table)}\n"
 
 
 def sepmamba_note(table: pd.DataFrame) -> str:
@@ -313,7 +313,7 @@ def umambanet_markdown(table: pd.DataFrame) -> str:
         cells.append(_text(row[f"gmacs_{SECONDS}s"], ".2f", UNBUILT))
         cells.append(_text(row["gmacs_per_second"], ".3f", UNBUILT))
         lines.append(cells)
-    return _table(lines) + f"\n{umambanet_note(table)}\n"
+    return markdown_table(lines) + f"\n{umambanet_note(table)}\n"
 
 
 def umambanet_note(table: pd.DataFrame) -> str:
@@ -337,10 +337,6 @@ def _text(value: Any, form: str, absent: str = MISSING) -> str:
     return absent if pd.isna(value) else f"{value:{form}}"
 
 
-def _table(lines: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def write(results: str | Path, source: str | Path | None = None) -> list[Path]:
     """Write both tables under `results`, from its counts and measurements; returns their paths.
 
@@ -354,16 +350,13 @@ def write(results: str | Path, source: str | Path | None = None) -> list[Path]:
     counts, path = pd.read_csv(results / COUNTS), results / MEASURED
     rows = pd.read_csv(path) if path.is_file() else None
     first, second = sepmamba(printed[PRINTED[0]], counts, rows), umambanet(printed, counts)
-    written = []
-    for name, table, text in (
-        (PRINTED[0], first, sepmamba_markdown(first)),
-        (PRINTED[1], second, umambanet_markdown(second)),
-    ):
-        path = results / "tables" / f"{name}.csv"
-        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-        replace_text(path.with_suffix(".md"), text)
-        written += [path, path.with_suffix(".md")]
-    return written
+    return write_tables(
+        results / "tables",
+        {
+            PRINTED[0]: (first, sepmamba_markdown(first)),
+            PRINTED[1]: (second, umambanet_markdown(second)),
+        },
+    )
 
 
 def write_counts(results: str | Path, counts: pd.DataFrame) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from speechlab.errors import UserError
-from speechlab.tables import count, number, replace_text
+from speechlab.tables import count, markdown_table, number, replace_text, write_tables
 
 COUNTS = Path("benchmarks/spectral_macs.csv")
 TEST_SETS = ("voicebank_demand_test", "voicebank_demand_test_118")  # whole, and what we have of it
@@ -189,7 +189,7 @@ def costs_markdown(table: pd.DataFrame) -> str:
         cells += [f"{row[f'gmacs_{seconds}s']:.3g}" for seconds in LENGTHS_S]
         cells += [_change(row, way, set(table["rival"])) for way in WAYS]
         lines.append(cells)
-    return _table(lines) + f"\n{costs_note(table)}\n"
+    return markdown_table(lines) + f"\n{costs_note(table)}\n"
 
 
 def _change(row: Row, way: str, rivals: set[str]) -> str:
@@ -272,7 +272,7 @@ def scores_markdown(table: pd.DataFrame) -> str:
         "STOI from 0 to 1; higher is better. PCS is perceptual contrast stretching of the "
         f"estimate. *{MISSING}*: not among the published figures that this study was given."
     )
-    return _table(lines) + f"\n{note}\n"
+    return markdown_table(lines) + f"\n{note}\n"
 
 
 def _measured(row: Row) -> str:
@@ -284,10 +284,6 @@ def _measured(row: Row) -> str:
         return "not measured: no test set here"
     where = "are published" if pd.isna(row["checkpoint"]) else "here"
     return f"not measured: no weights {where}"
-
-
-def _table(lines: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write(results: str | Path, source: str | Path | None = None) -> list[Path]:
@@ -302,16 +298,13 @@ def write(results: str | Path, source: str | Path | None = None) -> list[Path]:
     printed = published(source or results / "published")
     cost = costs(printed, pd.read_csv(results / COUNTS))
     score = scores(printed, results / "metrics")
-    written = []
-    for name, table, text in (
-        ("spectral_costs", cost, costs_markdown(cost)),
-        ("spectral_scores", score, scores_markdown(score)),
-    ):
-        path = results / "tables" / f"{name}.csv"
-        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-        replace_text(path.with_suffix(".md"), text)
-        written += [path, path.with_suffix(".md")]
-    return written
+    return write_tables(
+        results / "tables",
+        {
+            "spectral_costs": (cost, costs_markdown(cost)),
+            "spectral_scores": (score, scores_markdown(score)),
+        },
+    )
 
 
 def write_counts(results: str | Path, counts: pd.DataFrame) -> Path:

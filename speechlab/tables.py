@@ -8,6 +8,7 @@ of README.md, from the per-file CSVs and the published tables alone: same input,
 import argparse
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def markdown(table: pd.DataFrame, runs: pd.DataFrame, intervals: bool = True) ->
     decimals = {metric: _decimals(table[f"{metric}_published"]) for metric in METRICS}
     rows = [_cells(row, decimals, intervals) for row in table.to_dict("records")]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{note(runs)}\n"
+    return markdown_table(lines) + f"\n{note(runs)}\n"
 
 
 def _decimals(values: pd.Series) -> int:
@@ -250,12 +251,8 @@ def write(
     """Write tables and figures of a test set under `results` (see `both`); returns their paths."""
     results = Path(results)
     tables, runs = both(results, test_set, published)
-    written = []
-    for name, table in tables.items():
-        path = results / "tables" / f"{name}_{test_set}.csv"
-        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-        replace_text(path.with_suffix(".md"), markdown(table, runs))
-        written += [path, path.with_suffix(".md")]
+    pages = {f"{name}_{test_set}": (table, markdown(table, runs)) for name, table in tables.items()}
+    written = write_tables(results / "tables", pages)
     draw = {
         "cleanumamba_ablation": plots.mixers,
         "cleanumamba_pruning": plots.pesq_against_parameters,
@@ -270,6 +267,22 @@ def replace_text(path: Path, text: str) -> None:
     """Write a table or a page, whole or not at all, with the same bytes on every system."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def markdown_table(lines: Iterable[Iterable[str]]) -> str:
+    """Lines of cells, those of the head and under it included, as Markdown."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write_tables(folder: Path, tables: Mapping[str, tuple[pd.DataFrame, str]]) -> list[Path]:
+    """Write each table and its page, by their name, as NAME.csv and NAME.md: their paths."""
+    written = []
+    for name, (table, text) in tables.items():
+        path = folder / f"{name}.csv"
+        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
+        replace_text(path.with_suffix(".md"), text)
+        written += [path, path.with_suffix(".md")]
+    return written
 
 
 def streamed(results: str | Path) -> pd.DataFrame:
@@ -309,7 +322,7 @@ def streamed_markdown(table: pd.DataFrame) -> str:
                 ends = f"[{row['loss_low']:+.3f}, {row['loss_high']:+.3f}]"
                 cells.append(f"{row['loss']:+.3f} {ends}")
         lines.append([*cells, str(row["n"])])
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = markdown_table(lines)
     note = "A file is divided by the level of the whole utterance, a stream by the running one."
     return f"{rows}\n{note}\n"
 

@@ -22,7 +22,7 @@ from speechlab.models.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig
 from speechlab.separate import separate_all, separate_blocks, separate_file
 from tests.separation_toys import RATE, Splitter, flips, talk
-from tests.test_enhance import BAD, GOOD, break_file, write
+from tests.test_enhance import BAD, GOOD, break_file, noise, write
 
 TINY = ConvTasNetConfig(
     n_filters=8, d_model=6, d_skip=6, d_hidden=8, n_blocks=2, n_repeats=1, n_sources=2
@@ -46,11 +46,6 @@ def model():
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return save(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", tiny())
-
-
-def noise(n_channels=1, length=5000, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 0.1 * torch.randn(n_channels, length, generator=generator)
 
 
 def whole(model, waveform):

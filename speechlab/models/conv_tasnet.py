@@ -61,10 +61,6 @@ class ConvTasNet(MaskingModel):
             raise UserError(f"d_conv must be odd, not {config.d_conv}")
         self.separator = TemporalConvNet(config)
 
-    def masks(self, encoded: Tensor) -> Tensor:
-        """(B, N, L) -> (B, S, N, L)"""
-        return self.separator(encoded)
-
 
 class TemporalConvNet(nn.Module):
     """What the encoder gives, (B, N, L) -> a mask for each source, (B, S, N, L)."""

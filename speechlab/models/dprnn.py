@@ -60,10 +60,6 @@ class DPRNN(MaskingModel):
             ACTIVATIONS[config.mask_activation],
         )
 
-    def masks(self, encoded: Tensor) -> Tensor:
-        """(B, N, L) -> (B, S, N, L)"""
-        return self.separator(encoded)
-
 
 class RecurrentPath(nn.Module):
     """An LSTM in both directions, and a linear layer: rows (R, n, D) -> (R, n, D)."""

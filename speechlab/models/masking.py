@@ -36,8 +36,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MaskingModel(nn.Module):
     """(B, 1, T) -> (B, S, T), any T >= 1, zeros behind the end where the last frame needs them.
 
-    A subclass has `masks`; its configuration has `n_filters`, `kernel_size`, `stride`,
-    `encoder_activation`, `n_sources` and `sample_rate`.
+    A subclass has a `separator`, or `masks` of its own; its configuration has `n_filters`,
+    `kernel_size`, `stride`, `encoder_activation`, `n_sources` and `sample_rate`.
     """
 
     look_ahead = None  # samples of future that an output sample needs: all of them
@@ -75,7 +75,7 @@ class MaskingModel(nn.Module):
 
     def masks(self, encoded: Tensor) -> Tensor:
         """What the encoder gives, (B, N, L) -> a mask for each source, (B, S, N, L)."""
-        raise NotImplementedError
+        return self.separator(encoded)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture: (B, 1, T) -> estimate (B, S, T). UserError for another shape or T = 0."""

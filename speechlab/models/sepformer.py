@@ -70,10 +70,6 @@ class SepFormer(MaskingModel):
             ACTIVATIONS[config.mask_activation],
         )
 
-    def masks(self, encoded: Tensor) -> Tensor:
-        """(B, N, L) -> (B, S, N, L)"""
-        return self.separator(encoded)
-
 
 class TransformerPath(nn.Module):
     """Positions, pre-norm encoder layers, a norm at the end: rows (R, n, D) -> (R, n, D)."""

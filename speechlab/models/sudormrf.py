@@ -67,10 +67,6 @@ class SuDoRMRF(MaskingModel):
             ),
         )
 
-    def masks(self, encoded: Tensor) -> Tensor:
-        """(B, N, L) -> (B, S, N, L)"""
-        return self.separator(encoded)
-
 
 class UConvBlock(nn.Module):
     """x + what its wider channels give at several rates, summed: (B, C, L) -> (B, C, L)."""
