@@ -3,6 +3,8 @@
 Ours are `.safetensors`: the tensors, and in the header the system, its configuration and a record
 of where the weights come from, so that a file alone rebuilds its model. Published `.pkl` and
 `.pth` files are read by PyTorch's restricted unpickler and translated by `speechlab.published`.
+Theirs may hold the tensors alone or nested in what a training saves, under names with or without
+a wrapper's prefix; what stands beside nested tensors is the training's and is not read.
 """
 
 import json
@@ -25,16 +27,19 @@ from speechlab.configuration import from_dict, override, to_dict
 from speechlab.errors import UserError
 from speechlab.files import replacing, sha256
 from speechlab.models import SYSTEMS
-from speechlab.published import CONVERTERS
+from speechlab.published import CONVERTERS, NAMED
+from speechlab.published.names import listed, recognise, unwrapped
 
 HEADER = "speechlab"  # key of our JSON in the safetensors header
+PUBLISHED = ("model_state_dict", "generator")  # state dicts of CleanUMamba; SEMamba, MP-SENet
+NESTED = ("state_dict", "model", "model_state", "net", "network", "params", "weights")
 
 
 def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Module:
     """A model in eval mode from a checkpoint.
 
     path: our `.safetensors`, a run directory, a published file, or a published file's name where
-    `speechlab weights` has it. system: for weights that do not tell (published `.safetensors`).
+    `speechlab weights` has it. system: for weights that do not tell, or a name they must fit.
     overrides: settings of the configuration to change, as `normalize="running"`.
     Raises UserError if the file is missing, unreadable, unsafe or does not fit.
     """
@@ -138,9 +143,10 @@ def _read(path: Path, system: str | None) -> tuple[Any, Mapping[str, Tensor]]:
         published = {}
     else:
         state, published = read_pickle(path)
+    state = unwrapped(state)
     system = system or _recognise(path, state)
     if system not in CONVERTERS:
-        raise UserError(f"{path}: no weights of {system} are published; {_name_system()}")
+        raise UserError(f"{path}: no weights of {system} are published; {_name_system(path)}")
     try:
         config, state = CONVERTERS[system](state, published)
     except UserError as error:
@@ -154,10 +160,14 @@ def _ours(
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
         raise UserError(f"{path}: its header holds no configuration; save it again")
     held = header.get("system")
-    if system not in (None, held) or held not in SYSTEMS:
+    wanted, check = NAMED.get(system, (system, None))
+    if wanted not in (None, held) or held not in SYSTEMS:
         raise UserError(f"{path}: holds a {held}, not a {system or 'known system'}")
     try:
-        return from_dict(SYSTEMS[held][0], header["config"]), state
+        config = from_dict(SYSTEMS[held][0], header["config"])
+        if check is not None:
+            check(config)
+        return config, state
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -186,18 +196,42 @@ def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     except Exception as error:  # a broken file breaks the reader in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
-    state = _state_in(content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping):
+    if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
     published = content.get("network_config")
-    state = {k: v for k, v in state.items() if isinstance(k, str) and _is_real(v)}
-    return state, published if isinstance(published, Mapping) else {}
+    return _state_in(path, content), published if isinstance(published, Mapping) else {}
 
 
-def _state_in(content: Mapping[Any, Any]) -> Any:
-    """The tensors of CleanUMamba's files, of SEMamba's and MP-SENet's `g_*`, or of a bare one."""
-    held = (content[key] for key in ("model_state_dict", "generator") if key in content)
-    return next(held, content)
+def _state_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a state dict, nested one deep or bare.
+
+    First comes what a name of PUBLISHED or NESTED holds, then bare tensors, then what is nested by
+    any other name. Bare numbers (`epoch`) beside nested tensors are the training's.
+    """
+    nested = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
+    nested = {key: tensors for key, tensors in nested.items() if _has_weights(tensors)}
+    bare = _tensors(content)
+    found = [key for key in PUBLISHED if key in nested][:1]
+    found = found or [key for key in NESTED if key in nested]
+    found = found or ([] if _has_weights(bare) else list(nested))
+    if len(found) > 1:
+        advice = "save the model's alone"
+        raise UserError(f"{path}: holds several state dicts ({listed(found, 9)}); {advice}")
+    if found:
+        return nested[found[0]]
+    if not bare:
+        keys = listed(content, 9) or "none"
+        raise UserError(f"{path}: holds no named tensors; its keys: {keys}")
+    return bare
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {k: v for k, v in content.items() if isinstance(k, str) and _is_real(v)}
+
+
+def _has_weights(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether any is more than a number."""
+    return any(tensor.dim() for tensor in tensors.values())
 
 
 def _is_real(value: Any) -> bool:
@@ -213,18 +247,20 @@ def _refusal(error: str) -> str:
 
 
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> str:
-    if "tsfm_conv1.weight" in state:
-        return "cleanumamba"
+    if held := recognise(state):
+        return held
     known = {file.system for file in weights.published() if file.name == path.stem}
     if len(known) == 1 and known <= set(CONVERTERS):
         return known.pop()
     if known:
         raise UserError(f"{path}: holds a {known.pop()}, which is not implemented here yet")
-    raise UserError(f"{path}: does not tell what it holds; {_name_system()}")
+    names = f"its tensors are {listed(state)}"
+    raise UserError(f"{path}: does not tell what it holds: {names}; {_name_system(path)}")
 
 
-def _name_system() -> str:
-    return f"name its system: {', '.join(CONVERTERS)}"
+def _name_system(path: Path) -> str:
+    told = f"`speechlab import {path.name} OUT.safetensors --system NAME`"
+    return f"name its system in {told}, one of {', '.join(CONVERTERS)}"
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

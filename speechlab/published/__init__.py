@@ -2,6 +2,7 @@
 
 `CONVERTERS` has a function for each published system: its state dict and what configuration is
 published with it -> the configuration and the state dict of one of `speechlab.models.SYSTEMS`.
+`NAMED` has the published names of sizes of a system.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from speechlab.models.sepmamba import CONFIGS as SEPMAMBAS
 from speechlab.published.cleanumamba import cleanumamba
 from speechlab.published.mpsenet import mpsenet, mpsenet_conformer, mpsenet_mamba
 from speechlab.published.semamba import semamba_advanced
-from speechlab.published.sepmamba import sepmamba
+from speechlab.published.sepmamba import compare, sepmamba
 
 StateDict = dict[str, Tensor]
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], tuple[Any, StateDict]]
@@ -25,5 +26,10 @@ CONVERTERS: dict[str, Converter] = {
     "mpsenet": mpsenet,
     "mpsenet_conformer": mpsenet_conformer,
     "mpsenet_mamba": mpsenet_mamba,
+    "sepmamba": partial(sepmamba, None),
     **{name: partial(sepmamba, name) for name in SEPMAMBAS},
+}
+# name: its system, and what raises UserError where a configuration of it is of another name
+NAMED: dict[str, tuple[str, Callable[[Any], None]]] = {
+    name: ("sepmamba", partial(compare, name)) for name in SEPMAMBAS
 }

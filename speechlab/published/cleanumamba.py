@@ -14,7 +14,7 @@ from speechlab.configuration import from_dict
 from speechlab.errors import UserError
 from speechlab.layers.s4 import S4, untruncate
 from speechlab.models.cleanumamba import CleanUMambaConfig
-from speechlab.published.names import renamed
+from speechlab.published.names import check_mark, renamed
 
 StateDict = dict[str, Tensor]
 
@@ -51,6 +51,7 @@ def cleanumamba(
     published: the checkpoint's `network_config`; only what shapes cannot tell is read from it
     (stride, heads of the attention). UserError where the tensors are not those of a CleanUMamba.
     """
+    check_mark(state, "cleanumamba", "a CleanUMamba")
     weights = {renamed(name, RENAMED): tensor.float() for name, tensor in state.items()}
     try:
         config = _config(weights, published)

@@ -16,17 +16,12 @@ from speechlab.layers.dense import Codec
 from speechlab.models.mpsenet import MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMambaConfig
-from speechlab.published.names import renamed
+from speechlab.published.names import check_mark, renamed
 from speechlab.published.spectral import rename_codec
 from speechlab.spectra import FrontEnd
 
 StateDict = dict[str, Tensor]
 
-MARKS = {  # of the names that only this system has
-    "mpsenet": "TSTransformer.",
-    "mpsenet_conformer": "TSConformer.",
-    "mpsenet_mamba": "mag_ts_transformer.",
-}
 RENAMED = (  # (published, ours), applied in order
     (r"^(TSTransformer|TSConformer|shared_ts_transformer)\.", "blocks."),
     (r"^(mag|phase)_ts_transformer\.", r"\1_branch."),
@@ -105,10 +100,7 @@ def mpsenet_mamba(
 
 def _renamed(state: Mapping[str, Tensor], system: str, codec: Codec) -> StateDict:
     """The tensors under our names, if they are of this system."""
-    if not any(name.startswith(MARKS[system]) for name in state):
-        other = [s for s, mark in MARKS.items() if any(name.startswith(mark) for name in state)]
-        hint = f"name system {other[0]}" if other else f"none is named {MARKS[system]}*"
-        raise UserError(f"these are not the weights of {system}: {hint}")
+    check_mark(state, system, system)
     return {renamed(rename_codec(name, codec), RENAMED): tensor for name, tensor in state.items()}
 
 

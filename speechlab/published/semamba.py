@@ -8,7 +8,7 @@ from torch import Tensor
 from speechlab.configuration import from_dict
 from speechlab.errors import UserError
 from speechlab.models.semamba import SEMambaAdvancedConfig
-from speechlab.published.names import renamed
+from speechlab.published.names import check_mark, renamed
 from speechlab.published.spectral import rename_codec
 
 StateDict = dict[str, Tensor]
@@ -33,6 +33,7 @@ def semamba_advanced(
     """
     if "layers.0.weight_orig" in state:
         raise UserError("holds a metric discriminator, which trains a SEMamba and enhances nothing")
+    check_mark(state, "semamba_advanced", "a SEMamba")
     weights = {_rename(name): tensor.float() for name, tensor in state.items()}
     try:
         config = _config(weights)

@@ -12,7 +12,7 @@ from torch import Tensor
 from speechlab.configuration import from_dict
 from speechlab.errors import UserError
 from speechlab.models.sepmamba import CONFIGS, SepMambaConfig
-from speechlab.published.names import renamed
+from speechlab.published.names import check_mark, renamed
 
 StateDict = dict[str, Tensor]
 
@@ -31,14 +31,15 @@ ONE_WAY = ((r"\.mamba\.ahead\.", ".mamba."),)
 
 
 def sepmamba(
-    name: str, state: Mapping[str, Tensor], published: Mapping[str, Any]
+    name: str | None, state: Mapping[str, Tensor], published: Mapping[str, Any]
 ) -> tuple[SepMambaConfig, StateDict]:
     """A SepMamba or SepMambaCausal state dict -> configuration and state.
 
-    name: one of CONFIGS; tells size and direction. Nothing is published with the tensors. Other
-    sizes than the published ones load by any name of their direction. UserError where the tensors
-    are not those of a SepMamba, or of another one than `name` tells.
+    name: one of CONFIGS, which size and direction must be of, or None; both are read off the
+    tensors, and nothing is published with these. UserError where the tensors are not those of a
+    SepMamba, or of another one than `name` tells.
     """
+    check_mark(state, "sepmamba", "a SepMamba")
     weights = {renamed(key, RENAMED): tensor.float() for key, tensor in state.items()}
     try:
         config = _config(weights)
@@ -46,7 +47,8 @@ def sepmamba(
         raise UserError(f"these are not the weights of a SepMamba: no {error}") from error
     except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError("these are not the weights of a SepMamba: odd tensor shapes") from error
-    _compare(name, config)
+    if name is not None:
+        compare(name, config)
     if config.direction == "forward":
         weights = {renamed(key, ONE_WAY): tensor for key, tensor in weights.items()}
     return config, weights
@@ -79,11 +81,21 @@ def _count(weights: StateDict, prefix: str) -> int:
     return len({key.partition(".")[0] for key in keys})
 
 
-def _compare(name: str, config: SepMambaConfig) -> None:
-    """UserError where the weights are those of another name."""
-    held = next((known for known, of in CONFIGS.items() if of == config), None)
+def compare(name: str, config: SepMambaConfig) -> None:
+    """UserError where the weights are those of another name.
+
+    Other sizes than the published ones go by any name of their direction.
+    """
+    sizes = _sizes(config)
+    held = next((known for known, of in CONFIGS.items() if _sizes(of) == sizes), None)
     if held not in (None, name):
         raise UserError(f"these are the weights of {held}, not of {name}")
     if config.direction != CONFIGS[name].direction:
         held = {"both": "look both ways", "forward": "are causal"}[config.direction]
         raise UserError(f"these weights of a SepMamba {held}, those of {name} do not")
+
+
+def _sizes(config: SepMambaConfig) -> SepMambaConfig:
+    """Without what no weight tells."""
+    told = ("channels", "kernel_sizes", "n_blocks", "direction", "layer", "n_sources")
+    return SepMambaConfig(**{name: getattr(config, name) for name in told})
