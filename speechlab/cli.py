@@ -210,7 +210,11 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "import", help="convert published weights to .safetensors and a JSON configuration"
     )
-    command.add_argument("source", help="a published file, or its name in `weights list`")
+    command.add_argument(
+        "source",
+        help="a published file, or its name in `weights list`; or a run's folder or .safetensors "
+        "file, for another level",
+    )
     command.add_argument("target", help="the .safetensors file to write; .json comes beside it")
     command.add_argument("--system", help="where the file does not tell which system it holds")
     levels = ("utterance", "running", "rms", "none")  # of `models.level`; each system has some
@@ -228,7 +232,11 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "recordings of minutes take Experiment_CleanU_Mamba2 or a large pruned model: the others "
         "forget how to denoise (README, Streaming).",
     )
-    _add_batch(command)
+    _add_batch(
+        command,
+        "a published name, a file, or the folder of a run",
+        "do again what is there already",
+    )
     command.add_argument(
         "--mix", type=float, default=1.0, help="0 the input .. 1 the estimate; default: 1"
     )
@@ -252,33 +260,42 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         "channels, each of which is separated alone. That holds through pauses of any length, "
         "unless the model leaves much of one talker in another's file: with pauses of 20 s, three "
         "talkers with -14 dB of each other were not exchanged, with -10 dB up to twice in 10 "
-        "minutes. Most separators work at 8 kHz: what a file has above 4 kHz goes.",
+        "minutes. Soft and loud recordings come apart alike: a model without a level of its own "
+        "gets each channel of a file with a peak of 0.9, and its estimates are scaled back. Most "
+        "separators work at 8 kHz: what a file has above 4 kHz goes.",
     )
-    _add_batch(command)
+    _add_batch(
+        command,
+        "the folder of a run, or its .safetensors file; none is published",
+        "do again what is there already, if separate.csv tells that it was made here: other files "
+        "are refused all the same",
+    )
     command.add_argument(
         "--level",
         choices=("mixture", "model"),
         default="mixture",
         help="mixture: each talker has one gain (and sign) in a file, with which they add up to "
-        "the mixture; model: as the model has it, and --subtype FLOAT keeps what full scale cuts; "
-        "default: mixture",
+        "the mixture; model: as the model has it, in the mixture's scale, and --subtype FLOAT "
+        "keeps what full scale cuts; default: mixture",
     )
     command.add_argument(
         "--chunk-s",
         type=float,
         metavar="SECONDS",
         help="in the model at once, where it does not stream; longer files go through in chunks "
-        "that overlap; default: 30",
+        "that overlap; a model that was trained on much shorter segments may do better with about "
+        "as long chunks as these; default: 30",
     )
     command.set_defaults(run=separate)
 
 
-def _add_batch(command: argparse.ArgumentParser) -> None:
+def _add_batch(command: argparse.ArgumentParser, checkpoint: str, overwrite: str) -> None:
+    """checkpoint, overwrite: what the help says of them."""
     command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
-    command.add_argument("--checkpoint", required=True, help="a file, or a published name")
+    command.add_argument("--checkpoint", required=True, help=checkpoint)
     command.add_argument("--output", required=True, help="the folder to write to")
     command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
-    command.add_argument("--overwrite", action="store_true", help="do again what is there already")
+    command.add_argument("--overwrite", action="store_true", help=overwrite)
 
 
 def _add_stream(commands: argparse._SubParsersAction) -> None:
@@ -309,7 +326,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--output", required=True, help="the CSV file to write")
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", help="enhance with this model; neither: the noisy files")
+    source.add_argument(
+        "--checkpoint",
+        help="enhance, or separate, with this model: a published name, a file, or the folder of a "
+        "run; neither: the noisy files",
+    )
     source.add_argument(
         "--estimates", help="a folder of enhanced files, named as the noisy ones; or with s1/, s2/"
     )

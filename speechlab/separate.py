@@ -1,6 +1,7 @@
 """Separation of files: folders of mixtures in, a folder of each talker out.
 
-    file ─ blocks (C, n) ─ resampled ─► chunks ─ model, talkers in one order ─► a temporary file
+    file ─ blocks (C, n) ─ resampled ─► level of the whole: a first pass
+         ├─► at that level, chunks ─ model, talkers in one order ─► a temporary file
          └─► a gain for each talker ─ resampled back ─► <output>/s1/<relative path>.wav, s2/…
 
 The layout is that of mixture sets on disk (mix, s1, s2), so that what is separated from
@@ -10,11 +11,16 @@ A model that streams carries its state; any other takes chunks that overlap (`ch
 Memory does not grow with a recording. As in `enhance`, a mixture's files are there or not, and the
 log beside them, separate.csv, tells what became of each: done are those of which all are there.
 
+A separator without a level of its own fails far from the levels of its training, which as published
+all have one peak. So it gets each channel of a file at that peak (`PEAK`), and its estimates are
+scaled back: soft and loud recordings come apart alike.
+
 A separator that was trained by SI-SDR, which regards neither level nor sign, has estimates of any
 level and sign: several times the mixture, and upside down. So each talker of a channel gets one
 gain for the whole recording: the talkers then add up to the mixture (`LEVELS`).
 """
 
+import copy
 import math
 import re
 import tempfile
@@ -28,10 +34,12 @@ from torch import Tensor, nn
 from speechlab import audio
 from speechlab.batch import OTHER, Job, Log, Result, digest, plan, run
 from speechlab.chunks import FADE_S, Cut, across_channels, in_order, joined
+from speechlab.configuration import override
 from speechlab.data import names_of_sources
-from speechlab.enhance import check_subtype, write
+from speechlab.enhance import check_subtype, whole_level, write
 from speechlab.errors import UserError
 from speechlab.losses import reordered
+from speechlab.models.level import no_level, utterance_level
 from speechlab.overlap import Kept
 from speechlab.streaming import Stream
 
@@ -40,6 +48,7 @@ LOG = "separate.csv"
 # hears each second 1.4 times (1.5 with chunks of 16 s), and memory is that of half a minute.
 CHUNK_S = 30.0
 CHUNK_MIN_S = 1.0
+PEAK = 0.9  # of what a model without a level gets; that of SepMamba's trainings, arXiv 2410.20997
 FEED_S = 1.0  # seconds a stream is fed at once; longer ones take more memory and are not faster
 SILENT_DB = 60.0  # below the loudest: an estimate whose gain is held down, for it may be no one's
 ALIKE = 1e-3  # of a correlation that is not believed, lest estimates that are alike get any gain
@@ -53,24 +62,77 @@ def separate_blocks(
 
     chunk_s: seconds in the model at once; no matter for one that streams. Of a mono mixture of at
     most that, the estimate is `model(whole)`. Each channel is separated alone, with the talkers in
-    the same order in all; levels are the model's. UserError for a model that gives one estimate.
+    the same order in all; levels are the model's, and a model without one gets the mixture as it
+    is. With the utterance level, which is the whole mixture's, the blocks are gone through twice:
+    a list or a `Recording`, not an iterator. UserError for an iterator there, for a model that
+    gives one estimate, and for one of wrong shapes.
     """
     _check(model, chunk_s)
+    level = None
+    if model.level is utterance_level:
+        if iter(blocks) is blocks:
+            raise UserError("the level of the whole needs the blocks twice; pass them as a list")
+        level = whole_level(blocks)
+    return _at_level(model, blocks, chunk_s, level, "the mixture")
+
+
+def _of_file(model: nn.Module, mixture: audio.Recording, chunk_s: float) -> Iterator[Tensor]:
+    """The same of a file, of which a model without a level gets each channel at PEAK."""
+    level = None
+    if model.level is utterance_level:
+        level = whole_level(mixture)
+    elif model.level is no_level:
+        level = _whole_peak(mixture) / PEAK
+    return _at_level(model, mixture, chunk_s, level, str(mixture.path))
+
+
+def _whole_peak(blocks: Iterable[Tensor]) -> Tensor:
+    """Of each channel of a signal in blocks (C, n), (C, 1, 1)."""
+    peak = torch.zeros(1)
+    for block in blocks:
+        if block.shape[-1]:
+            peak = torch.maximum(peak, block.abs().amax(-1))
+    return peak[:, None, None]
+
+
+def _at_level(
+    model: nn.Module, blocks: Iterable[Tensor], chunk_s: float, level: Tensor | None, name: str
+) -> Iterator[Tensor]:
+    """level: of the whole, (C, 1, 1), in the place of the model's own; None: the model sees to it.
+
+    Where it is 0 there is silence, and so are the estimates.
+    """
+    model = _at_unit_level(model)
+    level = torch.ones(1, 1, 1) if level is None else level
     if model.look_ahead is not None:
-        return _streamed(model, blocks)
+        return _streamed(model, blocks, level, name)
     cut = Cut.of(chunk_s, model.sample_rate)
-    estimates = in_order(lambda mixture: _separated(model, mixture), blocks, cut)
+    estimates = in_order(lambda mixture: _separated(model, mixture, level, name), blocks, cut)
     return joined(estimates, cut.overlap, round(FADE_S * model.sample_rate))
 
 
+def _at_unit_level(model: nn.Module) -> nn.Module:
+    """The model without the level that needs the whole: if no layer does, it then streams."""
+    if model.level is not utterance_level:
+        return model
+    model = copy.copy(model)  # of the module alone, which shares its layers
+    model.config, model.level = override(model.config, normalize="none"), no_level
+    return model
+
+
 @torch.inference_mode()
-def _separated(model: nn.Module, mixture: Tensor) -> Tensor:
+def _separated(model: nn.Module, mixture: Tensor, level: Tensor, name: str) -> Tensor:
     """(C, n) -> (C, S, n); channel by channel, for their memory would add up."""
-    return torch.cat([model(channel[None, None]) for channel in mixture])
+    scaled = _scaled(mixture[:, None], level)
+    estimates = [model(channel[None]) for channel in scaled]
+    wanted = (1, model.n_sources, mixture.shape[-1])
+    return torch.cat([_checked(estimate, wanted, model, name) for estimate in estimates]) * level
 
 
 @torch.inference_mode()
-def _streamed(model: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+def _streamed(
+    model: nn.Module, blocks: Iterable[Tensor], level: Tensor, name: str
+) -> Iterator[Tensor]:
     """In each channel the order is the model's; who is who across them is told by CHUNK_S each.
 
     The first of these in which a channel is heard tells; till then it has noise in any order.
@@ -78,9 +140,14 @@ def _streamed(model: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     stream, cut = Stream(model, "modules"), Cut.of(CHUNK_S, model.sample_rate)
 
     def estimates() -> Iterator[Tensor]:
+        n_left = 0
         for block in audio.rechunk(blocks, max(1, round(FEED_S * model.sample_rate))):
-            yield stream.feed(block[:, None])  # (C, S, m)
-        yield stream.flush()
+            estimate = stream.feed(_scaled(block[:, None], level))  # (C, S, m)
+            wanted = (len(block), model.n_sources, estimate.shape[-1])
+            yield _checked(estimate, wanted, model, name) * level
+            n_left += block.shape[-1] - estimate.shape[-1]
+        rest = stream.flush()
+        yield _checked(rest, (len(rest), model.n_sources, n_left), model, name) * level
 
     order = before = None
     for chunk in audio.rechunk(estimates(), cut.length):
@@ -90,6 +157,21 @@ def _streamed(model: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         power = chunk.square().mean((1, 2))  # (C,)
         before = power if before is None else torch.maximum(before, power)
         yield reordered(chunk, moved)
+
+
+def _scaled(mixture: Tensor, level: Tensor) -> Tensor:
+    """At unit level; silence, whose level may be 0, stays what it is."""
+    return mixture / level.clamp_min(torch.finfo(level.dtype).tiny)
+
+
+def _checked(estimate: Tensor, wanted: tuple[int, ...], model: nn.Module, name: str) -> Tensor:
+    if estimate.shape != wanted:
+        kind, shape = type(model).__name__, tuple(estimate.shape)
+        raise UserError(
+            f"{name}: {kind} gave {shape} where {model.n_sources} talkers as long as the mixture "
+            f"are {wanted}; mend its forward, or its n_sources"
+        )
+    return estimate
 
 
 def _as_mixed(estimates: Iterable[Tensor], mixture: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -144,15 +226,20 @@ def separate_file(
     """Separate one file into `targets`, one per talker; rate, channels and number of frames stay.
 
     subtype, advance, settle: as in `enhance_file`. level: in LEVELS; "mixture", a gain for each
-    talker with which they add up to the mixture; "model", as the model has it. The result counts
-    what is cut in all targets.
-    Raises UserError for a file that cannot be read or written; then there is no new target.
+    talker with which they add up to the mixture; "model", as the model has it, in the scale of the
+    mixture. The result counts what is cut in all targets.
+
+    A model with `normalize="utterance"` gets the level of the whole file, which is read twice, and
+    one without a level of its own the file with a peak of PEAK in each channel, scaled back.
+    Raises UserError for a file that cannot be read or written, for one that is itself a target, and
+    for a model of wrong shapes; then there is no new target.
     """
     _check(model, chunk_s, level)
+    _check_targets(model, source, targets)
     mixture = audio.Recording(source, model.sample_rate)
 
     def estimates() -> Iterator[Tensor]:
-        for block in separate_blocks(model, mixture, chunk_s):
+        for block in _of_file(model, mixture, chunk_s):
             advance(block.shape[-1] / mixture.length)
             yield block
 
@@ -208,8 +295,9 @@ def separate_all(
             )
         return result
 
-    cut = chunk_s if model.look_ahead is None else None  # a stream's estimate is the same with any
-    made_with = digest(model, subtype, cut, level)
+    streams = _at_unit_level(model).look_ahead is not None
+    cut = None if streams else chunk_s  # a stream's estimate is the same with any
+    made_with = digest(model, subtype, cut, level, PEAK)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
 
@@ -243,3 +331,15 @@ def _check(model: nn.Module, chunk_s: float, level: str = "model") -> None:
         raise UserError(f"{type(model).__name__} separates nobody; `speechlab enhance` takes it")
     if not CHUNK_MIN_S <= chunk_s < math.inf:
         raise UserError(f"chunks of {chunk_s} s; {CHUNK_MIN_S:g} s or more are needed")
+
+
+def _check_targets(model: nn.Module, source: str | Path, targets: Sequence[str | Path]) -> None:
+    paths = [Path(target) for target in targets]
+    if len({path.absolute() for path in paths}) != len(paths) or len(paths) != model.n_sources:
+        names = ", ".join(map(str, paths))
+        raise UserError(
+            f"{source}: {model.n_sources} talkers, each in a file of its own, are not in {names}"
+        )
+    for path in paths:
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise UserError(f"{path}: is the input, and would be overwritten; name another target")

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from speechlab import audio, separate
+from speechlab.configuration import override
+from speechlab.errors import UserError
 from speechlab.separate import mixing_gains, separate_blocks, separate_file
 from tests.separation_toys import RATE, Splitter, talk
-from tests.test_separate import noise, run, tiny
+from tests.test_separate import WHOLE, noise, run, tiny, whole
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +126,116 @@ def test_what_is_done_is_told_and_is_all_in_the_end(tmp_path, model):
     separate_file(model, tmp_path / "in.wav", targets, chunk_s=2.0, advance=told.append)
     assert len(told) > 3
     assert sum(told) == pytest.approx(1)
+
+
+# The level that the network gets
+
+
+LEVELLED = override(WHOLE, n_sources=2)
+SYSTEMS = {  # of which none is the same at any level
+    "chunks": LEVELLED,
+    "stream": override(LEVELLED, direction="forward"),
+    "utterance": override(LEVELLED, normalize="utterance"),
+    "utterance, causal": override(LEVELLED, normalize="utterance", direction="forward"),
+}
+
+
+def talking(n_channels=1, seconds=3.0, seed=0):
+    """Two talkers at 8 kHz with pauses and each their own band, so that the order is told."""
+    n_samples = round(8000 * seconds)
+    sources = noise(2 * n_channels, n_samples, seed).unflatten(0, (2, n_channels))
+    turns = torch.arange(n_samples) // 6000 % 2
+    return sources[0] * (0.3 + turns) + sources[1].roll(1, -1) * (1.3 - turns)
+
+
+def apart(model, mixture, folder, level, chunk_s=1.0):
+    """(C, n) through files: (S, C, n)."""
+    audio.save(folder / "in.wav", mixture, 8000, "FLOAT")
+    targets = [folder / f"s{i}.wav" for i in range(model.n_sources)]
+    separate_file(model, folder / "in.wav", targets, None, chunk_s, level=level)
+    return torch.stack([audio.load(target)[0] for target in targets])
+
+
+@pytest.mark.parametrize("level", separate.LEVELS)
+@pytest.mark.parametrize("name", ["chunks", "stream"])
+def test_soft_and_loud_recordings_come_apart_alike(tmp_path, name, level):
+    """separate_file(g x) = g separate_file(x), of models that a level changes."""
+    model, mixture = tiny(SYSTEMS[name]), talking(2) * torch.tensor([[1.0], [0.03]])
+    wanted = apart(model, mixture, tmp_path, level)
+    assert not torch.allclose(1e-3 * whole(model, mixture), whole(model, 1e-3 * mixture), rtol=0.1)
+    for gain in (1e-3, 0.3, 10.0):
+        estimate = apart(model, gain * mixture, tmp_path, level) / gain
+        assert ((estimate - wanted).abs().amax(-1) < 1e-4 * wanted.abs().amax(-1)).all()
+
+
+@pytest.mark.parametrize("name", ["chunks", "stream"])
+def test_the_network_gets_each_channel_at_the_published_peak(tmp_path, name):
+    """And its estimates come back in the mixture's scale; of a single chunk, all are seen."""
+    model, mixture = tiny(SYSTEMS[name]), talking(2) * torch.tensor([[0.01], [2.0]])
+    level = mixture.abs().amax(-1, keepdim=True) / separate.PEAK
+    wanted = (whole(model, mixture / level) * level[..., None]).transpose(0, 1)
+    estimate = apart(model, mixture, tmp_path, "model", chunk_s=4.0)
+    assert ((estimate - wanted).abs().amax(-1) < 1e-4 * wanted.abs().amax(-1)).all()
+
+
+@pytest.mark.parametrize("level", separate.LEVELS)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_silence_stays_silence(tmp_path, name, level):
+    """A channel of it beside one that is heard, and nothing else."""
+    model = tiny(SYSTEMS[name])
+    for mixture in (talking(2) * torch.tensor([[1.0], [0.0]]), torch.zeros(2, 9000)):
+        estimate = apart(model, mixture, tmp_path, level)
+        assert estimate.isfinite().all()
+        silent = estimate[:, mixture.abs().amax(-1) == 0]
+        assert (silent == 0).all() or (name.startswith("utterance") and silent.abs().max() < 1e-2)
+    assert not whole(model, mixture).eq(0).all()  # for its network has biases
+
+
+@pytest.mark.parametrize("gain", [1e-20, 1e-38])
+def test_what_is_hardly_more_than_silence_passes(tmp_path, gain):
+    model = tiny(LEVELLED)
+    estimate = apart(model, gain * talking(), tmp_path, "model")
+    assert estimate.isfinite().all() and estimate.abs().max() < 1e3 * gain
+
+
+def test_the_utterance_level_is_that_of_the_whole_recording(tmp_path):
+    """Of a recording in chunks, each of which has another level; a causal network has no seams."""
+    mixture = talking(2, 6.0) * torch.linspace(0.001, 1, 48000) * torch.tensor([[1.0], [0.1]])
+    for name in ("utterance", "utterance, causal"):
+        model = tiny(SYSTEMS[name])
+        wanted = whole(model, mixture)  # (C, S, n)
+        blocks = separate_blocks(model, mixture.split(7001, -1), chunk_s=2.0)
+        estimate = torch.cat(list(blocks), -1)
+        error = (estimate - wanted).square().mean() / wanted.square().mean()
+        assert error < (1e-9 if "causal" in name else 1e-5)
+        file = apart(model, mixture, tmp_path, "model", chunk_s=2.0).transpose(0, 1)
+        assert (file - estimate).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["utterance", "utterance, causal"])
+def test_the_utterance_level_needs_the_blocks_twice(name):
+    with pytest.raises(UserError, match="twice; pass them as a list"):
+        separate_blocks(tiny(SYSTEMS[name]), iter([noise()]))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_model_is_left_as_it_was(name):
+    model, mixture = tiny(SYSTEMS[name]), noise()
+    before = model.config, model.level, whole(model, mixture)
+    list(separate_blocks(model, [mixture]))
+    assert (model.config, model.level) == before[:2]
+    assert torch.equal(whole(model, mixture), before[2])
+
+
+@pytest.mark.parametrize("name", ["chunks", "stream"])
+def test_more_than_a_minute_at_8_khz(tmp_path, name):
+    """The file's pass gives the samples of chunks in memory; those of a stream are the whole's."""
+    config = override(SYSTEMS[name], channels=(2, 3), layer={"d_state": 2})
+    model, mixture = tiny(config), talking(1, 65.0)
+    mixture *= separate.PEAK / mixture.abs().max()
+    estimate = apart(model, mixture, tmp_path, "model", separate.CHUNK_S)[:, 0]
+    wanted = torch.cat(list(separate_blocks(model, [mixture])), -1)[0]
+    if name == "stream":
+        wanted = whole(model, mixture)[0]
+    assert estimate.shape == (2, 65 * 8000)
+    assert (estimate - wanted).abs().max() < 1e-5

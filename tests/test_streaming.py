@@ -145,11 +145,12 @@ def test_single_samples_on_speech(shared, name, path):
     assert (streamed(Stream(model, path), noisy, [1]) - offline).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("normalize", ["running", "none"])
 @pytest.mark.parametrize("length", [1, 2, 18, 19, 20, 21, 22, 47, 150])
-def test_chunk_law_of_sources(length):
+def test_chunk_law_of_sources(length, normalize):
     """Three of a SepMamba: every length about a frame, and the chunks above."""
     torch.manual_seed(0)
-    model = SepMamba(SOURCES).double().eval()
+    model = SepMamba(override(SOURCES, normalize=normalize)).double().eval()
     mixture = torch.randn(2, 1, length, dtype=torch.float64)
     offline = model(mixture)
     for sizes in ([1], [2], [3, 5], [8], [300], [1, 40, 2]):
@@ -279,9 +280,14 @@ def test_a_bad_chunk_leaves_the_stream_as_it_was(tiny):
     torch.testing.assert_close(estimate, tiny(noisy), rtol=0, atol=1e-9)
 
 
-def test_utterance_level_is_refused_with_the_remedy():
-    model = CleanUMamba(override(TINY, normalize="utterance"))
-    with pytest.raises(UserError, match='load it with normalize="running"'):
+@pytest.mark.parametrize("config", [TINY, SOURCES], ids=["tiny", "sources"])
+def test_utterance_level_is_refused_with_the_remedy(config):
+    model = built(override(config, normalize="utterance"))
+    told = (
+        f'^{type(model).__name__} with normalize="utterance" needs the whole signal before its '
+        'first sample; to stream, load it with normalize="running"$'
+    )
+    with pytest.raises(UserError, match=told):
         Stream(model)
 
 

@@ -11,7 +11,8 @@
 | n_sources   | masks, and sources that come out                 | C                         |
 
 Axes: B batch, S sources, N filters, L frames, T samples. There is no level: as published, the
-networks take the mixture as it comes, and the norm behind the encoder takes out its scale.
+networks take the mixture as it comes, and the norm behind the encoder takes out its scale, but for
+the constant in its root, which counts in soft mixtures.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from speechlab.errors import UserError
 from speechlab.models.chunked import check_shape
+from speechlab.models.level import LEVELS
 
 Activation = Literal["none", "relu", "sigmoid"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,6 +44,7 @@ class MaskingModel(nn.Module):
 
     look_ahead = None  # samples of future that an output sample needs: all of them
     needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
+    level = staticmethod(LEVELS["none"])
 
     def __init__(self, config: Any) -> None:
         """UserError for a size below 1, or a stride that skips samples."""

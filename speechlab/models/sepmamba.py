@@ -11,10 +11,13 @@
 | direction    | "both": a stack ahead plus one from the end; "forward" alone | both              |
 | hop_length   | samples per frame of the innermost level, stride ** n_levels | 8                 |
 
-Plain regression: no mask, no filterbank, and no level, neither in nor out. Convolutions are not
-padded, so the published output has 2 floor(T / 2) samples; here it is as long as the input, and a
-last sample that no frame covers is 0. An input shorter than a frame (106 samples), which the
-published code cannot take, is filled up with zeros first.
+Plain regression: no mask, no filterbank, and as published no level, neither in nor out: its
+mixtures all have a peak of 0.9, and far from the levels of its training it fails. A model that is
+to take any level is trained with `normalize` "utterance", or "running" where it is to stream.
+
+Convolutions are not padded, so the published output has 2 floor(T / 2) samples; here it is as long
+as the input, and a last sample that no frame covers is 0. An input shorter than a frame (106
+samples), which the published code cannot take, is filled up with zeros first.
 
 Start: PyTorch's for convolutions; for the blocks of each stack mamba-ssm's `_init_weights` with as
 many layers as the stack has, in the published order of random draws.
@@ -24,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,19 +61,21 @@ class SepMambaConfig:
     # signal
     n_sources: int = 2
     sample_rate: int = 8000  # Hz
+    normalize: Literal["utterance", "running", "none"] = "none"
 
 
 class SepMamba(ChunkedModel):
     """mixture (B, 1, T) -> sources (B, S, T), any T >= 1, in no particular order.
 
-    Causal up to `look_ahead` samples with direction "forward".
+    Causal up to `look_ahead` samples with direction "forward" and `normalize` "running" or "none";
+    "utterance" divides by the standard deviation of the whole signal.
     """
 
     def __init__(self, config: SepMambaConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SepMambaConfig()
         _check(config)
-        self.level = LEVELS["none"]
+        self.level = LEVELS[config.normalize]
         widths = list(pairwise((1, *config.channels)))
         convs = list(zip(widths, config.kernel_sizes, strict=True))
         self.encoder = nn.ModuleList(EncoderLayer(*c, k, config) for c, k in convs)
@@ -106,11 +111,12 @@ class SepMamba(ChunkedModel):
     @property
     def look_ahead(self) -> int | None:
         """Samples of future that an output sample needs; None where it needs them all."""
-        return None if self.needs_whole else self.frame_length - 1
+        whole = self.needs_whole or self.config.normalize == "utterance"
+        return None if whole else self.frame_length - 1
 
     @property
     def needs_whole(self) -> str | None:
-        """Why it cannot stream, or None."""
+        """Why no level makes it stream, or None."""
         return "its layers see both directions" if self.config.direction == "both" else None
 
     def padded_length(self, length: int) -> int:
@@ -130,7 +136,7 @@ class SepMamba(ChunkedModel):
         return seconds * macs_per_second(self)
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
-        """The next chunk of a mixture, (B, 1, n) -> sources (B, S, m) and the state.
+        """All but the level, on the next chunk: (B, 1, n) -> sources (B, S, m) and the state.
 
         As many samples come out as no later input changes; with `last`, where the chunk ends a
         signal of a `padded_length`, all that remain. A whole signal is one chunk: offline and
