@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from speechlab.data import Pair, find_pairs, recognise, title
+from speechlab.data import Pair, find_pairs, recognise, sample_rates, title
 from speechlab.errors import UserError
 from speechlab.estimates import find, mono, processed, rate_and_versions, scored
-from speechlab.metrics import METRICS, rounded, score, truncated
+from speechlab.metrics import METRICS, defined_at, rounded, score, truncated
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
 from speechlab.statistics import mean_interval
 
@@ -86,6 +86,8 @@ def evaluate(
     sample_rate = known.sample_rate if known else source.sample_rate
     files = {pair.name: source.files.get(pair.name, (pair.noisy,))[0] for pair in everything}
     paths = [*(pair.clean for pair in everything), *files.values()]
+    if metrics is not None:
+        check_rates(names, sample_rate, paths)
     settings = {
         "test_set": title(test_set, known),
         **source.record,
@@ -210,6 +212,17 @@ def without_folders(reason: str, files: Iterable[Path]) -> str:
     for path in files:
         reason = reason.replace(str(path), path.name)
     return reason
+
+
+def check_rates(names: Iterable[str], sample_rate: int | None, paths: Iterable[Path]) -> None:
+    """UserError for a metric that no file has a value of; sample_rate in Hz, None: the files'."""
+    rates = sorted({sample_rate} if sample_rate else sample_rates(paths))
+    for name in names:
+        if rates and not any(defined_at(name, rate) for rate in rates):
+            at = " and ".join(map(str, rates))
+            narrow = name == "pesq_wb" and any(defined_at("pesq_nb", rate) for rate in rates)
+            fix = "take pesq_nb" if narrow else "leave it out of the metrics"
+            raise UserError(f"{name} is not defined at {at} Hz; {fix}")
 
 
 def check_options(

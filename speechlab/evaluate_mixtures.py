@@ -19,7 +19,7 @@ from speechlab.errors import UserError
 from speechlab.estimates import find, mono, processed, rate_and_versions, scored
 from speechlab.metrics import rounded, truncated
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
-from speechlab.separation_metrics import METRICS, SILENT, said, score, usual
+from speechlab.separation_metrics import ALONE, LEFT_OUT, METRICS, SILENT, said, score, usual
 
 UNPROCESSED = "mixtures"  # what the settings call them
 
@@ -70,6 +70,8 @@ def evaluate(
     paths += [path for files in source.files.values() for path in files]
     if names is None:
         names = usual(source.sample_rate or min(sample_rates(paths), default=0))
+    else:
+        evaluation.check_rates(names, source.sample_rate, paths)
     settings = {
         "test_set": title(everything[0].mixture.parents[1], None),
         "mixture": kind,
@@ -99,15 +101,16 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per mixture of the rows of `evaluate`: file, seconds, permutation, means, failed.
 
     permutation: the estimates of speaker 1, 2, ..., from 1 on: "2 1". A mean is over the speakers
-    whose source is not silent, n_silent of them are; it is NaN where one of these has no value.
+    that are not left out: n_silent are, for their source is silent, and one that is the mixture
+    itself. It is NaN where one of the others has no value.
     """
     metrics = [name for name in rows.columns if name in METRICS]
-    told = rows["failed"].astype(object)
-    rows = rows.assign(failed=told.where(told.notna(), ""))  # read from a CSV file, "" is NaN
+    rows = _told(rows)
+    left_out = [f"all: {reason}" for reason in (SILENT, ALONE)]
     table = []
     for file, speakers in rows.groupby("file", sort=False):
         order = speakers["estimate"]
-        heard = speakers[speakers["failed"] != f"all: {SILENT}"]
+        heard = speakers[~speakers["failed"].isin(left_out)]
         failed = [f"s{row.speaker}: {row.failed}" for row in speakers.itertuples() if row.failed]
         table.append(
             {
@@ -115,7 +118,7 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
                 "seconds": speakers["seconds"].iloc[0],
                 "permutation": "" if order.isna().any() else said(order.astype(int) - 1),
                 **heard[metrics].mean(skipna=False),
-                "n_silent": len(speakers) - len(heard),
+                "n_silent": int((speakers["failed"] == f"all: {SILENT}").sum()),
                 "failed": " | ".join(failed),
             }
         )
@@ -126,17 +129,51 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Per metric, of the rows of `evaluate`: mean over mixtures, its 95 % interval, the counts.
 
-    n: mixtures in the mean; n_failed: those left out, for one of their speakers has no value.
+    n: mixtures in the mean; n_failed: those that are not, for one of their speakers has no value;
+    n_left_out: those that are not, for no system has a value (`separation_metrics.LEFT_OUT`).
     """
-    return evaluation.summarise(means(rows), METRICS)
+    summary = evaluation.summarise(means(rows), METRICS)
+    rows = _told(rows)
+    summary["n_left_out"] = [_n_left_out(rows, metric) for metric in summary.index]
+    summary["n_failed"] -= summary["n_left_out"]
+    return summary
 
 
 def failed(rows: pd.DataFrame) -> dict[str, str]:
     """The mixtures of which a value is missing, each with its first reasons.
 
-    A silent source is no failure.
+    What no system has a value of is no failure.
     """
-    return evaluation.failed(rows[rows["failed"] != f"all: {SILENT}"])
+    rows = _told(rows)
+    told = rows["failed"].map(
+        lambda cell: "; ".join(p for p in _parts(cell) if not _is_left_out(p))
+    )
+    return evaluation.failed(rows.assign(failed=told))
+
+
+def _n_left_out(rows: pd.DataFrame, metric: str) -> int:
+    """Mixtures of which no speaker could have a value."""
+    without = rows["failed"].map(lambda cell: not _names_left_out(cell).isdisjoint((metric, "all")))
+    return int(without.groupby(rows["file"]).all().sum())
+
+
+def _told(rows: pd.DataFrame) -> pd.DataFrame:
+    """Read from a CSV file, an empty cell of reasons is NaN: made empty again."""
+    told = rows["failed"].astype(object)
+    return rows.assign(failed=told.where(told.notna(), ""))
+
+
+def _parts(reasons: str) -> list[str]:
+    """Of a cell of `evaluate.failures`, "metric: reason" each."""
+    return reasons.split("; ")
+
+
+def _is_left_out(part: str) -> bool:
+    return part.partition(": ")[2] in LEFT_OUT
+
+
+def _names_left_out(reasons: str) -> set[str]:
+    return {part.partition(": ")[0] for part in _parts(reasons) if _is_left_out(part)}
 
 
 def score_mixture(task: Task) -> list[Row]:

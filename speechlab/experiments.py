@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from speechlab import losses, schedules, separation_experiments, separation_metrics
+from speechlab import losses, metrics, schedules, separation_experiments, separation_metrics
 from speechlab.complexity import n_params
 from speechlab.configuration import from_dict, override, replaced
 from speechlab.errors import UserError
@@ -140,7 +140,7 @@ def check(experiment: Experiment) -> None:
     _known("metric", experiment.dev_metrics, separation_metrics.METRICS)
     rate = experiment.model.sample_rate
     for name in experiment.dev_metrics:
-        if not separation_metrics.defined_at(name, rate):
+        if not metrics.defined_at(name, rate):
             raise UserError(
                 f"{name} is not defined at {rate} Hz, the model's rate; take others in dev_metrics "
                 "and training.metric"

@@ -160,6 +160,12 @@ METRICS: dict[str, Callable[..., float]] = {
     "ssnr": ssnr,
 }
 SHARING = ("pesq_wb", *(name for name in METRICS if name[:4] in ("csig", "cbak", "covl")))
+RATES = {"pesq_nb": (8000, 16000)} | dict.fromkeys(SHARING, (16000,))  # Hz; others: any
+
+
+def defined_at(name: str, sample_rate: int) -> bool:
+    """Whether a metric can have a value at this rate."""
+    return name not in RATES or sample_rate in RATES[name]
 
 
 def score(

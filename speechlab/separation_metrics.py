@@ -6,10 +6,13 @@ value of the estimate minus that of the mixture against the same source. Nothing
 the gain of an estimate, but `ssnr` and the composite measures do.
 
 A measure that is not defined is NaN with its reason. So is one that is infinite, for it cannot be
-averaged: SI-SDR of an estimate that is its source to the last bit, as in `speechlab.metrics`. A
-silent source has no measure, for whatever system: it is left out of the mean of its mixture. Any
-other failure makes that mean NaN, for the mean of the speakers that a system does not fail on
-would flatter it.
+averaged: SI-SDR of an estimate that is its source to the last bit, as in `speechlab.metrics`.
+
+What has no value for whatever system is left out, and is no failure (LEFT_OUT). A silent source has
+no measure. Nor has one that is its mixture, alone and without noise: nothing is there to separate,
+the mixture's own score is infinite, and so that a measure and its improvement are means over the
+same, it is left out of all. One talker in noise has all but SIR. Any other failure makes the mean
+of a mixture NaN, for that of the speakers that a system does not fail on would flatter it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,8 +29,10 @@ IMPROVEMENTS = {"si_snri": "si_snr", "si_sdri": "si_sdr", "sdri": "sdr", "siri":
 METRICS = (*IMPROVEMENTS, "sir", *metrics.METRICS)
 USUAL = (*IMPROVEMENTS, *IMPROVEMENTS.values(), "stoi", "estoi")  # of a table
 PESQ = {8000: "pesq_nb", 16000: "pesq_wb"}  # of a table, at these rates in Hz
-RATES = {"pesq_nb": (8000, 16000)} | dict.fromkeys(metrics.SHARING, (16000,))  # Hz; others: any
 SILENT = "the source is silent"
+ALONE = "the source is the mixture, nothing is to be separated"
+NO_OTHER = "no other source is heard"  # of SIR
+LEFT_OUT = (SILENT, ALONE, NO_OTHER)  # reasons that are no failure
 SHARE_MIN = 1e-12  # of an energy: an order is resolved by SI-SDR of -120 to 120 dB
 
 
@@ -36,11 +41,15 @@ class Speaker(NamedTuple):
 
     estimate: int  # which of the estimates is this speaker's, from 0 on
     values: dict[str, float]
-    reasons: dict[str, str]  # of NaN among the values; {"all": SILENT} of a silent source
+    reasons: dict[str, str]  # of NaN among the values; {"all": SILENT}, {"all": ALONE}
 
     @property
     def is_silent(self) -> bool:
         return self.reasons.get("all") == SILENT
+
+    @property
+    def is_left_out(self) -> bool:
+        return self.reasons.get("all") in LEFT_OUT
 
 
 def usual(sample_rate: int) -> tuple[str, ...]:
@@ -48,34 +57,29 @@ def usual(sample_rate: int) -> tuple[str, ...]:
     return (*USUAL, *([PESQ[sample_rate]] if sample_rate in PESQ else []))
 
 
-def defined_at(name: str, sample_rate: int) -> bool:
-    """Whether a metric of METRICS can have a value at this rate."""
-    return name not in RATES or sample_rate in RATES[name]
-
-
 def score(
     estimates: np.ndarray,
     sources: np.ndarray,
     mixture: np.ndarray,
     sample_rate: int,
-    names: Iterable[str] = USUAL,
+    names: Iterable[str] | None = None,
 ) -> list[Speaker]:
     """Estimates and sources (S, T) of a mixture (T,): the speakers in the order of their sources.
 
-    names: in METRICS. ValueError for other shapes.
+    names: in METRICS; default those that are usual at the rate. ValueError for other shapes.
     """
     estimates, sources, mixture = map(_float, (estimates, sources, mixture))
     if sources.ndim != 2 or not estimates.shape == sources.shape == (len(sources), len(mixture)):
         shapes = [x.shape for x in (estimates, sources, mixture)]
         raise ValueError(f"shapes {shapes} are not (S, T), (S, T) and (T,)")
-    names = tuple(names)
+    names = usual(sample_rate) if names is None else tuple(names)
     order = permutation(estimates, sources)
     of_estimates = _measured(estimates[list(order)], sources, sample_rate, _measures(names))
     improved = tuple(IMPROVEMENTS[name] for name in names if name in IMPROVEMENTS)
     of_mixture = _measured(np.stack([mixture] * len(sources)), sources, sample_rate, improved)
     return [
-        _speaker(*of_speaker, names)
-        for of_speaker in zip(order, sources, of_estimates, of_mixture, strict=True)
+        _left_out(index, source, mixture, names) or _speaker(index, *of_signals, names)
+        for index, source, *of_signals in zip(order, sources, of_estimates, of_mixture, strict=True)
     ]
 
 
@@ -96,8 +100,8 @@ def permutation(estimates: np.ndarray, sources: np.ndarray) -> tuple[int, ...]:
 
 
 def mean(speakers: Sequence[Speaker], names: Iterable[str]) -> dict[str, float]:
-    """Of a mixture: over the speakers whose source is not silent; NaN where one of them failed."""
-    heard = [speaker for speaker in speakers if not speaker.is_silent]
+    """Of a mixture: over the speakers that are not left out; NaN where one of them failed."""
+    heard = [speaker for speaker in speakers if not speaker.is_left_out]
     nan = float("nan")
     return {
         name: float(np.mean([speaker.values[name] for speaker in heard])) if heard else nan
@@ -146,10 +150,16 @@ def _no_sir(estimate: np.ndarray, heard: np.ndarray) -> str:
     if not (np.isfinite(estimate).all() and np.isfinite(heard).all()):
         return "a signal holds NaN or infinite samples"
     if len(heard) < 2:
-        return "no other source is heard"
-    if len(estimate) <= SDR_TAPS * len(heard):
-        return f"too short: {SDR_TAPS} taps fit anything"
+        return NO_OTHER
+    if too_short := _too_short(heard):
+        return too_short
     return "" if estimate.any() else "the estimate is silent"
+
+
+def _too_short(heard: np.ndarray) -> str:
+    """Of SDR and SIR alike, so that they are of the same mixtures; heard: sources (S, T)."""
+    fits_anything = heard.shape[-1] <= SDR_TAPS * len(heard)
+    return f"too short: {SDR_TAPS} taps fit anything" if fits_anything else ""
 
 
 def _measures(names: Iterable[str]) -> tuple[str, ...]:
@@ -166,6 +176,10 @@ def _measured(
         metrics.score(signal, source, sample_rate, alone)
         for signal, source in zip(signals, sources, strict=True)
     ]
+    if "sdr" in names and (too_short := _too_short(sources[sources.any(-1)])):
+        for values, reasons in found:
+            values["sdr"] = float("nan")
+            reasons.setdefault("sdr", too_short)
     if "sir" in names:
         for (values, reasons), (value, reason) in zip(found, sir(signals, sources), strict=True):
             values["sir"] = value
@@ -173,15 +187,22 @@ def _measured(
     return found
 
 
+def _left_out(
+    estimate: int, source: np.ndarray, mixture: np.ndarray, names: tuple[str, ...]
+) -> Speaker | None:
+    """The speaker without a value, where no system could have one."""
+    if source.any() and not np.array_equal(source, mixture):
+        return None
+    reason = ALONE if source.any() else SILENT
+    return Speaker(estimate, dict.fromkeys(names, float("nan")), {"all": reason})
+
+
 def _speaker(
     estimate: int,
-    source: np.ndarray,
     of_estimate: tuple[dict[str, float], dict[str, str]],
     of_mixture: tuple[dict[str, float], dict[str, str]],
     names: tuple[str, ...],
 ) -> Speaker:
-    if not source.any():
-        return Speaker(estimate, dict.fromkeys(names, float("nan")), {"all": SILENT})
     (values, reasons), (before, unknown) = of_estimate, of_mixture
     chosen, why = {}, {}
     for name in names:

@@ -307,6 +307,12 @@ def test_a_model_of_another_rate_is_scored_at_its_rate(test_set, output, checkpo
     assert json.loads(output.with_suffix(".json").read_text())["sample_rate"] == 8000
 
 
+def test_a_metric_that_the_rate_does_not_know_is_refused(test_set, output, checkpoint):
+    with pytest.raises(UserError, match="pesq_wb is not defined at 8000 Hz; take pesq_nb"):
+        run(test_set, output, checkpoint=checkpoint(sample_rate=8000), metrics=("pesq_wb",))
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -172,7 +172,7 @@ def test_a_silent_source_is_left_out_and_a_silent_estimate_is_a_failure(
 ):
     sources = sources_of(test_set, FILES[0])
     sources[1] = 0
-    write(test_set, FILES[0], sources, sources[0])
+    write(test_set, FILES[0], sources, sources[0] + 0.01)
     rows = run(test_set, output, checkpoint=checkpoint(fault="silent"))
     assert rows["failed"][1] == f"all: {SILENT}"
     table = means(rows)
@@ -314,6 +314,37 @@ def test_a_silent_source_is_no_failed_file(test_set, output):
     write(test_set, FILES[0], sources, sources[0] + 0.01)
     rows = run(test_set, output, metrics=("si_sdr",))
     assert SILENT in rows["failed"][1] and evaluate_mixtures.failed(rows) == {}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_one_talker_is_left_out_where_no_system_has_a_value(test_set, output, estimates, noise):
+    """Without noise of all measures, in noise of SIR; nothing failed."""
+    sources = sources_of(test_set, FILES[0]) * [[1], [0]]
+    noisy = sources[0] + noise * np.random.default_rng(9).normal(size=RATE)
+    write(test_set, FILES[0], sources, noisy)
+    rows = run(test_set, output, estimates=estimates)
+    for read in (rows, pd.read_csv(output)):
+        summary = summarise(read)
+        assert (summary["n_failed"] == 0).all() and evaluate_mixtures.failed(read) == {}
+        n_left_out = summary["n_left_out"].to_dict()
+        of_all = int(noise == 0)
+        assert n_left_out == dict.fromkeys(QUICK, of_all) | {"sir": 1}
+        assert (summary["n"] + summary["n_left_out"] == 3).all()
+    words = ["evaluate", str(test_set), "--output", str(output), "--jobs", "1"]
+    assert cli.main([*words, "--estimates", str(estimates), "--metrics", *QUICK]) == 0
+
+
+def test_a_failure_beside_what_is_left_out_is_told(test_set, output):
+    write(test_set, FILES[0], sources_of(test_set, FILES[0]) * [[1], [0]], np.zeros(RATE))
+    rows = run(test_set, output)
+    assert "silent" in evaluate_mixtures.failed(rows)[FILES[0]]
+    assert summarise(rows)["n_failed"].to_dict() == dict.fromkeys(QUICK, 1) | {"sir": 0}
+
+
+def test_a_metric_that_the_rate_does_not_know_is_refused(test_set, output):
+    with pytest.raises(UserError, match="pesq_wb is not defined at 8000 Hz; take pesq_nb"):
+        run(test_set, output, metrics=("pesq_wb",))
+    assert not output.exists()
 
 
 def test_an_exact_copy_of_a_source_has_no_number(test_set, output):

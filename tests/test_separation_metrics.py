@@ -9,7 +9,17 @@ import pytest
 
 from speechlab import metrics, separation_metrics
 from speechlab.audio import load
-from speechlab.separation_metrics import IMPROVEMENTS, SILENT, mean, permutation, said, score, usual
+from speechlab.separation_metrics import (
+    ALONE,
+    IMPROVEMENTS,
+    NO_OTHER,
+    SILENT,
+    mean,
+    permutation,
+    said,
+    score,
+    usual,
+)
 
 RATE = 8000
 QUICK = (*IMPROVEMENTS, *IMPROVEMENTS.values())
@@ -122,13 +132,32 @@ def test_nothing_to_hear_has_an_order_and_no_value():
 
 
 def test_the_mixture_of_one_talker_cannot_be_improved():
-    """Infinite before: its SI-SDR is fine, what it gained is not defined."""
+    """Infinite before: left out of all measures, so that their means are over the same."""
     estimates, sources, mixture = drawn(2)
     mixture, sources[1] = sources[0].copy(), 0
     first = score(estimates, sources, mixture, RATE, QUICK)[0]
-    assert first.values["si_sdr"] > 15 and np.isnan(first.values["si_sdri"])
-    assert first.reasons["si_sdri"] == "of the mixture: inf cannot be averaged"
-    assert first.reasons["sir"] == "no other source is heard"
+    assert first.is_left_out and not first.is_silent and first.reasons == {"all": ALONE}
+    assert all(np.isnan(value) for value in first.values.values())
+
+
+def test_one_talker_in_noise_has_all_measures_but_sir():
+    estimates, sources, mixture = drawn(2)
+    sources[1] = 0
+    first = score(estimates, sources, sources[0] + 0.5 * mixture, RATE, QUICK)[0]
+    assert first.reasons == {"sir": NO_OTHER, "siri": NO_OTHER}
+    assert not first.is_left_out and np.isfinite(first.values["si_sdri"])
+
+
+@pytest.mark.parametrize(("n_samples", "has"), [(800, False), (1024, False), (1025, True)])
+def test_sdr_and_sir_have_one_limit(n_samples, has):
+    for speaker in score(*drawn(2, n_samples), RATE, QUICK):
+        for name in ("sdr", "sdri", "sir", "siri"):
+            assert np.isfinite(speaker.values[name]) == has
+            assert has or speaker.reasons[name] == "too short: 512 taps fit anything"
+
+
+def test_the_usual_measures_are_the_default():
+    assert tuple(score(*drawn(2, 2 * RATE), RATE)[0].values) == usual(RATE)
 
 
 def test_talkers_who_never_overlap_are_told_apart():
@@ -166,7 +195,7 @@ def test_rates_of_the_metrics(rate):
     for speaker in found:
         defined = {name: np.isfinite(value) for name, value in speaker.values.items()}
         assert defined == {
-            name: separation_metrics.defined_at(name, rate) for name in separation_metrics.METRICS
+            name: metrics.defined_at(name, rate) for name in separation_metrics.METRICS
         }
 
 
