@@ -35,6 +35,8 @@ COLOURS = {
     "umambanet": "#D55E00",
     "conv_tasnet": "#E69F00",
     "dprnn": "#CC79A7",
+    "sepformer": "#009E73",
+    "sudormrf": "#0072B2",
 }
 MARKERS = {"E8": "o", "E6": "s"}
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "white"}
@@ -60,6 +62,8 @@ LABELS = {
     "umambanet": "U-Mamba-Net",
     "conv_tasnet": "Conv-TasNet",
     "dprnn": "DPRNN",
+    "sepformer": "SepFormer",
+    "sudormrf": "SuDoRM-RF",
     "pesq_wb": "PESQ-WB (MOS-LQO)",
     "pesq_nb": "PESQ-NB (MOS-LQO)",
     "stoi_percent": "STOI (%)",

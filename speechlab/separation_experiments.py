@@ -2,7 +2,8 @@
 
 SepMamba is trained on dynamic mixtures, whose talkers `launch` takes from the ready ones of
 WSJ0-2mix; what else differs from the published training is beside the setting. Of U-Mamba-Net's
-nothing is told but the loss: its optimiser and rate are DPRNN's, as those of the peers are.
+nothing is told but the loss: its optimiser and rate are DPRNN's, as those of the peers are where
+nothing else is said.
 """
 
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from speechlab.configuration import replaced
 from speechlab.mixing import MixtureConfig, PairConfig
-from speechlab.models import conv_tasnet, dprnn, sepmamba, umambanet
+from speechlab.models import conv_tasnet, dprnn, sepformer, sepmamba, sudormrf, umambanet
 from speechlab.schedules import TrainingConfig
 
 Base = TypeVar("Base")  # an Experiment, whose module reads this one
@@ -78,6 +79,27 @@ UMAMBANET = {
     "corpora": ("libri2mix",),  # prepared with mixture=mix_both_reverb
     "training.n_steps": 347_500,  # 100 epochs of the 13,900 mixtures of train-100
 }
+SEPFORMER = {  # optimiser, rate, clipping, batch and epochs of the authors' recipe, in SpeechBrain
+    "name": "sepformer",  # arXiv 2010.13154
+    "system": "sepformer",
+    "model": sepformer.CONFIGS["published"],
+    # The recipe halves the rate where dev has stood still for epochs, late in the training: here
+    # `speechlab resume --set lr=` does. It takes whole mixtures, at 0.95 to 1.05 of their speed,
+    # and leaves out those beyond 30 dB; crops and loss are the peers' here.
+    "training.n_steps": 4_000_000,  # 200 epochs
+    "training.batch_size": 1,
+    "training.lr": 1.5e-4,
+    "training.schedule": "constant",
+    "training.validate_every": 20_000,
+}
+SUDORMRF = {  # optimiser, rate, clipping, batch and 4 s of the authors' code are the peers'
+    "name": "sudormrf",  # arXiv 2007.06833
+    "system": "sudormrf",
+    "model": sudormrf.CONFIGS["published"],
+    # The code divides the rate by 3 every 49 epochs, at once; exchanges talkers within a batch;
+    # ends the loss, SI-SDR, at 30 dB; and names no epochs. Mixtures, loss, epochs: the peers'.
+    "training.decay": 3 ** (-1 / 49),
+}
 FEW = {"d_state": 8, "d_conv": 4, "expand": 2}  # a layer of half the published states
 SEPMAMBA_TINY = {  # for the study's embedded default: minutes on two cores
     "name": "sepmamba-tiny",
@@ -88,6 +110,7 @@ SEPMAMBA_TINY = {  # for the study's embedded default: minutes on two cores
         stride=4,  # an eighth of the frames in the innermost level
         n_blocks=1,
         layer=FEW,
+        normalize="utterance",  # mixtures of any level; without it 2.5 dB less (results/LOG.md)
     ),
     "corpora": ("two_talkers",),
     "mixture": MixtureConfig(segment_s=1.0, sample_rate=RATE, n_sources=2),
@@ -146,4 +169,6 @@ def trainings(base: Base) -> tuple[Base, ...]:
         ),
         peer,
         replaced(peer, {"name": "dprnn", "system": "dprnn", "model": dprnn.CONFIGS["published"]}),
+        replaced(peer, SEPFORMER),
+        replaced(peer, SUDORMRF),
     )

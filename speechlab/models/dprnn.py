@@ -76,7 +76,6 @@ class RecurrentPath(nn.Module):
 
 CONFIGS = {
     "published": DPRNNConfig(),
-    "wide": DPRNNConfig(kernel_size=16, stride=8, d_model=128, chunk_size=100),  # 3.7M
     "tiny": DPRNNConfig(
         kernel_size=16, stride=8, d_model=32, d_hidden=32, n_blocks=2, chunk_size=50
     ),

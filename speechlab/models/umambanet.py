@@ -247,5 +247,11 @@ CONFIGS = {
     "without_mamba": replace(MAIN, block=("unet",)),
     "without_unet": replace(MAIN, block=("mamba",)),
     "two_unets": replace(MAIN, block=("unet", "unet", "mamba")),
+    "one_block": replace(MAIN, n_blocks=1),
+    "three_blocks": replace(MAIN, n_blocks=3),
+    "depth_3": replace(MAIN, depth=3),
+    "depth_7": replace(MAIN, depth=7),
+    "nearest": replace(MAIN, upsampling="nearest"),
+    "linear": replace(MAIN, upsampling="linear"),
     "tiny": replace(MAIN, n_filters=16, d_model=12, depth=3, kernel_size=8, stride=4),
 }

@@ -219,6 +219,18 @@ def test_each_ablation_takes_away_exactly_its_part():
     assert n_params(main) - n_params(built("without_mamba")) == n_blocks * per_mamba
     assert n_params(main) - n_params(built("without_unet")) == n_blocks * per_unet
     assert n_params(built("two_unets")) - n_params(main) == n_blocks * per_unet
+    per_block = d_model * config.n_filters + 2 * d_model + per_unet + per_mamba  # conv & norm first
+    assert n_params(main) - n_params(built("one_block")) == per_block
+    assert n_params(built("three_blocks")) - n_params(main) == per_block
+    per_level = n_blocks * 2 * (conv + 1)
+    assert n_params(main) - n_params(built("depth_3")) == 2 * per_level
+    assert n_params(built("depth_7")) - n_params(main) == 2 * per_level
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "linear"])
+def test_the_way_up_has_the_same_weights_at_more_frames(upsampling):
+    main, other = built("f128"), built(upsampling)
+    assert n_params(other) == n_params(main) and other.macs(4.0) > main.macs(4.0)
 
 
 def test_a_second_direction_is_a_second_mamba():
