@@ -1,7 +1,8 @@
 """What the notebooks about trainings do alike: which training is looked at, and its dev scores.
 
-profile, experiment, checkpoint, corpus ─► choose ─► Chosen ─► launch.train, or a run, or a file
+profile, experiment, checkpoint, corpus ─► choose ─► Chosen ─► trained ─► model, run
                                    systems, mixtures ─► dev_scores ─► means, gains
+                                                      rows, figures ─► save
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from speechlab import experiments, launch, plots, splits, study
+from speechlab import checkpoints, experiments, launch, plots, splits, study
 from speechlab.configuration import replaced
 from speechlab.corpora import catalogue
 from speechlab.crops import Source
@@ -27,6 +29,7 @@ from speechlab.spectra import Spectrum
 from speechlab.statistics import paired_difference
 
 METRICS = ("si_sdr", "pesq_wb")
+PICTURES = ("spectrograms", "front_end", "phases")  # figures of pixels, not of lines
 TOLD = {1: "ahead", 0: "not told apart", -1: "behind"}
 
 
@@ -86,6 +89,36 @@ def choose(
     name = name or of_file or (f"{chosen.name}-seed{seed}" if seed else chosen.name)
     chosen = replaced(chosen, {"name": name, "training.seed": seed})
     return Chosen(chosen, given, runs, runs if tiny else Path(results), missing)
+
+
+def trained(
+    chosen: Chosen, checkpoint: str = "", system: str = "", device: str = "cpu"
+) -> tuple[nn.Module, Run | None]:
+    """The model to look at, in eval mode on `device`, and its run: trained here, or given.
+
+    A training that was interrupted goes on. checkpoint, system: as of `checkpoints.load`; a file
+    has no run. Shows in the notebook where a run was trained on other data than is looked at.
+    """
+    from IPython.display import display
+
+    run = chosen.run
+    if not checkpoint:
+        run = launch.train(chosen.experiment, chosen.runs, device=device)
+    elif run and run.settings["data_hash"] != splits.data_hash(chosen.experiment.corpora):
+        told = "**The run was trained on other data** than the dev files are of"
+        display({"text/markdown": f"{told}: it may have heard them."}, raw=True)
+    model = checkpoints.load(run.folder if run else checkpoint, system or None)
+    return model.to(device), run
+
+
+def save(chosen: Chosen, rows: pd.DataFrame, figures: Mapping[str, Figure]) -> None:
+    """Write rows of dev files as dev/NAME.csv and figures as figures/NAME_*, where they belong."""
+    table = chosen.output / "dev" / f"{chosen.name}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(table, index=False, float_format="%.6g")
+    for key, figure in figures.items():
+        suffix = "png" if key in PICTURES else "svg"
+        plots.save(figure, chosen.output / "figures" / f"{chosen.name}_{key}.{suffix}")
 
 
 class Untouched(nn.Module):

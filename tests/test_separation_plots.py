@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speechlab import plots, separation_plots, study
+from speechlab import experiments, plots, separation_plots, study
+from speechlab.experiments import EXPERIMENTS
 
 
 def gained() -> pd.DataFrame:
@@ -33,5 +34,6 @@ def test_the_same_table_gives_the_same_bytes(suffix, tmp_path):
 
 
 def test_what_is_trained_has_a_colour():
-    assert {"mixture", "sepmamba", "umambanet", "conv_tasnet", "dprnn"} <= plots.COLOURS.keys()
+    of_talkers = {e.system for e in EXPERIMENTS.values() if experiments.n_sources(e) > 1}
+    assert {"mixture"} | of_talkers <= plots.COLOURS.keys() & plots.LABELS.keys()
     assert {"sepmamba", "umambanet"} <= study.TRAINED.keys()

@@ -1,5 +1,7 @@
 """What the separation notebooks show: each talker's own estimate, means over mixtures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,14 @@ import soundfile
 import torch
 from torch import nn
 
+from speechlab import plots
 from speechlab import separation_showing as showing
+from speechlab.configuration import replaced
+from speechlab.corpora import manifest
 from speechlab.corpora.manifest import Item
 from speechlab.crops import Source
+from speechlab.errors import UserError
+from speechlab.experiments import EXPERIMENTS
 from speechlab.separation_metrics import SILENT
 
 RATE = 8000  # Hz
@@ -80,6 +87,65 @@ def test_how_far_apart_the_talkers_are(mixtures):
     assert apart.index.tolist() == ["mix_0", "mix_1"]
     assert apart["pitch_apart"].to_numpy() == pytest.approx(12, abs=0.3)
     assert apart["level_apart_db"].to_numpy() == pytest.approx(20 * np.log10(2), abs=0.1)
+
+
+def test_dev_mixtures_are_of_as_many_talkers_as_the_model_gives(mixtures, tmp_path):
+    items = [source.item for source in mixtures]
+    manifest.write(tmp_path, {"dev": items}, {"name": "two"})
+    experiment = replaced(EXPERIMENTS["sepmamba-tiny"], {"corpora": (str(tmp_path),)})
+    names = [source.item.name for source in showing.dev_mixtures(experiment, 2)]
+    assert names == ["mix_0", "mix_1"]
+    first = replaced(experiment, {"n_dev": 1})
+    assert [source.item.name for source in showing.dev_mixtures(first, 2)] == ["mix_0"]
+    with pytest.raises(UserError, match=rf"^{tmp_path}: no dev mixture has 3 talkers, as"):
+        showing.dev_mixtures(experiment, 3)
+
+
+def test_nothing_to_score_is_said(mixtures):
+    with pytest.raises(UserError, match="no mixtures to score"):
+        showing.dev_rows({"sepmamba": Knows()}, [])
+
+
+def test_three_talkers_are_not_compared(mixtures):
+    source = mixtures[0]
+    three = Item("three", "mixture", "mix_0.wav", N_FRAMES, RATE, ("s1_0.wav", "s2_0.wav") * 2)
+    with pytest.raises(UserError, match=r"^three: has 4 talkers; .* of two"):
+        showing.likeness([source, Source(source.folder, three)], RATE)
+
+
+def test_gains_stand_beside_the_distance_of_the_talkers(mixtures):
+    rows = showing.dev_rows({"mixture": showing.Unprocessed(RATE), "sepmamba": Knows()}, mixtures)
+    apart = pd.DataFrame({"pitch_apart": [1.0, 2.0], "level_apart_db": [4.0, 3.0]})
+    apart.index = pd.Index(["mix_0", "mix_1"], name="file")
+    gained = showing.gained(showing.of_mixtures(rows), "sepmamba", apart)
+    assert gained.index.tolist() == ["mix_0", "mix_1"] and (gained["system"] == "sepmamba").all()
+    gained["si_sdri"] = [5.0, 6.0]
+    ranks = showing.rank_correlations(gained).iloc[:, 0]
+    assert ranks[[plots.LABELS[name] for name in apart]].tolist() == [1, -1] and len(ranks) == 2
+    assert showing.spread(gained).loc[["count", "mean", "max"]].iloc[:, 0].tolist() == [2, 5.5, 6]
+
+
+@pytest.mark.parametrize("metric", ["si_sdri", "si_sdr"])
+def test_the_mixture_is_a_level_of_what_is_gained_over_it(metric):
+    table = pd.DataFrame({"step": [1, 2], "loss": [3.0, 1.0], metric: [2.0, 3.0]})
+    tables = {"history": table, "validations": table}
+    run = SimpleNamespace(settings={"training": {"metric": metric}}, **tables)
+    scores = showing.curves(run, "sepmamba").axes[1]
+    assert len(scores.lines) == 1 + (metric == "si_sdri")
+    assert scores.lines[0].get_ydata().tolist() == [2, 3]
+
+
+def test_the_median_and_the_least_gain_are_heard(mixtures, monkeypatch):
+    gains = pd.Series({"mix_0": 5.0, "mix_1": -1.25}, name="si_sdri")
+    heard = showing.examples(Knows(), mixtures, gains)
+    assert list(heard) == ["mix_0, 5.0 dB: median", "mix_1, -1.2 dB: least"]
+    loud = heard["mix_1, -1.2 dB: least"]["talker 1"]
+    torch.testing.assert_close(loud, torch.from_numpy(TALKERS[1:]))
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
+    first = showing.show_examples(heard, RATE)
+    assert shown[1] is first and len(shown) == 2 * (2 + 2 * 5)  # each signal: a title, a player
+    assert [what["text/markdown"] for what in shown[::12]] == list(heard)
 
 
 def test_estimates_stand_before_their_talkers_at_their_level(mixtures):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from speechlab import experiments, launch, showing, study
@@ -44,6 +45,35 @@ def test_a_run_brings_its_own_experiment(corpus, tmp_path):
     chosen = showing.choose("semamba", "quick", checkpoint=str(run.folder), results=tmp_path)
     assert chosen.run == run and chosen.name == "theirs"
     assert chosen.experiment == experiments.from_settings(run.settings["config"])
+
+
+def test_what_a_given_run_has_heard_is_said(corpus, tmp_path, monkeypatch):
+    """Beside its own corpus nothing; beside another one, that it may have heard the dev files."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(str(what)))
+    settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
+    begun = showing.Chosen(replaced(experiments.TINY, settings), None, tmp_path, tmp_path, "")
+    model, run = showing.trained(begun)
+    assert run.step == 6 and not model.training
+    other = toy_corpus.prepared(tmp_path / "other", of="other ")
+    for folder, said in ((corpus, False), (other, True)):
+        shown.clear()
+        words = {"corpus": str(folder), "checkpoint": str(run.folder), "results": tmp_path}
+        given, same = showing.trained(showing.choose("semamba", "quick", **words), str(run.folder))
+        assert same == run and any("trained on other data" in text for text in shown) == said
+        assert all(map(torch.equal, given.parameters(), model.parameters()))
+    of_file = showing.trained(begun, str(run.folder / "best.safetensors"))
+    assert of_file[1] is None and type(of_file[0]) is type(model)
+
+
+def test_rows_and_figures_are_saved_under_the_name(tmp_path):
+    chosen = showing.Chosen(experiments.TINY, None, tmp_path / "runs", tmp_path, "")
+    showing.save(chosen, scores(), {key: Figure() for key in ("training", "spectrograms")})
+    name = "cleanumamba-tiny"
+    saved = pd.read_csv(tmp_path / "dev" / f"{name}.csv")
+    pd.testing.assert_frame_equal(saved, scores(), rtol=1e-5)  # six digits are written
+    kept = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert kept == {f"{name}_training.svg", f"{name}_spectrograms.png"}
 
 
 @pytest.mark.parametrize("about", study.TRAINED)
