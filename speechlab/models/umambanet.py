@@ -28,7 +28,8 @@ code. Not told, and chosen here, each with its field; results/LOG.md tells what 
   `growth` multiplies the channels at each level down.
 - unet_norm, unet_activation: behind each convolution of a U-net but the last, before the sum.
 - The outermost skip of a U-net, input to output, is the residual around it: summed once.
-- direction, layer: of Mamba; "both" sums one ahead and one from the end. No norm before it.
+- direction, layer: of Mamba; "both" sums one ahead and one from the end, which is better in rooms
+  and beyond the told MACs. No norm before it.
 - mask_activation; the 1x1 kernels of conv & norm and of the masks.
 
 Start: PyTorch's for convolutions, mamba-ssm's for Mamba. It takes whole signals: U-nets see both
@@ -247,6 +248,7 @@ CONFIGS = {
     "without_mamba": replace(MAIN, block=("unet",)),
     "without_unet": replace(MAIN, block=("mamba",)),
     "two_unets": replace(MAIN, block=("unet", "unet", "mamba")),
+    "both_directions": replace(MAIN, direction="both"),
     "one_block": replace(MAIN, n_blocks=1),
     "three_blocks": replace(MAIN, n_blocks=3),
     "depth_3": replace(MAIN, depth=3),
