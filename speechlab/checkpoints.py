@@ -205,14 +205,16 @@ def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
 def _state_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The tensors of a state dict, nested one deep or bare.
 
-    First comes what a name of PUBLISHED or NESTED holds, then bare tensors, then what is nested by
-    any other name. Bare numbers (`epoch`) beside nested tensors are the training's.
+    First comes what a name of PUBLISHED or NESTED holds, then what else is nested and recognised,
+    then bare tensors, then whatever is nested. Bare numbers (`epoch`) beside nested tensors are the
+    training's.
     """
     nested = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     nested = {key: tensors for key, tensors in nested.items() if _has_weights(tensors)}
     bare = _tensors(content)
     found = [key for key in PUBLISHED if key in nested][:1]
     found = found or [key for key in NESTED if key in nested]
+    found = found or [key for key, held in nested.items() if recognise(unwrapped(held))]
     found = found or ([] if _has_weights(bare) else list(nested))
     if len(found) > 1:
         advice = "save the model's alone"
@@ -259,7 +261,7 @@ def _recognise(path: Path, state: Mapping[str, Tensor]) -> str:
 
 
 def _name_system(path: Path) -> str:
-    told = f"`speechlab import {path.name} OUT.safetensors --system NAME`"
+    told = f"`speechlab import {path} OUT.safetensors --system NAME`"
     return f"name its system in {told}, one of {', '.join(CONVERTERS)}"
 
 

@@ -329,7 +329,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     source.add_argument(
         "--checkpoint",
         help="enhance, or separate, with this model: a published name, a file, or the folder of a "
-        "run; neither: the noisy files",
+        "run; a separator without a level gets mixtures as they are, unlike in `separate`; "
+        "neither: the noisy files",
     )
     source.add_argument(
         "--estimates", help="a folder of enhanced files, named as the noisy ones; or with s1/, s2/"

@@ -19,7 +19,7 @@ from speechlab.errors import UserError
 from speechlab.estimates import find, mono, processed, rate_and_versions, scored
 from speechlab.metrics import rounded, truncated
 from speechlab.rows import Row, Rows, cell, refuse_unwritable
-from speechlab.separation_metrics import ALONE, LEFT_OUT, METRICS, SILENT, said, score, usual
+from speechlab.separation_metrics import LEFT_OUT, METRICS, SILENT, said, score, usual
 
 UNPROCESSED = "mixtures"  # what the settings call them
 
@@ -106,11 +106,10 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     """
     metrics = [name for name in rows.columns if name in METRICS]
     rows = _told(rows)
-    left_out = [f"all: {reason}" for reason in (SILENT, ALONE)]
     table = []
     for file, speakers in rows.groupby("file", sort=False):
         order = speakers["estimate"]
-        heard = speakers[~speakers["failed"].isin(left_out)]
+        heard = speakers[["all" not in _names_left_out(told) for told in speakers["failed"]]]
         failed = [f"s{row.speaker}: {row.failed}" for row in speakers.itertuples() if row.failed]
         table.append(
             {

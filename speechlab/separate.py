@@ -11,9 +11,9 @@ A model that streams carries its state; any other takes chunks that overlap (`ch
 Memory does not grow with a recording. As in `enhance`, a mixture's files are there or not, and the
 log beside them, separate.csv, tells what became of each: done are those of which all are there.
 
-A separator without a level of its own fails far from the levels of its training, which as published
-all have one peak. So it gets each channel of a file at that peak (`PEAK`), and its estimates are
-scaled back: soft and loud recordings come apart alike.
+SepMamba, which as published has no level, fails far from that of its training, whose mixtures all
+have one peak. So a separator without a level of its own gets each channel of a file at that peak
+(`PEAK`), and its estimates are scaled back: soft and loud recordings come apart alike.
 
 A separator that was trained by SI-SDR, which regards neither level nor sign, has estimates of any
 level and sign: several times the mixture, and upside down. So each talker of a channel gets one
@@ -229,8 +229,9 @@ def separate_file(
     talker with which they add up to the mixture; "model", as the model has it, in the scale of the
     mixture. The result counts what is cut in all targets.
 
-    A model with `normalize="utterance"` gets the level of the whole file, which is read twice, and
-    one without a level of its own the file with a peak of PEAK in each channel, scaled back.
+    A model with `normalize="utterance"` gets the level of the whole file, which is read once more
+    for it, and one without a level of its own the file with a peak of PEAK in each channel, scaled
+    back.
     Raises UserError for a file that cannot be read or written, for one that is itself a target, and
     for a model of wrong shapes; then there is no new target.
     """

@@ -110,7 +110,7 @@ SEPMAMBA_TINY = {  # for the study's embedded default: minutes on two cores
         stride=4,  # an eighth of the frames in the innermost level
         n_blocks=1,
         layer=FEW,
-        normalize="utterance",  # mixtures of any level; without it 2.5 dB less (results/LOG.md)
+        normalize="utterance",  # mixtures of any level; without it 2.4 dB less (results/LOG.md)
     ),
     "corpora": ("two_talkers",),
     "mixture": MixtureConfig(segment_s=1.0, sample_rate=RATE, n_sources=2),

@@ -44,10 +44,6 @@ class Speaker(NamedTuple):
     reasons: dict[str, str]  # of NaN among the values; {"all": SILENT}, {"all": ALONE}
 
     @property
-    def is_silent(self) -> bool:
-        return self.reasons.get("all") == SILENT
-
-    @property
     def is_left_out(self) -> bool:
         return self.reasons.get("all") in LEFT_OUT
 

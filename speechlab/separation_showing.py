@@ -147,7 +147,7 @@ def examples(
 
     gains: in dB, by file.
     """
-    order, heard = gains.sort_values().index, {}
+    order, heard = gains.dropna().sort_values().index, {}
     for which, file in {"median": order[len(order) // 2], "least": order[0]}.items():
         of_file = [source for source in mixtures if source.item.name == file]
         [(_, mixture, sources)] = whole_pairs(of_file, model.sample_rate)

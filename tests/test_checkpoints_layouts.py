@@ -107,7 +107,7 @@ def test_what_cannot_be_told_is_named_in_one_line(golden, tmp_path, content, tol
 def test_the_way_out_is_a_command_that_exists(tmp_path):
     """`separate --checkpoint` has no --system; `import` has."""
     torch.save({"net": {"x.weight": torch.zeros(2)}}, tmp_path / "odd.pth")
-    command = r"`speechlab import odd\.pth OUT\.safetensors --system NAME`, one of cleanumamba"
+    command = r"`speechlab import \S+odd\.pth OUT\.safetensors --system NAME`, one of cleanumamba"
     told = rf"does not tell what it holds: its tensors are x\.weight; name its system in {command}"
     with pytest.raises(UserError, match=told):
         speechlab.load(tmp_path / "odd.pth")
@@ -178,7 +178,9 @@ def test_every_system_is_told_by_its_mark(shared, tmp_path, folder, system):
 
 def test_published_files_are_told_by_their_marks(shared):
     """CleanUMamba's; a discriminator is of no system and stays as it is."""
-    for path in (shared / "upstream_checkpoints/cleanumamba").glob("*.pkl"):
+    files = list((shared / "upstream_checkpoints/cleanumamba").glob("*.pkl"))
+    assert files
+    for path in files:
         state, _ = read_pickle(path)
         assert recognise(state) == "cleanumamba" and unwrapped(state) is state
     path = shared / "upstream_checkpoints/semamba/pretrained_discriminator.pth"

@@ -165,8 +165,8 @@ def test_what_training_a_sepmamba_taught_is_what_the_rows_say():
     }
     assert "In SI-SDRi, SDR and SIR its intervals lie above 0" in prose
     assert min(gain[metric].low for metric in ("si_sdri", "sdr", "sir")) > 2
-    assert "STOI gains little, and in PESQ-NB the mixture keeps up" in prose
-    assert 0 < gain["stoi"].low < gain["stoi"].high < 0.1 and gain["pesq_nb"].low < 0
+    assert "STOI gains little, and in PESQ-NB it is a little behind the mixture" in prose
+    assert 0 < gain["stoi"].low < gain["stoi"].high < 0.1 and -0.1 < gain["pesq_nb"].high < 0
     of = dev.loc["sepmamba"].set_index("file")
     far = of["pitch_apart"] > 5
     assert "of those within 5 semitones it gains 1.6 dB, of the others 8.1" in prose

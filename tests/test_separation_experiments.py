@@ -92,7 +92,7 @@ def test_a_peer_is_trained_on_ready_mixtures(name, tmp_path):
 
 
 def test_peers_differ_where_their_papers_do():
-    """SepFormer: one whole file a step; SuDoRM-RF: a third of the rate after 49 epochs."""
+    """SepFormer: one example a step; SuDoRM-RF: a third of the rate after 49 epochs."""
     rates = {name: EXPERIMENTS[name].training for name in PEERS}
     assert [rates[name].batch_size for name in PEERS] == [4, 4, 1, 4]
     assert rates["sepformer"].lr == 1.5e-4 and rates["sepformer"].schedule == "constant"

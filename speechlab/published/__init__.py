@@ -2,7 +2,7 @@
 
 `CONVERTERS` has a function for each published system: its state dict and what configuration is
 published with it -> the configuration and the state dict of one of `speechlab.models.SYSTEMS`.
-`NAMED` has the published names of sizes of a system.
+`NAMED` has the published names of sizes of a system, and `names.MARKS` how each is recognised.
 """
 
 from collections.abc import Callable, Mapping

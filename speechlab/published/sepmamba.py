@@ -91,8 +91,8 @@ def compare(name: str, config: SepMambaConfig) -> None:
     if held not in (None, name):
         raise UserError(f"these are the weights of {held}, not of {name}")
     if config.direction != CONFIGS[name].direction:
-        held = {"both": "look both ways", "forward": "are causal"}[config.direction]
-        raise UserError(f"these weights of a SepMamba {held}, those of {name} do not")
+        told = {"both": "look both ways", "forward": "are causal"}[config.direction]
+        raise UserError(f"these weights of a SepMamba {told}, those of {name} do not")
 
 
 def _sizes(config: SepMambaConfig) -> SepMambaConfig:
