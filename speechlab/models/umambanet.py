@@ -27,6 +27,8 @@ code. Not told, and chosen here, each with its field; results/LOG.md tells what 
 - n_blocks, depth, unet_kernel_size, growth: so that MACs of 4 s and size are near the told ones.
   `growth` multiplies the channels at each level down.
 - unet_norm, unet_activation: behind each convolution of a U-net but the last, before the sum.
+  Without a norm the levels multiply, Mamba takes about the cube, and a training on recorded
+  speech ended in infinities. "global" as in SuDoRM-RF's U-net.
 - The outermost skip of a U-net, input to output, is the residual around it: summed once.
 - direction, layer: of Mamba; "both" sums one ahead and one from the end, which is better in rooms
   and beyond the told MACs. No norm before it.
@@ -72,7 +74,7 @@ class UMambaNetConfig:
     unet_kernel_size: int = 5  # frames of the level that it reads; odd
     unet_stride: int = 2
     growth: float = 1.0  # channels of a level over those of the one above
-    unet_norm: Literal["none", "frame", "global"] = "none"
+    unet_norm: Literal["none", "frame", "global"] = "global"
     unet_activation: Literal["none", "relu", "prelu"] = "prelu"
     upsampling: Literal["transposed", "nearest", "linear"] = "transposed"
     # Mamba, in each direction
