@@ -313,7 +313,7 @@ def sepmamba_without_data(request, results):
 
 def umambanet_at_smoke_size(request, results):
     shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
-    assert "425,231 parameters" in shown and shown.count("<audio") == 10
+    assert "427,023 parameters" in shown and shown.count("<audio") == 10
     assert "| U-Mamba-Net, F = 128, without Mamba |" in shown and "unet_kernel_size" in shown
     separation_results(results, "umambanet-tiny", "umambanet")
 
