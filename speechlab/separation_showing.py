@@ -27,17 +27,6 @@ from speechlab.spectrogram import spectrogram_db
 METRICS = ("si_snri", "si_sdri", "sdr", "sir", "stoi", "pesq_nb")
 
 
-class Unprocessed(nn.Module):
-    """The mixture as each talker's estimate, (B, 1, T) -> (B, S, T)."""
-
-    def __init__(self, sample_rate: int, n_sources: int = 2) -> None:
-        super().__init__()
-        self.sample_rate, self.n_sources = sample_rate, n_sources
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        return mixture.expand(-1, self.n_sources, -1)
-
-
 def summary(name: str, model: nn.Module, run: Run | None) -> str:
     """Size and cost of a model and, where it has a run, how far that is; a line each."""
     sizes = f"{name}: {n_params(model):,} parameters, {model.macs(4) / 1e9:.2f} GMACs in 4 s"

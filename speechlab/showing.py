@@ -122,14 +122,14 @@ def save(chosen: Chosen, rows: pd.DataFrame, figures: Mapping[str, Figure]) -> N
 
 
 class Untouched(nn.Module):
-    """Gives what it gets: the noisy files' own scores."""
+    """Gives what it gets, (B, 1, T), as each of S sources: the noisy files' own scores."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, n_sources: int = 1) -> None:
         super().__init__()
-        self.sample_rate = sample_rate
+        self.sample_rate, self.n_sources = sample_rate, n_sources
 
     def forward(self, noisy: Tensor) -> Tensor:
-        return noisy
+        return noisy.expand(-1, self.n_sources, -1)
 
 
 class Stretched(nn.Module):

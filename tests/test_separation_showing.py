@@ -18,6 +18,7 @@ from speechlab.crops import Source
 from speechlab.errors import UserError
 from speechlab.experiments import EXPERIMENTS
 from speechlab.separation_metrics import SILENT
+from speechlab.showing import Untouched
 
 RATE = 8000  # Hz
 N_FRAMES = 8000  # samples
@@ -57,7 +58,7 @@ class Knows(nn.Module):
 
 
 def test_rows_are_of_talkers_and_means_of_mixtures(mixtures):
-    systems = {"mixture": showing.Unprocessed(RATE), "sepmamba": Knows()}
+    systems = {"mixture": Untouched(RATE, 2), "sepmamba": Knows()}
     rows = showing.dev_rows(systems, mixtures)
     assert len(rows) == 2 * 2 * 2 and (rows["failed"] == "").all()
     dev = showing.of_mixtures(rows)
@@ -116,7 +117,7 @@ def test_three_talkers_are_not_compared(mixtures):
 
 
 def test_gains_stand_beside_the_distance_of_the_talkers(mixtures):
-    rows = showing.dev_rows({"mixture": showing.Unprocessed(RATE), "sepmamba": Knows()}, mixtures)
+    rows = showing.dev_rows({"mixture": Untouched(RATE, 2), "sepmamba": Knows()}, mixtures)
     apart = pd.DataFrame({"pitch_apart": [1.0, 2.0], "level_apart_db": [4.0, 3.0]})
     apart.index = pd.Index(["mix_0", "mix_1"], name="file")
     gained = showing.gained(showing.of_mixtures(rows), "sepmamba", apart)
@@ -162,7 +163,7 @@ def test_estimates_stand_before_their_talkers_at_their_level(mixtures):
 
 
 def test_a_model_that_is_silent_is_heard(mixtures):
-    silent = showing.Unprocessed(RATE)
+    silent = Untouched(RATE, 2)
     sources = torch.zeros(2, 100)
     heard = showing.listened(silent, sources.sum(0, keepdim=True), sources)
     assert all(torch.isfinite(signal).all() for signal in heard.values())
