@@ -22,6 +22,7 @@ what thop sees there is `profiled_macs`.
 """
 
 import copy
+import ctypes
 import math
 import multiprocessing
 import time
@@ -360,12 +361,17 @@ def peak_memory(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def added_memory(function: Callable[..., Any], *arguments: Any) -> float:
-    """Bytes that function(*arguments) adds at most to this process; memory it freed before hides.
+    """Bytes that function(*arguments) adds at most to this process.
 
-    NaN where the system does not tell.
+    Memory that was freed before goes back to the system first, where its C library can do that
+    (glibc); elsewhere a call that takes such memory again adds less. NaN where the system does not
+    tell.
     """
     if not (PROCESS / "clear_refs").exists():
         return math.nan
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back:
+        give_back(0)
     (PROCESS / "clear_refs").write_text("5")  # forgets the peak so far
     before = _resident("VmRSS")
     function(*arguments)
