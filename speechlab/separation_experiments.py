@@ -143,6 +143,14 @@ UMAMBANET_ROOM = {  # its own task: both talkers in a room, and noise
     "mixture.snr_db": (0.0, 15.0),
     "mixture.p_room": 1.0,
 }
+UMAMBANET_TWO_TALKERS = {  # the published size on recorded talkers, an hour on a CPU
+    "name": "umambanet-two-talkers",
+    "model": umambanet.MAIN,
+    "mixture.segment_s": 2.0,
+    "mixture.speeds": (0.95, 1.0, 1.05),
+    "training.n_steps": 4000,
+    "training.lr": 1e-3,
+}
 
 
 def trainings(base: Base) -> tuple[Base, ...]:
@@ -156,6 +164,7 @@ def trainings(base: Base) -> tuple[Base, ...]:
         tiny,
         tiny_umambanet,
         replaced(tiny_umambanet, UMAMBANET_ROOM),
+        replaced(tiny_umambanet, UMAMBANET_TWO_TALKERS),
         large,
         *(
             replaced(large, {"name": name.replace("_", "-"), "model": sepmamba.CONFIGS[name]})
