@@ -111,11 +111,12 @@ def test_a_run_that_is_killed_keeps_its_rows(monkeypatch, tmp_path):
 
 @pytest.fixture
 def benchmark(monkeypatch, tmp_path):
-    """`main` of words, from another folder, with nothing measured; gives what is in the root."""
+    """`main` of words, from elsewhere, nothing measured or counted; gives what is in the root."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(separation, "ROOT", tmp_path / "root")
     monkeypatch.setattr(separation, "measure", separation_row)
+    monkeypatch.setattr(separation, "size", lambda *_: {"n_params": 1, "macs_per_second": 1.0})
     monkeypatch.setattr(separation, "report", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
