@@ -52,7 +52,8 @@ def prepare_data(options: argparse.Namespace) -> None:
         raise UserError(f"{folder}: is a file; name a folder")
     corpus.prepare(folder, config, tqdm.write)
     if options.folder:
-        print(f"to train on it: speechlab train EXPERIMENT --set 'corpora=[\"{folder}\"]'")
+        name = catalogue.shortest(folder)
+        print(f"to train on it: speechlab train EXPERIMENT --set 'corpora=[\"{name}\"]'")
 
 
 def train(options: argparse.Namespace) -> None:

@@ -152,15 +152,16 @@ def test_what_data_there_is(place, corpus, capsys):
         assert all(text in page for text in (known.licence, known.source, known.layout))
 
 
-def test_data_elsewhere_says_how_to_train_on_it(place, monkeypatch, capsys):
+@pytest.mark.parametrize(("folder", "name"), [("there", "there"), ("data/own", "own")])
+def test_data_elsewhere_says_how_to_train_on_it(place, monkeypatch, capsys, folder, name):
     asked = []
     corpus = dataclasses.replace(CORPORA["synthetic"], prepare=lambda *given: asked.append(given))
     monkeypatch.setitem(CORPORA, "synthetic", corpus)
-    command = ["data", "prepare", "synthetic", "--folder", "there", "--set", "n_train=5"]
+    command = ["data", "prepare", "synthetic", "--folder", folder, "--set", "n_train=5"]
     assert cli.main(command) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("""--set 'corpora=["there"]'""")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"""--set 'corpora=["{name}"]'""")
     [(target, config, _)] = asked
-    assert target == Path("there") and config == corpus.config(n_train=5)
+    assert target == Path(folder) and config == corpus.config(n_train=5)
 
 
 def test_words_are_json_or_text():

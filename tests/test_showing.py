@@ -1,5 +1,7 @@
 """A notebook's parameters say which training is looked at; its dev scores say who is ahead."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,21 @@ def test_a_run_brings_its_own_experiment(corpus, tmp_path):
     chosen = showing.choose("semamba", "quick", checkpoint=str(run.folder), results=tmp_path)
     assert chosen.run == run and chosen.name == "theirs"
     assert chosen.experiment == experiments.from_settings(run.settings["config"])
+
+
+def test_a_run_begun_in_the_root_is_looked_at_from_notebooks(corpus, tmp_path, monkeypatch):
+    """Its corpus is named as it was there, by a path or by its name in data/."""
+    for folder in ("data", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data/own").symlink_to(corpus)
+    for number, words in enumerate(("data/own", "own")):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("speechlab.corpora.catalogue.DATA", Path("data"))
+        settings = toy_corpus.SETTINGS | {"name": f"theirs{number}", "corpora": (words,)}
+        run = launch.train(replaced(experiments.TINY, settings), "results/runs", progress=False)
+        monkeypatch.chdir("notebooks")
+        chosen = showing.choose("semamba", "quick", checkpoint=f"../{run.folder}")
+        assert chosen.missing == "" and launch.dev_scores(chosen.experiment)
 
 
 def test_what_a_given_run_has_heard_is_said(corpus, tmp_path, monkeypatch):

@@ -38,5 +38,15 @@ def lookup(name: str) -> Corpus:
 
 
 def where(corpus: str) -> Path:
-    """The prepared folder of a corpus: a path, or a name in data/."""
-    return Path(corpus) if Path(corpus).is_dir() else DATA / corpus
+    """The prepared folder of a corpus: a path, or a name in data/.
+
+    A path counts from here or from the folder that holds data/, so that a notebook finds what a
+    training named that was begun there.
+    """
+    paths = Path(corpus), DATA.parent / corpus
+    return next((path for path in paths if path.is_dir()), DATA / corpus)
+
+
+def shortest(folder: Path) -> str:
+    """What to call a prepared folder: its name, if it lies in data/."""
+    return folder.name if folder.parent == DATA else str(folder)
