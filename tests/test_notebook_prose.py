@@ -211,3 +211,13 @@ def test_what_training_a_umambanet_taught_is_what_the_rows_say():
     assert correlation["pitch_apart"] > 0.5 > 0.2 > abs(correlation["level_apart_db"])
     noisy = separation_gain(separation_rows("umambanet-tiny-noisy"), "umambanet", "si_snri")
     assert "the same network and steps gain 1.4 dB" in prose and round(noisy.mean, 1) == 1.4
+    recorded = separation_rows("umambanet-recorded")
+    assert "gains 3.4 dB on talkers that it never heard" in prose
+    assert round(separation_gain(recorded, "umambanet", "si_snri").mean, 1) == 3.4
+    of = recorded.loc["umambanet"].set_index("file")
+    assert "23 of 40 mixtures by more than 4 dB, while 7 come out worse" in prose
+    assert len(of) == 40 and (of["si_sdri"] > 4).sum() == 23 and (of["si_sdri"] < 0).sum() == 7
+    assert "Here pitch does not tell which (rank correlation 0.13)" in prose
+    assert round(of[["pitch_apart", "si_sdri"]].corr("spearman").iloc[0, 1], 2) == 0.13
+    steps = EXPERIMENTS["umambanet-two-talkers"].training.n_steps
+    assert "the published size, trained for 4000 steps" in prose and steps == 4000
