@@ -37,6 +37,8 @@ from speechlab.files import replacing
 
 FOLDER = Path("results/runs")  # where runs lie unless another folder is named
 PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")
+# What changes a number when it changes; a study hashes the cells of its notebooks itself.
+CODE = ("speechlab", "gradio_app", "benchmarks", "examples", "pyproject.toml", "constraints.txt")
 TOLD = 5  # settings, where a run was begun with others
 _held: set[Path] = set()  # runs that this process has locked
 
@@ -282,11 +284,17 @@ def _frame(path: Path) -> pd.DataFrame:
 
 
 def _git_commit() -> str:
-    """Of the package's own checkout, "-dirty" where files were changed; "" where it has none."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Of the package's own checkout, "-dirty" where code was changed; "" where it has none."""
+    root = Path(__file__).parents[1]
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = commit and _git(root, "--no-optional-locks", "status", "--porcelain", "--", *CODE)
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git prints; "" where it fails or is not installed."""
     with contextlib.suppress(OSError):
-        here = Path(__file__).parent
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
     return ""
 

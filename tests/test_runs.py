@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 
 import pandas as pd
 import pytest
@@ -110,6 +112,36 @@ def test_another_environment_is_noted(tmp_path, monkeypatch):
     assert run.settings["n_threads"] == 1
     assert [entry["n_threads"] for entry in run.settings["continued"]] == [64]
     assert run.settings["continued"][0]["step"] == 2
+
+
+def test_a_commit_is_dirty_only_where_code_changed(tmp_path, monkeypatch):
+    """Results, data, documents and notebooks change in every study: they are no other code."""
+    code = ("speechlab/runs.py", "benchmarks/scan.py", "pyproject.toml")
+    other = ("results/dev/rows.csv", "data/README.md", "notebooks/01_one.ipynb", "README.md")
+    for path in (*code, *other):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("before")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y.z", "-C", str(tmp_path)]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "x"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "speechlab/runs.py"))
+    clean = runs.environment()["git_commit"]
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    for path in other:
+        (tmp_path / path).write_text("after")
+    (tmp_path / "results/local").mkdir()
+    (tmp_path / "results/local/rows.csv").write_text("new")
+    assert runs.environment()["git_commit"] == clean
+    for path in (*code, "speechlab/new.py"):  # a module that is not in git yet is code as well
+        (tmp_path / path).write_text("after")
+        assert runs.environment()["git_commit"] == f"{clean}-dirty", path
+        subprocess.run([*git, "add", "."], check=True)
+        assert runs.environment()["git_commit"] == f"{clean}-dirty", path
+        subprocess.run([*git, "commit", "--quiet", "--message", "x"], check=True)
+        clean = runs.environment()["git_commit"]
+        assert not clean.endswith("-dirty")
+    monkeypatch.setattr(runs, "__file__", str(tmp_path.parent / "speechlab/runs.py"))
+    assert runs.environment()["git_commit"] == ""  # no checkout
 
 
 def test_two_processes_do_not_train_in_one_run(tmp_path):
