@@ -38,12 +38,8 @@ def finished(function: Callable[[Task], Result], tasks: list[Task], jobs: int) -
     be one of a module, its tasks and results picklable. Raises UserError where a process dies.
     """
     if jobs == 1 or len(tasks) <= 1:
-        n_threads = torch.get_num_threads()
-        _one_thread()
-        try:
+        with threads(1):
             yield from map(function, tasks)
-        finally:
-            torch.set_num_threads(n_threads)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks of running threads
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=spawn, initializer=_begin)
@@ -197,12 +193,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """PyTorch computes on `n` threads of the CPU inside, on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _begin() -> None:
     obey_parent()
-    _one_thread()
-
-
-def _one_thread() -> None:
     torch.set_num_threads(1)
 
 

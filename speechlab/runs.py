@@ -144,18 +144,22 @@ class Run:
     def agree(self, training: Mapping[str, Any], free: tuple[str, ...]) -> None:
         """Note the training configuration, or refuse one that differs but in `free` settings.
 
-        Also notes where the run goes on in another environment than it was in before.
+        A run of an older version lacks the settings that came later; it takes those asked for.
+        Also notes where the run resumes in another environment than it was in before.
         """
-        known, asked = self.settings, _json(training)
+        known, asked, now = self.settings, _json(training), environment()
         if held := known.get("training"):
-            unlike = {k: v for k, v in asked.items() if k not in free}
-            self._refuse_other({k: held.get(k) for k in unlike}, unlike)
-        else:
-            self._write_settings(known | {"training": asked})
+            unlike = {k: v for k, v in asked.items() if k not in free and k in held}
+            self._refuse_other({k: held[k] for k in unlike}, unlike)
+            if later := {k: v for k, v in asked.items() if k not in held}:
+                known = known | {"training": held | later}
+                self._write_settings(known)
+        else:  # the environment of now: its thread count is that of the training
+            self._write_settings(known | now | {"training": asked})
             return
         before = ([known, *known.get("continued", [])])[-1]
-        if any(before.get(key) != value for key, value in environment().items()):
-            continued = [*known.get("continued", []), {"step": self.step} | environment()]
+        if any(before.get(key) != value for key, value in now.items()):
+            continued = [*known.get("continued", []), {"step": self.step} | now]
             self._write_settings(known | {"continued": continued})
 
     def change(self, training: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

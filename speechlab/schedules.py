@@ -16,6 +16,7 @@ class TrainingConfig:
     batch_size: int = 4  # examples at once, over all processes
     accumulate: int = 1  # batches per step
     seed: int = 0  # of the examples' and the model's random draws
+    n_threads: int = 1  # of PyTorch on the CPU: another number rounds sums differently
     n_workers: int = 0  # processes that make examples, and as many that compute PESQ; 0: this one
     # optimiser, of every phase that has none of its own
     optimizer: Literal["adam", "adamw"] = "adamw"  # they part at weight_decay
@@ -46,7 +47,7 @@ class TrainingConfig:
 FREE = ("n_workers", "loggers", "checkpoint_every")  # no number depends on them
 CHANGEABLE = (  # by `resume`: what does not reach back
     *("n_steps", "lr", "schedule", "warmup", "warmup_start", "decay", "clip_norm"),
-    *("validate_every", "patience", "log_every", "max_bad_steps", *FREE),
+    *("validate_every", "patience", "log_every", "max_bad_steps", "n_threads", *FREE),
 )
 _LEAST = {"n_workers": 0, "seed": 0, "patience": 0}  # of other whole numbers: 1
 

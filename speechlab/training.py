@@ -6,8 +6,8 @@
 
 A step is a function of the state before it and of (seed, step): examples come from an integer
 position, and random draws are seeded anew in every step. So a killed run repeats the steps after
-its last checkpoint and gets the same weights, on a CPU bit for bit (same thread count, same
-versions). Training sees examples and dev scores; it reads no file of a corpus.
+its last checkpoint and gets the same weights, on a CPU bit for bit (same processor type, same
+versions; the configuration fixes the thread count). Training sees examples and dev scores; it reads no file of a corpus.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from speechlab.loader import Batch, batches
 from speechlab.mixing import Examples
 from speechlab.models import SYSTEMS
 from speechlab.objectives import Objective, Phase, Supervised
+from speechlab.processes import threads
 from speechlab.progress import Record, Tell, recording
 from speechlab.runs import Run
 from speechlab.schedules import CHANGEABLE, FREE, TrainingConfig, check, epoch_of, factor
@@ -65,6 +66,7 @@ def fit(
         raise TypeError(f"{type(objective.model).__name__} is in no SYSTEMS: it cannot be saved")
     device = next(objective.parameters()).device
     with contextlib.closing(objective), contextlib.ExitStack() as stack:
+        stack.enter_context(threads(config.n_threads))
         world = stack.enter_context(joined(device))
         stack.enter_context(_own_random_numbers(device))
         if world.writes:

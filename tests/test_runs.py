@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import speechlab
-from speechlab import runs
+from speechlab import runs, training
 from speechlab.errors import UserError
 from speechlab.runs import Run, compare, listing
 from tests.training_toys import ended, forked, train
@@ -142,6 +142,20 @@ def test_a_commit_is_dirty_only_where_code_changed(tmp_path, monkeypatch):
         assert not clean.endswith("-dirty")
     monkeypatch.setattr(runs, "__file__", str(tmp_path.parent / "speechlab/runs.py"))
     assert runs.environment()["git_commit"] == ""  # no checkout
+
+
+def test_a_run_without_later_settings_resumes_and_notes_them(tmp_path):
+    """It was begun by a version that had no thread count among its settings."""
+    run = train(tmp_path / "run", n_steps=2)
+    known = run.settings
+    del known["training"]["n_threads"]
+    (run.folder / "config.json").write_text(json.dumps(known | {"n_threads": 2}))
+    assert train(tmp_path / "run", n_steps=2).step == 2
+    assert run.settings["training"]["n_threads"] == 1
+    assert [entry["n_threads"] for entry in run.settings["continued"]] == [1]
+    assert training.resume(run, {"n_steps": 3}).n_threads == 1
+    with pytest.raises(UserError, match="seed was 0, is 1"):
+        train(tmp_path / "run", n_steps=2, seed=1)
 
 
 def test_two_processes_do_not_train_in_one_run(tmp_path):

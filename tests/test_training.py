@@ -18,6 +18,7 @@ from speechlab.distributed import World
 from speechlab.errors import UserError
 from speechlab.layers import scan
 from speechlab.loader import batches
+from speechlab.processes import threads
 from speechlab.runs import Run
 from speechlab.schedules import CHANGEABLE, FREE, TrainingConfig, check, factor
 from speechlab.steps import State, take_step
@@ -229,6 +230,31 @@ def test_terms_without_a_weight_or_of_another_shape_are_a_programming_error():
 
     with pytest.raises(ValueError, match=r"phase loss must give terms of shape \(4,\) for each of"):
         steps(1, Wrong(tiny(), {"mae": mae}))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_configuration_fixes_the_thread_count(tmp_path, n_threads):
+    """The environment may give any: training and dev scores use what the run notes."""
+    seen = []
+
+    class Watched(Sines):
+        def example(self, *position):
+            seen.append(torch.get_num_threads())
+            return super().example(*position)
+
+    def scores(model):
+        seen.append(torch.get_num_threads())
+        return dev(model)
+
+    with threads(3):
+        run = train(tmp_path / "run", None, Watched(), scores, n_steps=2, n_threads=n_threads)
+        assert torch.get_num_threads() == 3  # as before
+        train(tmp_path / "run", None, Watched(), scores, n_steps=2, n_threads=n_threads)
+    assert set(seen) == {n_threads}
+    known = run.settings
+    assert known["training"]["n_threads"] == known["n_threads"] == n_threads
+    assert "continued" not in known
+    assert TrainingConfig().n_threads == 1
 
 
 def test_a_changed_configuration_is_refused_and_named(tmp_path):
