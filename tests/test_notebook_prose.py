@@ -1,10 +1,12 @@
 """What the notebooks' prose says they taught is what the committed rows and tables say."""
 
+import re
 from functools import partial
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import pytest
 
 from speechlab import spectral_tables, tables
 from speechlab.complexity import n_params
@@ -21,6 +23,21 @@ def learned(name: str) -> str:
     cells = nbformat.read(FOLDER / name, as_version=4).cells
     [prose] = [cell.source for cell in cells if cell.source.startswith("## What we learned")]
     return " ".join(prose.split())
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_was_learned_is_of_committed_rows_that_it_names(path):
+    """A reader's own run may differ: the text says first whose numbers it quotes."""
+    prose = learned(path.name).removeprefix("## What we learned ")
+    first = re.match(r"\*\*The committed (run|rows|corpus)\*\* \((.+?)\)", prose)
+    named = re.findall(r"`(results/[^`]+)`", prose)
+    assert first and named and first[2].startswith(f"`{named[0]}`"), prose[:200]
+    assert all((ROOT / name).exists() for name in named)
+    if first[1] == "run":
+        assert first[2] == f"`{named[0]}`, profile `quick`, seed 0"
+        assert "This text describes that run alone." in prose
+        assert "the table scores" not in prose and "of the table" not in prose
+    assert "results/local" not in prose and "results/runs" not in prose
 
 
 def test_what_paper_tables_taught_is_what_the_rows_say():
@@ -92,7 +109,7 @@ def test_what_training_taught_is_what_the_rows_say():
     dev = pd.read_csv(ROOT / "results" / "dev" / "cleanumamba-tiny.csv")
     wide = dev.pivot(index="file", columns="system", values=["si_sdr", "pesq_wb"])
     scores, quality = wide["si_sdr"], wide["pesq_wb"]
-    assert len(scores) == 40 and "In SI-SDR both intervals of the table lie above 0" in prose
+    assert len(scores) == 40 and "In SI-SDR both its intervals lie above 0" in prose
     for other in ("noisy", "wiener"):
         assert paired_difference(scores["cleanumamba"], scores[other]).low > 0
     assert paired_difference(quality["cleanumamba"], quality["noisy"]).low > 0
@@ -114,7 +131,7 @@ def gains_of(name: str, system: str, other: str, metric: str) -> Difference:
 def test_what_training_a_semamba_taught_is_what_the_rows_say():
     prose = learned("03_train_semamba.ipynb")
     gain = partial(gains_of, "semamba-tiny", "semamba_advanced")
-    assert "In PESQ-WB both intervals of the second table lie above 0" in prose
+    assert "In PESQ-WB both its intervals lie above 0" in prose
     assert gain("noisy", "pesq_wb").low > 0 and gain("wiener", "pesq_wb").low > 0
     assert "In SI-SDR it is ahead of the noisy files, and the filter keeps up" in prose
     assert gain("noisy", "si_sdr").low > 0 > gain("wiener", "si_sdr").low
@@ -175,7 +192,7 @@ def test_what_training_a_sepmamba_taught_is_what_the_rows_say():
     assert "It is pitch that it separates by" in prose and "Level tells it nothing" in prose
     assert correlation["pitch_apart"] > 0.5 > 0.2 > abs(correlation["level_apart_db"])
     other = separation_rows("umambanet-tiny").loc["umambanet"].set_index("file")
-    assert "gains 0.6 dB more on the same mixtures in about as long" in prose
+    assert "It gains 0.6 dB more on the same mixtures in about as long" in prose
     ahead = paired_difference(other["si_sdri"], of["si_sdri"])
     assert ahead.low > 0 and round(ahead.mean, 1) == 0.6
     assert "and gains 6.3 dB" in prose and round(gain["si_sdri"].mean, 1) == 6.3
