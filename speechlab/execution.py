@@ -21,6 +21,7 @@ from typing import Any
 from speechlab.files import replacing
 from speechlab.notebooks import Notebook, execution_count
 
+START_S = 600  # that a kernel has to begin, on a machine that is busy
 ENDING_S = 10  # that the subprocess has to end its kernel, before it ends itself
 
 
@@ -164,14 +165,15 @@ def _child(place: Path) -> None:
     logging.getLogger("papermill").addFilter(note)
     job = json.loads((place / "job.json").read_text(encoding="utf-8"))
     paths = place / "notebook.ipynb", place / "executed.ipynb"
+    options = {"progress_bar": False, "log_output": True, "start_timeout": START_S}
     try:
         try:
-            papermill.execute_notebook(*paths, **job, progress_bar=False, log_output=True)
+            papermill.execute_notebook(*paths, **job, **options)
         except RuntimeError:
             if "cell" in status:
                 raise
             # A kernel that died at its start: another one, begun at the same time, took its port.
-            papermill.execute_notebook(*paths, **job, progress_bar=False, log_output=True)
+            papermill.execute_notebook(*paths, **job, **options)
         status["done"] = True
     except papermill.PapermillExecutionError as error:
         status |= {"cell": error.cell_index + 1, "error": f"{error.ename}: {error.evalue}"}

@@ -24,6 +24,7 @@ from speechlab.runs import Run
 from tests.toy_corpus import prepared, words
 from tests.training_toys import ended, forked
 
+LIMIT_S = 1800  # of a process that hangs; none that works is near it, however busy the machine
 SMALL = ["n_train=2", "n_held_out=1", "n_noises=1", "n_noises_held_out=1", "noise_s=1", "jobs=1"]
 SMALL += ["n_rooms=1", "n_rooms_held_out=1"]
 
@@ -55,7 +56,8 @@ def test_from_nothing_to_a_cleaned_file(place, capsys):
     assert first == f"{run}: finished at step 6 of 6"
     lines = printed.err.splitlines()  # no bar in a log
     told = [line.split(",")[0] for line in lines]
-    assert told == [f"cleanumamba-tiny: step {step} of 6" for step in (0, 3, 6)]
+    steps = [f"cleanumamba-tiny: step {step} of 6" for step in (0, 3, 6)]
+    assert [line for line in dict.fromkeys(told) if line in steps] == steps
     assert second.startswith("best on dev: si_sdr ") and second.endswith(f"{run}/best.safetensors")
     [noisy] = (place / "data/synthetic/test/noisy").iterdir()
     assert cli.main(["enhance", str(noisy), "--checkpoint", str(run), "--output", "out"]) == 0
@@ -174,27 +176,34 @@ def test_words_are_json_or_text():
 
 
 def test_ctrl_c_is_a_line_and_the_run_goes_on(place, corpus, capsys):
-    command = train_words(corpus, training__n_steps=40, training__log_every=1)
+    changes = {"training__log_every": 1, "training__validate_every": 40}
+    command = train_words(corpus, training__n_steps=40, **changes)
     history = Path("results/runs/cleanumamba-tiny/history.csv")
 
     def work():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, begun in the background
-        take_step = training.take_step
-        training.take_step = lambda *words: time.sleep(0.05) or take_step(*words)  # time to kill
+        take_step, steps = training.take_step, iter(range(4))
+
+        def stops_there(*words):  # until the signal comes, however late
+            return take_step(*words) if next(steps, None) is not None else time.sleep(LIMIT_S)
+
+        training.take_step = stops_there
         with Path("stderr").open("w") as sys.stderr:
             code = cli.main(command)
         os._exit(code)
 
     child = forked(work)
-    deadline = time.monotonic() + 60
-    while len(Run(history.parent).history) < 3 and time.monotonic() < deadline:
+    deadline = time.monotonic() + LIMIT_S
+    while len(Run(history.parent).history) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child, signal.SIGINT)
     assert ended(child) == 130
     lines = Path("stderr").read_text().splitlines()
-    assert lines == ["cleanumamba-tiny: step 0 of 40", "speechlab: interrupted"]
+    first, *others, last = lines  # others: where the machine is so slow that a minute passes
+    assert (first, last) == ("cleanumamba-tiny: step 0 of 40", "speechlab: interrupted")
+    assert all(line.startswith("cleanumamba-tiny: step ") for line in others)
     run = Run.open(history.parent)
-    assert 0 < run.step < 40
+    assert 3 <= run.step <= 4
     assert cli.main(command) == 0 and run.step == 40
     assert run.history["step"].tolist() == list(range(1, 41))
     assert cli.main([*command, "name=whole"]) == 0

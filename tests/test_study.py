@@ -1,11 +1,8 @@
-"""The study runs what is not finished, keeps whole copies only, and leaves nothing running."""
+"""The study runs what is not finished and keeps whole copies only."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -16,61 +13,9 @@ from speechlab.corpora import manifest
 from speechlab.errors import UserError
 from speechlab.experiments import EXPERIMENTS
 from speechlab.study import assignments, plan, run_study, source_hash, stale
+from tests.study_toys import LIMIT_MIN, copies, printed, read, reason, run, wanted, write
 
 GOOD = ("from pathlib import Path", "#seed = 0\nrate = 1.0\ncorpus = '../corpus'", "print(seed)")
-ENDLESS = """
-import time
-from pathlib import Path
-while True:
-    Path("../beats").open("a").write("x")
-    time.sleep(0.05)
-"""
-# A script for a process of its own, which can be interrupted or killed.
-SCRIPT = """
-from speechlab.study import plan, run_study
-if __name__ == "__main__":
-    run_study(plan(folder="notebooks", copies="copies"), progress=False, jobs=2)
-"""
-
-
-def write(folder, name, *cells):
-    """A notebook; the cell that begins with # is its parameters cell, without the #."""
-    notebook = nbformat.v4.new_notebook()
-    notebook.metadata["kernelspec"] = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    notebook.cells = [nbformat.v4.new_markdown_cell("# Is it?")]
-    for text in cells:
-        tags = {"tags": ["parameters"]} if text.startswith("#") else {}
-        notebook.cells.append(nbformat.v4.new_code_cell(text.removeprefix("#"), metadata=tags))
-    folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, folder / f"{name}.ipynb")
-
-
-def wanted(root, *names, **options):
-    """The plan for the notebooks in root/notebooks."""
-    return plan(names, folder=root / "notebooks", copies=root / "copies", **options)
-
-
-def run(root, *names, minutes=1.0, jobs=1, **options):
-    return run_study(wanted(root, *names, **options), minutes, progress=False, jobs=jobs)
-
-
-def copies(root):
-    return sorted(path.name for path in (root / "copies").glob("*"))
-
-
-def read(path):
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    return notebook
-
-
-def printed(path):
-    outputs = [out for cell in read(path).cells for out in cell.get("outputs", [])]
-    return "".join(out.get("text", "") for out in outputs)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +35,7 @@ def ran(tmp_path_factory):
     write(root / "notebooks", "03_sizes", '#profile = "quick"', "print(profile)")
     (root / "copies").mkdir()
     (root / "copies" / "03_sizes.failed.ipynb").write_text("of an earlier run")
-    outcomes = run_study(wanted(root), 1.0, tell=lines.append, progress=False)
+    outcomes = run_study(wanted(root), LIMIT_MIN, tell=lines.append, progress=False)
     return root, outcomes, lines
 
 
@@ -135,11 +80,6 @@ def test_what_is_finished_is_not_run_again(finished):
     assert {path: path.read_bytes() for path in (finished / "copies").iterdir()} == before
     lines = study.listing(wanted(finished))
     assert [line.partition(": ")[2] for line in lines] == ["finished", "not run yet", "finished"]
-
-
-def reason(root, name, **options):
-    [one] = wanted(root, name, **options)
-    return stale(one, study.source_hash())
 
 
 def prepared(root, names):
@@ -267,88 +207,6 @@ def test_assignments():
 def test_the_limit_is_a_time(ran):
     with pytest.raises(UserError, match="must be more than 0 minutes"):
         run(ran[0], "1", minutes=0.0)
-
-
-def still(path, seconds=1.5):
-    """Whether a file stays as it is."""
-    before = path.stat().st_size
-    time.sleep(seconds)
-    return path.stat().st_size == before
-
-
-def test_an_endless_notebook_ends_with_its_time_limit(tmp_path):
-    write(tmp_path / "notebooks", "01_endless", "x = 1", ENDLESS)
-    began = time.monotonic()
-    [outcome] = run(tmp_path, minutes=0.1)
-    assert 6 < time.monotonic() - began < 30
-    assert "in cell In [2]: stopped at its limit of 0.1 min" in outcome.line
-    assert copies(tmp_path) == ["01_endless.failed.ipynb"]
-    assert still(tmp_path / "beats")
-
-
-MEETING = """
-import os, time
-from pathlib import Path
-Path("../here-{me}").touch()
-deadline = time.monotonic() + 60
-while not Path("../here-{other}").exists():
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
-print("threads", os.environ.get("OMP_NUM_THREADS"))
-"""
-
-
-def test_trainings_stand_side_by_side(tmp_path, monkeypatch):
-    """Two that wait for each other end; the first and the last are alone, and outcomes in order."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("speechlab.processes.n_processors", lambda: 6)
-    folder = tmp_path / "notebooks"
-    for number, other in (("02", "03"), ("03", "02")):
-        write(folder, f"{number}_train", MEETING.format(me=number, other=other))
-    seen = "from pathlib import Path\nprint(len(list(Path('..').glob('here-*'))))"
-    for name in ("01_data", "10_tables"):
-        write(folder, name, seen)
-    outcomes = run(tmp_path, jobs=2)
-    names = [outcome.wanted.name for outcome in outcomes]
-    assert names == ["01_data", "02_train", "03_train", "10_tables"]
-    lines = [outcome.line for outcome in outcomes]
-    assert [outcome.status for outcome in outcomes] == ["done"] * 4, lines
-    said = [read(one.wanted.copy).cells[-1].outputs[0].text.split() for one in outcomes]
-    assert said == [["0"], ["threads", "3"], ["threads", "3"], ["2"]]
-
-
-def hears_ctrl_c():
-    """As a program begun in the foreground does; tests may have been begun in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("name", ["01_endless", "02_endless"])
-def test_killed_in_the_middle(tmp_path, end, name):
-    """No half copy, nothing left running; and the next run is as if there had been none before."""
-    write(tmp_path / "notebooks", name, "x = 1", ENDLESS)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=hears_ctrl_c,
-    )
-    beats = tmp_path / "beats"
-    deadline = time.monotonic() + 60
-    while not beats.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(end)
-    process.wait(20)
-    deadline = time.monotonic() + 15
-    while not still(beats, 1.0) and time.monotonic() < deadline:
-        pass
-    assert still(beats, 0.5)
-    assert copies(tmp_path) == []
-    assert reason(tmp_path, name) == "not run yet"
 
 
 def test_the_source_is_what_is_imported(tmp_path):
