@@ -141,7 +141,8 @@ def study(options: argparse.Namespace) -> int:
     from speechlab import study as notebooks
 
     fixed, each = notebooks.assignments(options.set), notebooks.assignments(options.each)
-    sets = notebooks.plan(options.names, options.profile, fixed, each, only=options.only)
+    chosen = {"only": options.only, "publish": options.publish}
+    sets = notebooks.plan(options.names, options.profile, fixed, each, **chosen)
     if options.list:
         print("\n".join(notebooks.listing(sets)))
         return 0
@@ -271,8 +272,9 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "study",
         help="run the notebooks; what is finished is not run again",
-        description="Executed copies go to results/notebooks. A notebook that fails is kept there "
-        "as NAME.failed.ipynb, and the rest go on. Exit code 1 where one failed.",
+        description="Executed copies go to results/notebooks; rows, tables and figures go to "
+        "results/local. A notebook that fails is kept as NAME.failed.ipynb, and the others "
+        "still run. Exit code 1 if one failed.",
     )
     command.add_argument("names", nargs="*", metavar="NUMBER", help="or a name; default: all")
     command.add_argument(
@@ -288,6 +290,11 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="trainings at a time; default: %(default)s"
+    )
+    command.add_argument(
+        "--publish",
+        action="store_true",
+        help="replace the committed rows, tables and figures in results/ instead",
     )
     command.add_argument("--overwrite", action="store_true", help="run what is finished too")
     command.add_argument("--list", action="store_true", help="number what would run, and end")

@@ -24,6 +24,7 @@ from speechlab.files import sha256
 NUMBERED = "[0-9][0-9]_*.ipynb"
 INPUTS = "speechlab_inputs"  # the key in an output's metadata
 ABSENT = "not there"
+LOCAL = "local"  # in results/: what a study writes unless it publishes
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,15 @@ def enter_folder() -> None:
         f"{Path.cwd()} is not where the notebooks lie; call papermill in the repository, or with "
         "--cwd and their folder"
     )
+
+
+def output_folder(results: str | Path, publish: bool) -> Path:
+    """The folder that a notebook writes rows, tables and figures to.
+
+    results: the folder of the committed ones. A notebook replaces those only where it publishes;
+    otherwise it writes beside them, into a folder that git ignores.
+    """
+    return Path(results) if publish else Path(results) / LOCAL
 
 
 def note_inputs(*paths: str | Path) -> None:

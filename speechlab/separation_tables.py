@@ -337,21 +337,24 @@ def _text(value: Any, form: str, absent: str = MISSING) -> str:
     return absent if pd.isna(value) else f"{value:{form}}"
 
 
-def write(results: str | Path, source: str | Path | None = None) -> list[Path]:
-    """Write both tables under `results`, from its counts and measurements; returns their paths.
+def write(
+    results: str | Path, source: str | Path | None = None, output: str | Path | None = None
+) -> list[Path]:
+    """Write both tables under `output`, from its counts; returns their paths.
 
-    source: the folder of the published tables, where it is not in `results`.
+    Measured times are those of `results`. source: the folder of the published tables, where it is
+    not in `results`; output: `results` unless given.
     """
-    results = Path(results)
-    if not (results / COUNTS).is_file():
+    output = Path(output or results)
+    if not (output / COUNTS).is_file():
         fix = "restore it from the repository, or run notebooks/11_paper_tables.ipynb"
-        raise UserError(f"{results / COUNTS}: no such table; {fix}")
-    printed = published(source or results / "published")
-    counts, path = pd.read_csv(results / COUNTS), results / MEASURED
+        raise UserError(f"{output / COUNTS}: no such table; {fix}")
+    printed = published(source or Path(results) / "published")
+    counts, path = pd.read_csv(output / COUNTS), Path(results) / MEASURED
     rows = pd.read_csv(path) if path.is_file() else None
     first, second = sepmamba(printed[PRINTED[0]], counts, rows), umambanet(printed, counts)
     return write_tables(
-        results / "tables",
+        output / "tables",
         {
             PRINTED[0]: (first, sepmamba_markdown(first)),
             PRINTED[1]: (second, umambanet_markdown(second)),

@@ -22,7 +22,7 @@ from speechlab.errors import UserError
 from speechlab.experiments import Experiment
 from speechlab.models import SYSTEMS
 from speechlab.models.spectral import SpectralModel
-from speechlab.notebooks import note_inputs
+from speechlab.notebooks import note_inputs, output_folder
 from speechlab.pcs import pcs
 from speechlab.runs import Run
 from speechlab.spectra import Spectrum
@@ -40,7 +40,7 @@ class Chosen:
     experiment: Experiment
     run: Run | None  # one that was given; None where it is to be trained, or is a file
     runs: Path  # the folder of the study's runs
-    output: Path  # where tables and figures go: beside the runs where a stand-in is looked at
+    output: Path  # of tables and figures: beside the runs where a stand-in is looked at
     missing: str  # why a tiny corpus and a few steps stand in; empty where none do, or asked for
 
     @property
@@ -58,12 +58,14 @@ def choose(
     name: str = "",
     seed: int = 0,
     results: str | Path = "../results",
+    publish: bool = False,
 ) -> Chosen:
     """The parameters of a notebook about trainings, made sense of; notes the corpora that it reads.
 
     about: a key of `study.TRAINED`. Corpora are looked for where `corpus` lies, else in ../data.
     Where one is not prepared a tiny one and a few steps stand in; UserError instead where the
-    training was named or its profile is a long one.
+    training was named or its profile is a long one. publish: of `output_folder`; what stands in is
+    never published.
     """
     given = Run.open(checkpoint) if checkpoint and Path(checkpoint).is_dir() else None
     chosen = experiments.lookup(experiment or study.experiment(profile, about))
@@ -88,7 +90,8 @@ def choose(
     of_file = given.name if given else checkpoint and f"{Path(checkpoint).stem}-given"
     name = name or of_file or (f"{chosen.name}-seed{seed}" if seed else chosen.name)
     chosen = replaced(chosen, {"name": name, "training.seed": seed})
-    return Chosen(chosen, given, runs, runs if tiny else Path(results), missing)
+    output = runs if tiny else output_folder(results, publish)
+    return Chosen(chosen, given, runs, output, missing)
 
 
 def trained(

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from speechlab.errors import UserError
-from speechlab.tables import count, markdown_table, number, replace_text, write_tables
+from speechlab.tables import count, markdown_table, number, per_file, replace_text, write_tables
 
 COUNTS = Path("benchmarks/spectral_macs.csv")
 TEST_SETS = ("voicebank_demand_test", "voicebank_demand_test_118")  # whole, and what we have of it
@@ -229,16 +229,17 @@ def costs_note(table: pd.DataFrame) -> str:
     )
 
 
-def scores(printed: pd.DataFrame, metrics: str | Path) -> pd.DataFrame:
+def scores(printed: pd.DataFrame, *metrics: str | Path) -> pd.DataFrame:
     """A row per printed model; beside it the means of its rows per file, where there are any.
 
-    metrics: the folder with <test set>/<checkpoint>.csv; the whole test set goes before its part.
+    metrics: folders with <test set>/<checkpoint>.csv, of which the first that has it counts; the
+    whole test set goes before its part.
     """
     rows = []
     for row in _rows(printed):
         checkpoint = CHECKPOINTS.get(row["model"])
-        paths = [Path(metrics) / name / f"{checkpoint}.csv" for name in TEST_SETS]
-        path = next((path for path in paths if checkpoint and path.is_file()), None)
+        paths = [per_file(checkpoint, name, *metrics) for name in TEST_SETS if checkpoint]
+        path = next(filter(None, paths), None)
         rows.append({"model": row["model"], "checkpoint": checkpoint} | _scored(path))
         rows[-1] |= {f"{metric}_published": row[metric] for metric in SCORES}
     columns = [f"{metric}{end}" for metric in SCORES for end in ("_published", "")]
@@ -286,20 +287,23 @@ def _measured(row: Row) -> str:
     return f"not measured: no weights {where}"
 
 
-def write(results: str | Path, source: str | Path | None = None) -> list[Path]:
-    """Write both tables under `results`, from its counts and rows per file; returns their paths.
+def write(
+    results: str | Path, source: str | Path | None = None, output: str | Path | None = None
+) -> list[Path]:
+    """Write both tables under `output`, from its counts and rows per file; returns their paths.
 
-    source: the folder of the published tables, where it is not in `results`.
+    source: the folder of the published tables, where it is not in `results`; output: `results`
+    unless given; what both have of rows per file is read from `results`.
     """
-    results = Path(results)
-    if not (results / COUNTS).is_file():
+    output = Path(output or results)
+    if not (output / COUNTS).is_file():
         fix = "restore it from the repository, or run notebooks/11_paper_tables.ipynb"
-        raise UserError(f"{results / COUNTS}: no such table; {fix}")
-    printed = published(source or results / "published")
-    cost = costs(printed, pd.read_csv(results / COUNTS))
-    score = scores(printed, results / "metrics")
+        raise UserError(f"{output / COUNTS}: no such table; {fix}")
+    printed = published(source or Path(results) / "published")
+    cost = costs(printed, pd.read_csv(output / COUNTS))
+    score = scores(printed, Path(results) / "metrics", output / "metrics")
     return write_tables(
-        results / "tables",
+        output / "tables",
         {
             "spectral_costs": (cost, costs_markdown(cost)),
             "spectral_scores": (score, scores_markdown(score)),

@@ -118,20 +118,28 @@ def plan(
     folder: str | Path = FOLDER,
     copies: str | Path = COPIES,
     only: int | None = None,
+    publish: bool = False,
 ) -> list[ParameterSet]:
     """The parameter sets of the notebooks named, by number or name; of all where none is named.
 
     fixed: values for all, {"seed": "1"}; each: values to combine, {"seed": "0,1,2"}. UserError
     for what no notebook, parameter or profile is called: every notebook named must have all.
     only: one of the sets, by its number from 0, as a task of a cluster's array takes it.
+    publish: set the parameter of that name in every notebook that has it.
     """
     fixed, each = dict(fixed or {}), dict(each or {})
+    if publish and profile == "smoke":
+        raise UserError("--publish --profile smoke: a run of smoke size is never published")
     if twice := fixed.keys() & each.keys():
         raise UserError(f"{min(twice)} is given to both --set and --each; choose one")
     products = itertools.product(*(dict.fromkeys(text.split(",")) for text in each.values()))
     asked = [fixed | dict(zip(each, values, strict=True)) for values in products]
     notebooks = [Notebook.read(path) for path in _chosen(names, Path(folder))]
-    sets = [_set(one, profile, words, Path(copies)) for one in notebooks for words in asked]
+    sets = [
+        _set(one, profile, _publishing(one, words) if publish else words, Path(copies))
+        for one in notebooks
+        for words in asked
+    ]
     if only is not None and not 0 <= only < len(sets):
         raise UserError(f"--only {only}: the sets are numbered 0 to {len(sets) - 1}; see --list")
     return sets if only is None else [sets[only]]
@@ -271,6 +279,10 @@ def _known(profile: str) -> str:
     if profile not in PROFILES:
         raise UserError(f"no profile '{profile}'; there are: {', '.join(PROFILES)}")
     return profile
+
+
+def _publishing(notebook: Notebook, words: Mapping[str, str]) -> Mapping[str, str]:
+    return {**words, "publish": "true"} if "publish" in notebook.defaults else words
 
 
 def _set(notebook: Notebook, profile: str, words: Mapping[str, str], copies: Path) -> ParameterSet:

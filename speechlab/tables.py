@@ -60,8 +60,10 @@ def number(text: str) -> int:
     return round(float(digits) * {"K": 1e3, "M": 1e6}[unit])
 
 
-def reproduced(folder: str | Path) -> pd.DataFrame:
-    """The runs in a folder of per-file CSVs, one row each, by name; no folder, no rows.
+def reproduced(*folders: str | Path) -> pd.DataFrame:
+    """The runs in folders of per-file CSVs, one row each, by name; no folder, no rows.
+
+    Where two folders have a run of one name, that of the first counts.
 
     Columns: checkpoint, n_params, n, n_failed (files that lack a metric), <metric>, <metric>_low
     and <metric>_high (mean, ends of its 95 % interval; STOI in per cent), test_set, versions,
@@ -70,7 +72,8 @@ def reproduced(folder: str | Path) -> pd.DataFrame:
     metrics = [metric + end for metric in METRICS for end in ("", "_low", "_high")]
     about = ["test_set", "versions", "quantize"]
     columns = ["checkpoint", "n_params", "n", "n_failed", *metrics, *about]
-    rows = [_run(path) for path in sorted(Path(folder).glob("*.csv"))]
+    found = {path.name: path for folder in folders[::-1] for path in Path(folder).glob("*.csv")}
+    rows = [_run(found[name]) for name in sorted(found)]
     return pd.DataFrame(rows, columns=columns).astype({"n_params": "Int64"})
 
 
@@ -231,34 +234,47 @@ def note(runs: pd.DataFrame) -> str:
     )
 
 
+def per_file(checkpoint: str, test_set: str, *metrics: str | Path) -> Path | None:
+    """<test_set>/<checkpoint>.csv in the first of these folders that has it."""
+    paths = [Path(folder) / test_set / f"{checkpoint}.csv" for folder in metrics]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def both(
-    results: str | Path, test_set: str = TEST_SET, published: str | Path | None = None
+    results: str | Path,
+    test_set: str = TEST_SET,
+    published: str | Path | None = None,
+    output: str | Path | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The two CleanUMamba tables by name, and the runs they are made of.
 
     results: the folder with metrics/<test_set>/; published: that of the published tables, where it
-    is not in `results`.
+    is not in `results`; output: another folder like `results`, for the runs that this lacks.
     """
-    runs = reproduced(Path(results) / "metrics" / test_set)
+    folders = [results] if output is None else [results, output]
+    runs = reproduced(*(Path(folder) / "metrics" / test_set for folder in folders))
     folder = published or Path(results) / "published"
     makers = {"cleanumamba_ablation": ablation, "cleanumamba_pruning": pruning}
     return {name: make(published_table(name, folder), runs) for name, make in makers.items()}, runs
 
 
 def write(
-    results: str | Path, test_set: str = TEST_SET, published: str | Path | None = None
+    results: str | Path,
+    test_set: str = TEST_SET,
+    published: str | Path | None = None,
+    output: str | Path | None = None,
 ) -> list[Path]:
-    """Write tables and figures of a test set under `results` (see `both`); returns their paths."""
-    results = Path(results)
-    tables, runs = both(results, test_set, published)
+    """Write tables and figures of a test set under `output`, else `results` (see `both`)."""
+    tables, runs = both(results, test_set, published, output)
+    output = Path(output or results)
     pages = {f"{name}_{test_set}": (table, markdown(table, runs)) for name, table in tables.items()}
-    written = write_tables(results / "tables", pages)
+    written = write_tables(output / "tables", pages)
     draw = {
         "cleanumamba_ablation": plots.mixers,
         "cleanumamba_pruning": plots.pesq_against_parameters,
     }
     for name, table in tables.items():
-        path = results / "figures" / f"{name}_{test_set}.svg"
+        path = output / "figures" / f"{name}_{test_set}.svg"
         written.append(plots.save(draw[name](table), path))
     return written
 

@@ -7,7 +7,8 @@
 A step is a function of the state before it and of (seed, step): examples come from an integer
 position, and random draws are seeded anew in every step. So a killed run repeats the steps after
 its last checkpoint and gets the same weights, on a CPU bit for bit (same processor type, same
-versions; the configuration fixes the thread count). Training sees examples and dev scores; it reads no file of a corpus.
+versions; the configuration fixes the thread count). Training sees examples and dev scores; it reads
+no file of a corpus.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import pandas as pd
@@ -65,8 +67,7 @@ def fit(
     if type(objective.model) not in [kind for _, kind in SYSTEMS.values()]:
         raise TypeError(f"{type(objective.model).__name__} is in no SYSTEMS: it cannot be saved")
     device = next(objective.parameters()).device
-    with contextlib.closing(objective), contextlib.ExitStack() as stack:
-        stack.enter_context(threads(config.n_threads))
+    with closing(objective), threads(config.n_threads), contextlib.ExitStack() as stack:
         world = stack.enter_context(joined(device))
         stack.enter_context(_own_random_numbers(device))
         if world.writes:

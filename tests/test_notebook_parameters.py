@@ -7,7 +7,7 @@ import pytest
 
 from speechlab.corpora import manifest
 from speechlab.errors import UserError
-from speechlab.notebooks import ABSENT, Notebook, content, enter_folder, noted_inputs
+from speechlab.notebooks import ABSENT, Notebook, content, enter_folder, noted_inputs, output_folder
 from tests.toy_corpus import prepared
 
 
@@ -89,6 +89,11 @@ def test_what_lies_at_a_path(tmp_path):
 
 def test_a_copy_without_notes():
     assert noted_inputs({}) == {} == noted_inputs({"cells": [{"outputs": [{"data": {}}]}]})
+
+
+def test_only_what_is_published_replaces_the_committed():
+    assert output_folder("../results", publish=True) == Path("../results")
+    assert output_folder("../results", publish=False) == Path("../results/local")
 
 
 @pytest.mark.parametrize("cwd", [".", "notebooks"])

@@ -36,7 +36,9 @@ def test_a_profile_names_the_experiment_and_the_corpus_its_place(corpus, tmp_pat
     chosen = choose(corpus, tmp_path, seed=2)
     assert chosen.name == "semamba-tiny-seed2" and chosen.experiment.training.seed == 2
     assert chosen.experiment.corpora == ("own",) and chosen.missing == ""
-    assert (chosen.run, chosen.runs, chosen.output) == (None, tmp_path / "runs", tmp_path)
+    assert (chosen.run, chosen.runs) == (None, tmp_path / "runs")
+    assert chosen.output == tmp_path / "local"  # beside the committed rows
+    assert choose(corpus, tmp_path, publish=True).output == tmp_path
     assert choose(corpus, tmp_path, name="mine").name == "mine"
     assert choose(corpus, tmp_path, checkpoint="a/b.safetensors").name == "b-given"
 
@@ -100,7 +102,8 @@ def test_a_stand_in_keeps_out_of_the_way_of_results(about, tmp_path, monkeypatch
     assert "speechlab data prepare synthetic" in chosen.missing
     assert chosen.output == chosen.runs == tmp_path / "runs" / "smoke"
     assert chosen.experiment.training.n_steps == study.FEW_STEPS["training.n_steps"]
-    assert choose(tmp_path / "nowhere", tmp_path, about, "smoke").missing == ""  # asked for
+    small = choose(tmp_path / "nowhere", tmp_path, about, "smoke", publish=True)
+    assert small.missing == "" and small.output == chosen.output  # asked for, never published
 
 
 @pytest.mark.parametrize("asked", [{"profile": "real"}, {"experiment": "semamba-tiny"}])

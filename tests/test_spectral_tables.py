@@ -125,3 +125,13 @@ def test_what_is_missing_is_named(tmp_path):
     pd.read_csv(path).drop(columns="csig_int16").to_csv(path, index=False)
     with pytest.raises(UserError, match=r"noisy\.csv: lacks the columns csig_int16; run"):
         spectral_tables.write(tmp_path, RESULTS / "published")
+
+
+def test_rows_of_two_folders_are_read_and_the_first_counts(tmp_path):
+    """A study adds to the committed rows in a folder of its own and replaces none of them."""
+    committed, local, whole = tmp_path / "a", tmp_path / "b", spectral_tables.TEST_SETS[0]
+    add_rows(committed, whole, "SEMamba_advanced", [3.5])
+    add_rows(local, whole, "SEMamba_advanced", [1.5])
+    add_rows(local, whole, "noisy", [2.0])
+    scores = spectral_tables.scores(PRINTED, committed, local).set_index("model")["pesq_wb"]
+    assert scores[ADVANCED] == 3.5 and scores["noisy"] == 2.0

@@ -192,6 +192,17 @@ def test_what_is_unknown_is_refused_before_anything_runs(ran, names, options, to
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
+def test_publishing_sets_the_parameter_where_there_is_one(tmp_path):
+    write(tmp_path / "notebooks", "01_one", "#publish = False\nseed = 0", "print(publish)")
+    write(tmp_path / "notebooks", "02_other", "#seed = 0")
+    usual, published = wanted(tmp_path), wanted(tmp_path, publish=True)
+    assert [one.parameters for one in usual] == [{}, {}]
+    assert [one.parameters for one in published] == [{"publish": True}, {}]
+    assert published[0].copy != usual[0].copy and published[1].copy == usual[1].copy
+    with pytest.raises(UserError, match="a run of smoke size is never published"):
+        wanted(tmp_path, publish=True, profile="smoke")
+
+
 def test_a_folder_without_a_study(tmp_path):
     with pytest.raises(UserError, match="holds no numbered notebooks"):
         wanted(tmp_path)

@@ -93,6 +93,25 @@ def test_a_folder_that_is_missing_has_no_runs(tmp_path):
     assert len(tables.pruning(PRUNING, runs)) == len(PRUNING)
 
 
+def test_new_runs_stand_beside_the_committed_and_replace_none(folder, tmp_path):
+    """A study reads both folders and writes to its own."""
+    results, local = tmp_path, tmp_path / "local"
+    own = local / "metrics" / folder.name
+    add_run(own, "Experiment_CleanU_Mamba", 441_601, [1.0, 1.0])
+    add_run(own, "Experiment_CleanU_LSTM", 443_009, [2.0, 2.2])
+    _, runs = tables.both(results, published=PUBLISHED, output=local)
+    means = runs.set_index("checkpoint")["pesq_wb"]
+    assert len(means) == 6 and means.index.is_monotonic_increasing
+    assert means["Experiment_CleanU_Mamba"] == pytest.approx(2.4333, abs=1e-4)
+    assert means["Experiment_CleanU_LSTM"] == pytest.approx(2.1)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    written = tables.write(results, folder.name, PUBLISHED, local)
+    assert len(written) == 6 and all(local in path.parents for path in written)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert tables.per_file("noisy", folder.name, own.parent, folder.parent).parent == folder
+    assert tables.per_file("none", folder.name, own.parent, folder.parent) is None
+
+
 def test_rows_of_another_origin_are_told(folder):
     (folder / "noisy.json").unlink()
     with pytest.raises(UserError, match=r"noisy\.csv: lacks noisy\.json"):
