@@ -9,7 +9,7 @@ help: ## print this list
 
 env: .venv/.installed ## build the virtual environment .venv
 
-study: .venv/.installed ## run the notebooks; the executed copies go to results/notebooks
+study: .venv/.installed ## run the notebooks; they write to results/local, executed copies to results/notebooks
 	$(BIN)/speechlab study --jobs 2
 
 test: .venv/.installed ## run every test, the notebooks at smoke size included
