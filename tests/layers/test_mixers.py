@@ -155,13 +155,14 @@ def test_mamba_draws_as_mamba_ssm_does():
 
 
 def test_golden_mamba_weights_are_drawn_from_their_seed(shared):
-    """The published layer at seed 0 is ours at seed 0."""
+    """The published layer at seed 0 is ours at seed 0, to 1e-6."""
     folder = shared / "golden/mamba_layer/d64_e2"
     torch.manual_seed(json.loads((folder / "manifest.json").read_text())["seed"])
     ours = MIXERS["mamba"](64).state_dict()
     published = load_file(folder / "state.safetensors")
     assert ours.keys() == published.keys()
-    assert all(torch.equal(ours[name], published[name]) for name in published)
+    for name, tensor in published.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_s4_starts_as_hippo_legs():

