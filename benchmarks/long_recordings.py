@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from speechlab.complexity import peak_memory
-from speechlab.enhance import enhance_blocks
+from speechlab.evaluation.cost import peak_memory
+from speechlab.inference.enhance import enhance_blocks
 from speechlab.models import SYSTEMS
 
 SIZES = ("semamba_advanced", "mpsenet", "mpsenet_conformer", "mpsenet_mamba")

@@ -32,10 +32,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from speechlab import audio, separation_tables
-from speechlab.complexity import added_memory, macs_per_second, n_params
-from speechlab.separation_tables import BASE, BUILT
-from speechlab.tables import replace_text
+from speechlab.audio import files
+from speechlab.report import separation
+from speechlab.evaluation.cost import added_memory, macs_per_second, n_params
+from speechlab.report.separation import BASE, BUILT
+from speechlab.report.cleanumamba import replace_text
 
 MODELS = ("sepmamba_s", "sepmamba_s_causal", "sepmamba_m", "umambanet_f128", "conv_tasnet")
 MODELS += ("dprnn", "sepformer", "sudormrf")
@@ -79,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     quick, output = arguments.quick, arguments.output
     if output is None and arguments == parser.parse_args([]):
-        output = ROOT / "results" / separation_tables.MEASURED
+        output = ROOT / "results" / separation.MEASURED
     if output is None:
         print("rows are not kept; --output FILE.csv keeps them", file=sys.stderr)
     if arguments.threads > 1:
@@ -140,7 +141,7 @@ def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
 def size(model: str, seconds: float) -> dict[str, float]:
     """Parameters, and MACs per second of an input of so many seconds."""
     with torch.device("meta"):
-        network = separation_tables.build(model)
+        network = separation.build(model)
     return {"n_params": n_params(network), "macs_per_second": macs_per_second(network, seconds)}
 
 
@@ -160,7 +161,7 @@ def measured(job: Job) -> dict[str, float | str]:
     """The measurement itself; it bounds the memory of the process that it runs in for good."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
-    model = separation_tables.build(job.model).to(job.device)
+    model = separation.build(job.model).to(job.device)
     model.train(job.kind != "forward")
     x = mixture(job.seconds).to(job.device)
     warm = x if job.device == "cuda" else x[..., : round(WARM_S * RATE)]
@@ -249,7 +250,7 @@ def mixture(seconds: float) -> Tensor:
     parts, found = [], 0
     for path in sorted(folder.glob("*.flac")):
         if found < length:
-            parts.append(audio.load(path, RATE)[0])
+            parts.append(files.load(path, RATE)[0])
             found += parts[-1].shape[-1]
     if found < length:
         generator = torch.Generator().manual_seed(0)
@@ -269,7 +270,7 @@ def machine(device: str) -> str:
 
 def report(rows: pd.DataFrame, quick: bool) -> None:
     """Tables in Markdown: time, memory, and their ratios to SepMamba S beside the published."""
-    table = separation_tables.measured(rows)
+    table = separation.measured(rows)
     for (device, threads), part in table.groupby(["device", "threads"], sort=False):
         of_device = rows[(rows["device"] == device) & (rows["threads"] == threads)]
         where = f"{threads} thread(s)" if device == "cpu" else "CUDA"
@@ -306,8 +307,8 @@ def ratios(part: pd.DataFrame, sizes: pd.DataFrame) -> str:
 
     That of both stands there because the published memory may keep what a backward pass needs.
     """
-    printed = separation_tables.published(ROOT / "results/published")[separation_tables.PRINTED[0]]
-    known = separation_tables.published_ratios(printed)
+    printed = separation.published(ROOT / "results/published")[separation.PRINTED[0]]
+    known = separation.published_ratios(printed)
     names = {ours: model for model, ours in reversed(BUILT.items())}
     found = part.set_index(["model", "pass", "seconds"])
     lengths = list(part["seconds"].unique())

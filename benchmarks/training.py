@@ -28,24 +28,24 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from speechlab import losses
-from speechlab.complexity import n_params
-from speechlab.corpora.manifest import Item
-from speechlab.crops import Source
-from speechlab.distributed import World
+from speechlab.losses import waveform
+from speechlab.evaluation.cost import n_params
+from speechlab.data.manifest import Item
+from speechlab.data.recordings import Source
+from speechlab.training.distributed import World
 from speechlab.layers.scan import backend_status
-from speechlab.loader import Batch, batches
-from speechlab.mixing import MixtureConfig, Mixtures
+from speechlab.data.loader import Batch, batches
+from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.models.cleanumamba import CleanUMamba, ablation_config
-from speechlab.schedules import TrainingConfig
-from speechlab.steps import State, take_step
-from speechlab.training import Supervised
+from speechlab.training.schedule import TrainingConfig
+from speechlab.training.state import State, take_step
+from speechlab.training.loop import Supervised
 
 PORTIONS = [(4, 4.0), (2, 10.0)]  # examples in a batch, seconds of each: ours, as published
 BACKENDS = ("numba", "reference")
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
 ROUNDS = 5  # steps of each backend that are timed
-LOSSES = {"l1": losses.l1, "stft": losses.multi_resolution_stft}
+LOSSES = {"l1": waveform.l1, "stft": waveform.multi_resolution_stft}
 
 
 def main() -> None:

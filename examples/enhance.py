@@ -12,13 +12,13 @@ import soundfile
 import torch
 
 import speechlab
-from speechlab import audio
+from speechlab.audio import files
 from speechlab.errors import UserError
 
 
 def main(source: str, target: str, checkpoint: str = "Experiment_CleanU_Mamba") -> None:
     model = speechlab.load(checkpoint)
-    noisy, sample_rate = audio.load(source, model.sample_rate)  # (C, T)
+    noisy, sample_rate = files.load(source, model.sample_rate)  # (C, T)
     with torch.inference_mode():
         estimate = model(noisy[:, None])[:, 0]  # channels as a batch: (C, 1, T) -> (C, T)
     soundfile.write(target, estimate.T.numpy(), sample_rate)

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from speechlab.complexity import n_params
+from speechlab.evaluation.cost import n_params
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CleanUMamba, ablation_config
 

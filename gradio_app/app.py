@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import speechlab
-from speechlab import audio, plots, weights
-from speechlab.checkpoints import locate
-from speechlab.complexity import n_params
+from speechlab.audio import files
+from speechlab.report import figures
+from speechlab.weights import hub
+from speechlab.weights.checkpoints import locate
+from speechlab.evaluation.cost import n_params
 from speechlab.errors import UserError
-from speechlab.spectrogram import spectrogram_db
+from speechlab.report.spectrogram import spectrogram_db
 
 NONE_HERE = "none is here yet: `speechlab weights download NAME`, or give a path"
 MAX_SECONDS = 120  # longer recordings may not fit into memory in one pass
@@ -63,7 +65,7 @@ def compare(checkpoint: str | None, recording: str | None) -> tuple:
             raise UserError("choose a checkpoint first")
         if not recording:
             raise UserError("drop a recording or make one first")
-        return _compare(load(checkpoint), *audio.load(recording))
+        return _compare(load(checkpoint), *files.load(recording))
     except UserError as error:
         return None, None, f"**{error}**"
 
@@ -76,7 +78,7 @@ def _compare(model: nn.Module, noisy: Tensor, sample_rate: int) -> tuple:
     estimate = enhance(model, noisy, sample_rate)
     spent = time.perf_counter() - start
     sounds = {"noisy": noisy, "enhanced": estimate}
-    figure = plots.spectrograms(
+    figure = figures.spectrograms(
         {name: spectrogram_db(s, sample_rate) for name, s in sounds.items()}
     )
     facts = f"{n_params(model):,} parameters; {seconds:.1f} s of sound took {spent:.2f} s"
@@ -90,7 +92,7 @@ def _int16(waveform: Tensor) -> np.ndarray:
 
 def build(checkpoint: str | None = None) -> gr.Blocks:
     """The page. `checkpoint`, chosen at the start: a published name, a file, a run directory."""
-    choices = [file.name for file in weights.published("cleanumamba") if weights.find(file.name)]
+    choices = [file.name for file in hub.published("cleanumamba") if hub.find(file.name)]
     if checkpoint:
         load(checkpoint)  # an error now, not at the first press
         choices = list(dict.fromkeys([checkpoint, *choices]))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechlab.checkpoints import load
+    from speechlab.weights.checkpoints import load
 
 __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`load` on first use: `import speechlab` alone stays free of PyTorch."""
     if name == "load":
-        from speechlab.checkpoints import load
+        from speechlab.weights.checkpoints import load
 
         return load
     raise AttributeError(f"module 'speechlab' has no attribute '{name}'")

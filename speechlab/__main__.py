@@ -2,6 +2,6 @@
 
 import sys
 
-from speechlab.cli import main
+from speechlab.cli.main import main
 
 sys.exit(main())

@@ -15,8 +15,8 @@ import soundfile
 import torch
 
 from gradio_app import app
-from speechlab.checkpoints import save
-from speechlab.configuration import override
+from speechlab.weights.checkpoints import save
+from speechlab.config import override
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 
 ROOT = Path(__file__).resolve().parents[1]

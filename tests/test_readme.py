@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speechlab.cli import main
+from speechlab.cli.main import main
 from speechlab.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

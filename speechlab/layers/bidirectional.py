@@ -11,7 +11,7 @@ They have no state, and so cannot stream. `SEQUENCE_LAYERS` names what they are 
 A Block is x + mixer(norm(x)). In both directions a layer is x + fusion(ahead, back): SEMamba's
 wiring, with Mamba in the paper and Mamba-2 in a branch of its code. In one direction it is the
 Block alone, which gives the published number of parameters. The transformer is this house's
-choice: the paper compares with MP-SENet's Conformer (`speechlab.models`). It has no positional
+choice: the paper compares with MP-SENet's Conformer (`models`). It has no positional
 encoding; the convolutions around the blocks tell what is near.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS
 from speechlab.layers.stacks import Block
-from speechlab.layers.transformers import Attention
+from speechlab.layers.time_frequency import Attention
 
 Direction = Literal["both", "forward"]
 ELEMENTS_AT_ONCE = 2**21  # of the input of `a_few_at_once`; 8 MiB in float32

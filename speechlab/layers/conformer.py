@@ -3,13 +3,13 @@
     x + FF(x) / 2 ─► + attention ─► + convolution ─► + FF / 2 ─► LayerNorm      (R, L, C) throughout
 
 Gulati et al. (arXiv 2005.08100, section 2.2) without relative positions, as MP-SENet's short
-version (Interspeech 2023) has it: its attention carries the slip of `speechlab.layers.transformers`
+version (Interspeech 2023) has it: its attention carries the slip of `layers.time_frequency`
 (so it has `axes`), its convolution runs along the axis that it claims in either case.
 """
 
 from torch import Tensor, nn
 
-from speechlab.layers.transformers import Attention, Axes, turned
+from speechlab.layers.time_frequency import Attention, Axes, turned
 
 
 class FeedForward(nn.Module):

@@ -141,7 +141,7 @@ def _fused_forward(
     state: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from speechlab.layers import fused  # here: numba takes a second to import
+    from speechlab.layers.kernels import scan_torch as fused
 
     return fused.forward(Operands(u, dt, A, B, C, D, z, dt_bias, state), keep)
 
@@ -167,7 +167,7 @@ def _fused_backward(
     z: Tensor | None,
     dt_bias: Tensor | None,
 ) -> list[Tensor]:
-    from speechlab.layers import fused
+    from speechlab.layers.kernels import scan_torch as fused
 
     return list(fused.backward(Operands(u, dt, A, B, C, D, z, dt_bias, None), dy, dlast, kept))
 
@@ -249,7 +249,7 @@ def _missing(name: str) -> str | None:
     """Why a backend cannot run on this machine; None if it can."""
     if name == "cuda" and not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
-    modules = {"numba": "speechlab.layers.fused", "cuda": "mamba_ssm.ops.selective_scan_interface"}
+    modules = {"numba": "speechlab.layers.kernels.scan_torch", "cuda": "mamba_ssm.ops.selective_scan_interface"}
     try:
         import_module(modules.get(name, __name__))
     except (ImportError, OSError) as error:  # OSError: a compiled library that does not load

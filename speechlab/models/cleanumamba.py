@@ -10,7 +10,7 @@
 | down_channels | outputs of the strided conv of each level, outermost first          | H     |
 | skip_channels | outputs of each level, which the skip carries to the decoder        | H     |
 | up_channels   | inputs of the transposed conv of each level, outermost first        | H     |
-| layers        | arguments of each mixer at the bottom (`speechlab.layers.mixers`)   | N     |
+| layers        | arguments of each mixer at the bottom (`layers.mixers`)   | N     |
 | hop_length    | samples per frame at the bottom, stride ** n_levels                 |       |
 | frame_length  | samples that one frame at the bottom sees                           |       |
 
@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from speechlab.errors import UserError
 from speechlab.layers.stacks import STACKS, check_options, init_residual
-from speechlab.layers.strided import strided, transposed
-from speechlab.models.chunked import ChunkedModel
-from speechlab.models.level import LEVELS
+from speechlab.layers.conv import strided, transposed
+from speechlab.models.base import ChunkedModel
+from speechlab.audio.level import LEVELS
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 
@@ -106,7 +106,7 @@ class CleanUMamba(ChunkedModel):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.complexity import macs_per_second  # brings pandas
+        from speechlab.evaluation.cost import macs_per_second
 
         return seconds * macs_per_second(self)
 

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.models.chunked import check_shape
-from speechlab.models.level import LEVELS
+from speechlab.models.base import check_shape
+from speechlab.audio.level import LEVELS
 
 Activation = Literal["none", "relu", "sigmoid"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -92,7 +92,7 @@ class MaskingModel(nn.Module):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.complexity import macs_per_second  # brings pandas
+        from speechlab.evaluation.cost import macs_per_second
 
         return seconds * macs_per_second(self, seconds)
 

@@ -4,7 +4,7 @@
                                                           └─► phase decoder ─► phase
 
 `axes` "named" is what the paper describes. Published weights were trained with attention and GRU
-turned ("published", see `speechlab.layers.transformers`) and need that: `speechlab.load` sets it
+turned ("published", see `layers.time_frequency`) and need that: `load` sets it
 for them, and `load(path, axes="named")` overrides it. Turned layers mix the items of a batch, and
 `network` does as they do. What has the caller's signals (`forward`, `spectrum`, `spectrum_of`)
 gives a turned model its items one by one: each is enhanced as it is alone.
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
-from speechlab.layers.transformers import Axes, Normed, TimeFrequency, TransformerBlock
+from speechlab.layers.time_frequency import Axes, Normed, TimeFrequency, TransformerBlock
 from speechlab.models.spectral import SpectralModel
-from speechlab.spectra import FrontEnd, Spectrum
+from speechlab.audio.spectrum import FrontEnd, Spectrum
 
 
 @dataclass(frozen=True)

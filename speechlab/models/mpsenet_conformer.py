@@ -1,6 +1,6 @@
 """MP-SENet with Conformer blocks: its first, short version (arXiv 2305.13686).
 
-As `speechlab.models.mpsenet`, but for Conformer blocks, SEMamba's codec (dense convolutions that
+As `models.mpsenet`, but for Conformer blocks, SEMamba's codec (dense convolutions that
 see frames before and after) and a front end that adds nothing to magnitude and phase. No weights
 are published and no reference tensors exist. Key names, wiring, dropout and the slip of `axes`
 are those of the authors' public code, the parameter count is the published one: weights trained
@@ -15,9 +15,9 @@ from torch import nn
 
 from speechlab.errors import UserError
 from speechlab.layers.conformer import ConformerBlock
-from speechlab.layers.transformers import Axes, TimeFrequency
+from speechlab.layers.time_frequency import Axes, TimeFrequency
 from speechlab.models.mpsenet import TimeFrequencyModel, check
-from speechlab.spectra import FrontEnd
+from speechlab.audio.spectrum import FrontEnd
 
 
 @dataclass(frozen=True)

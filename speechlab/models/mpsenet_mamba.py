@@ -3,8 +3,8 @@
     encoder ─ shared blocks ─┬─ 1x1 conv ─ Mamba blocks ───────┐ cross-   ┌─► mask decoder
                              └─ 1x1 conv ─ transformer blocks ─┘ attention └─► phase decoder
 
-All else, `axes` included, is `speechlab.models.mpsenet`. Named axes make the cross-attention one
-over all points of the spectrogram, see `speechlab.layers.transformers.CrossAttention` for its cost.
+All else, `axes` included, is `models.mpsenet`. Named axes make the cross-attention one
+over all points of the spectrogram, see `layers.time_frequency.CrossAttention` for its cost.
 Of what attention sees only the query is normed, as published. Mamba runs along the axes that it
 claims in either case, forward in time and upward in frequency.
 
@@ -21,9 +21,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from speechlab.layers.mixers import Mamba
-from speechlab.layers.transformers import Axes, CrossAttention, along_axes
+from speechlab.layers.time_frequency import Axes, CrossAttention, along_axes
 from speechlab.models.mpsenet import TimeFrequencyModel, check, transformers
-from speechlab.spectra import FrontEnd
+from speechlab.audio.spectrum import FrontEnd
 
 
 @dataclass(frozen=True)

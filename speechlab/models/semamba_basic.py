@@ -20,7 +20,7 @@ and chosen here:
   another task than a loud one. The running level takes that out, in training and in a stream
   alike, and in both directions, so that they can be compared; "none" is the signal as it is.
 - Frames of both directions end with the newest sample, as the causal ones must.
-- The Transformer's layers: see `speechlab.layers.postnorm`.
+- The Transformer's layers: see `layers.transformer`.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import Direction, sequence_layer
 from speechlab.layers.mixers import Mamba
-from speechlab.layers.postnorm import CausalTransformerLayer, WholeTransformerLayer
+from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
 from speechlab.layers.stacks import Block, Stack
-from speechlab.models.chunked import ChunkedModel
-from speechlab.models.level import LEVELS
-from speechlab.spectra import Spectrum
-from speechlab.stft import overlap_add, whole_frames
+from speechlab.models.base import ChunkedModel
+from speechlab.audio.level import LEVELS
+from speechlab.audio.spectrum import Spectrum
+from speechlab.audio.stft import overlap_add, whole_frames
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 SLOPE = 0.2  # of LeakyReLU below zero
@@ -156,7 +156,7 @@ class SEMambaBasic(ChunkedModel):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.complexity import macs_per_second  # brings pandas
+        from speechlab.evaluation.cost import macs_per_second
 
         return seconds * macs_per_second(self, seconds)
 

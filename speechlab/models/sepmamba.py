@@ -37,9 +37,9 @@ from speechlab.errors import UserError
 from speechlab.layers.bidirectional import BothWays, Direction
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
-from speechlab.layers.strided import strided, transposed
-from speechlab.models.chunked import ChunkedModel
-from speechlab.models.level import LEVELS
+from speechlab.layers.conv import strided, transposed
+from speechlab.models.base import ChunkedModel
+from speechlab.audio.level import LEVELS
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 
@@ -131,7 +131,7 @@ class SepMamba(ChunkedModel):
         and 37.0, without their rule; with transposed convolutions counted per output sample, as
         profilers do, it would be 12.76 and 37.58.
         """
-        from speechlab.complexity import macs_per_second  # brings pandas
+        from speechlab.evaluation.cost import macs_per_second
 
         return seconds * macs_per_second(self)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
-from speechlab.models.chunked import check_shape
-from speechlab.models.level import LEVELS, rms_gain, rms_level
-from speechlab.spectra import FrontEnd, Spectrum
+from speechlab.models.base import check_shape
+from speechlab.audio.level import LEVELS, rms_gain, rms_level
+from speechlab.audio.spectrum import FrontEnd, Spectrum
 
 
 class SpectralModel(nn.Module):
@@ -25,7 +25,7 @@ class SpectralModel(nn.Module):
     """
 
     look_ahead = None  # samples of future that an output sample needs: all of them
-    chunk_s = 30.0  # seconds at once of a longer recording (`speechlab.overlap`): 3 GB or so
+    chunk_s = 30.0  # seconds at once of a longer recording (`inference.long_recordings`): 3 GB or so
     needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
 
     def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
@@ -88,6 +88,6 @@ class SpectralModel(nn.Module):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.complexity import macs_per_second  # brings pandas
+        from speechlab.evaluation.cost import macs_per_second
 
         return seconds * macs_per_second(self, seconds)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechlab.layers import fused
+from speechlab.layers.kernels import scan_torch
 from speechlab.layers.scan import Operands, selective_scan
 
 
@@ -72,8 +72,8 @@ def assert_near() -> Callable[[list[Tensor], list[Tensor], float], None]:
 @pytest.fixture
 def two_threads(monkeypatch):
     """Two threads, also for small work."""
-    monkeypatch.setattr(fused, "SERIAL_FORWARD", 0)
-    monkeypatch.setattr(fused, "SERIAL_BACKWARD", 0)
+    monkeypatch.setattr(scan_torch, "SERIAL_FORWARD", 0)
+    monkeypatch.setattr(scan_torch, "SERIAL_BACKWARD", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

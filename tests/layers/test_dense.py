@@ -13,8 +13,8 @@ from speechlab.layers.dense import (
     PhaseDecoder,
     SubpixelConv,
 )
-from speechlab.published.spectral import rename_codec
-from tests.phase_channels import PhaseChannels
+from speechlab.weights.codec import rename_codec
+from tests.support.phase_channels import PhaseChannels
 
 CODECS = ("transposed", "subpixel")
 PUBLISHED = {"transposed": "semamba/small_h16_n2", "subpixel": "mpsenet/small_c16"}

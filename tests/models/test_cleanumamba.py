@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import speechlab
-from speechlab.complexity import n_params
-from speechlab.configuration import override
+from speechlab.evaluation.cost import n_params
+from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba, CleanUMambaConfig, ablation_config

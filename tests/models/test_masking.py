@@ -6,11 +6,15 @@ import pytest
 import torch
 
 import speechlab
-from speechlab.checkpoints import save
+from speechlab.weights.checkpoints import save
 from speechlab.errors import UserError
-from speechlab.models import SYSTEMS, conv_tasnet, dprnn, sepformer, sudormrf
+from speechlab.models import SYSTEMS
+from speechlab.models.baselines import conv_tasnet
+from speechlab.models.baselines import dprnn
+from speechlab.models.baselines import sepformer
+from speechlab.models.baselines import sudormrf
 from speechlab.models.masking import MaskConvolution, MaskingModel
-from speechlab.streaming import Stream
+from speechlab.inference.stream import Stream
 
 PEERS = {
     "conv_tasnet": conv_tasnet.CONFIGS["tiny"],

@@ -6,17 +6,17 @@ import torch
 from safetensors.torch import load_file
 
 import speechlab
-from speechlab.checkpoints import save
-from speechlab.complexity import n_params
-from speechlab.configuration import override
+from speechlab.weights.checkpoints import save
+from speechlab.evaluation.cost import n_params
+from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
-from speechlab.models.level import rms_gain
+from speechlab.audio.level import rms_gain
 from speechlab.models.mpsenet import MPSENet, MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import CONFIGS, MPSENetMambaConfig
-from speechlab.spectra import FrontEnd, Spectrum
-from tests.phase_channels import PhaseChannels
+from speechlab.audio.spectrum import FrontEnd, Spectrum
+from tests.support.phase_channels import PhaseChannels
 
 FRONT_END = FrontEnd(n_fft=32, hop_length=8, win_length=32, offsets="mpsenet")
 SIZES = {"d_model": 4, "n_heads": 2, "front_end": FRONT_END}

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 import speechlab
-from speechlab.configuration import override
+from speechlab.config import override
 from speechlab.models.mpsenet_mamba import CONFIGS, MambaBlock, MPSENetMambaConfig
 
 

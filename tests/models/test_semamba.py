@@ -7,15 +7,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 import speechlab
-from speechlab import checkpoints
-from speechlab.complexity import n_params
-from speechlab.configuration import override
+from speechlab.weights import checkpoints
+from speechlab.evaluation.cost import n_params
+from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.models.level import rms_gain
+from speechlab.audio.level import rms_gain
 from speechlab.models.semamba import CONFIGS, SEMambaAdvanced, SEMambaAdvancedConfig
-from speechlab.spectra import Spectrum
-from tests.phase_channels import PhaseChannels
-from tests.reference_front_end import ReferenceFrontEnd
+from speechlab.audio.spectrum import Spectrum
+from tests.support.phase_channels import PhaseChannels
+from tests.support.reference_front_end import ReferenceFrontEnd
 
 SYSTEM = "semamba_advanced"
 TINY = SEMambaAdvancedConfig(d_model=4, n_blocks=1, layer={"d_state": 4, "expand": 2})
@@ -174,7 +174,7 @@ def test_silence_is_enhanced_and_has_gradients(sequence_layer):
 
 
 def test_it_looks_at_all_and_cannot_stream():
-    from speechlab.streaming import Stream
+    from speechlab.inference.stream import Stream
 
     model = tiny()
     assert model.look_ahead is None

@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional as F
 
 import speechlab
-from speechlab.checkpoints import save
-from speechlab.complexity import n_params
-from speechlab.configuration import from_dict, override, to_dict
-from speechlab.enhance import enhance_blocks
+from speechlab.weights.checkpoints import save
+from speechlab.evaluation.cost import n_params
+from speechlab.config import from_dict, override, to_dict
+from speechlab.inference.enhance import enhance_blocks
 from speechlab.errors import UserError
 from speechlab.models.semamba_basic import CONFIGS, LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
-from speechlab.stft import overlap_add, stft, whole_frames
+from speechlab.audio.stft import overlap_add, stft, whole_frames
 
 LAYER = {
     ("mamba", "forward"): {"d_state": 4},

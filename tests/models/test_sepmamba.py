@@ -9,13 +9,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import speechlab
-from speechlab import audio, losses
-from speechlab.checkpoints import import_checkpoint
-from speechlab.complexity import n_params
-from speechlab.configuration import override
+from speechlab.audio import files as audio
+from speechlab.losses import waveform
+from speechlab.weights.checkpoints import import_checkpoint
+from speechlab.evaluation.cost import n_params
+from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.models.sepmamba import CONFIGS, SepMamba, SepMambaConfig
-from speechlab.published.names import renamed
+from speechlab.weights.names import renamed
 
 GOLDEN = {"small_causal": "sepmamba_s_causal", "small_noncausal": "sepmamba_s"}
 PARAMETERS = {"sepmamba_s": 7_253_826, "sepmamba_m": 22_249_090}  # the same, causal or not
@@ -106,8 +107,8 @@ def test_a_step_of_training_is_the_published_one(golden):
     extra = json.loads((folder / "manifest.json").read_text())["extra"]
     weights = {published(name): p for name, p in model.named_parameters()}
     sources, estimate = array(folder / "sources.npy"), model(array(folder / "mix.npy")[:, None])
-    pairs = losses.pairwise(losses.si_sdr)(estimate[..., :4002], sources[..., :4002])
-    loss = losses.pit(pairs).loss.mean()
+    pairs = waveform.pairwise(waveform.si_sdr)(estimate[..., :4002], sources[..., :4002])
+    loss = waveform.pit(pairs).loss.mean()
     loss.backward()
     assert loss.item() == pytest.approx(extra["loss"], rel=1e-5)
     norms = {name: p.grad.norm().item() for name, p in weights.items()}
@@ -128,13 +129,13 @@ def test_the_published_loss(shared):
     """PIT of negative SI-SDR, the reordered estimates and the improvement over the mixture."""
     folder = shared / "golden/sepmamba/loss"
     mixture, sources, estimate = (array(folder / f"{name}.npy") for name in ("mix", "src", "gen"))
-    best = losses.pit(losses.pairwise(losses.si_sdr)(estimate, sources))
-    estimate = losses.reordered(estimate, best.permutation)
+    best = waveform.pit(waveform.pairwise(waveform.si_sdr)(estimate, sources))
+    estimate = waveform.reordered(estimate, best.permutation)
     torch.testing.assert_close(estimate, array(folder / "reordered.npy"), rtol=0, atol=0)
     torch.testing.assert_close(best.loss.mean(), array(folder / "loss.npy"), rtol=1e-5, atol=0)
     mixture = mixture[:, None].expand_as(sources)
     before, after = (
-        losses.pairwise(losses.si_sdr)(x, sources).diagonal(dim1=1, dim2=2)
+        waveform.pairwise(waveform.si_sdr)(x, sources).diagonal(dim1=1, dim2=2)
         for x in (mixture, estimate)
     )
     wanted = array(folder / "si_sdri.npy")

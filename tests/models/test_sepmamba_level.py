@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import speechlab
-from speechlab.checkpoints import save
-from speechlab.configuration import override
-from speechlab.models.level import LEVELS
+from speechlab.weights.checkpoints import save
+from speechlab.config import override
+from speechlab.audio.level import LEVELS
 from tests.models.test_sepmamba import CAUSAL, GOLDEN, TINY, array, loaded, noise, tiny
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import speechlab
-from speechlab.checkpoints import save
-from speechlab.complexity import count_macs, n_params
+from speechlab.weights.checkpoints import save
+from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.errors import UserError
 from speechlab.layers.mixers import Mamba
 from speechlab.models import SYSTEMS
 from speechlab.models.umambanet import CONFIGS, UMambaNet, UNet
-from speechlab.streaming import Stream
+from speechlab.inference.stream import Stream
 
 TINY = CONFIGS["tiny"]
 VARIANTS = {

@@ -1,0 +1,102 @@
+"""Whether a sound file is whole, by what its container says of its own length.
+
+libsndfile takes a WAV, AIFF or Ogg file that was cut short for a shorter one. A WAV file (RIFF,
+RIFX with the large bytes first, RF64 beyond 4 GiB; EBU Tech 3306) and an AIFF file tell the size
+of their samples in a header, as does NIST SPHERE, and an Ogg stream marks its last page (RFC 3533).
+FLAC and MP3 tell when they are read; of some others libsndfile notes what it found. Only heads and
+tails are read here, however long a file is.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import soundfile
+
+from speechlab.audio import ogg
+
+# The first bytes of a file of chunks: its byte order, the chunk that holds the samples.
+CHUNKED = {
+    b"RIFF": ("little", b"data"),
+    b"RF64": ("little", b"data"),
+    b"RIFX": ("big", b"data"),
+    b"FORM": ("big", b"SSND"),
+}
+KINDS = (b"WAVE", b"AIFF", b"AIFC")
+N_CHUNKS = 1000  # looked at, before the samples; a header with more is none
+IN_DS64 = 0xFFFFFFFF  # for the size, see the chunk ds64: in RF64
+# Sizes of a writer that could not know, as into a pipe: these, or the whole frames in them.
+UNKNOWN = (0x7F000000, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)
+WHOLE_FRAMES = 2**12  # bytes that these may be off
+NOTED = ("AU", "W64", "SVX", "VOC")  # of these libsndfile's own note tells a cut
+CUT = "ends before its header says; copy the file anew, or convert what is there"
+
+
+def fault(file: BinaryIO) -> str:
+    """What is missing at a file's end, and the fix; empty where nothing is, or none can tell.
+
+    file: at its beginning, unbuffered; it is left anywhere.
+    """
+    head = _after_tags(file)
+    if head[:4] in CHUNKED and head[8:] in KINDS and _lacks_samples(file, head[:4]):
+        return CUT
+    if head[:8] == b"NIST_1A\n" and _lacks_nist_samples(file):
+        return CUT
+    if head[:4] == ogg.PAGE and ogg.lacks_pages(file):
+        return "ends before its stream does; copy the file anew, or convert what is there"
+    return ""
+
+
+def is_told_short(sound: soundfile.SoundFile | ogg.Chain) -> bool:
+    """Whether libsndfile noted that an open file of `NOTED` ends before its header says."""
+    return sound.format in NOTED and bool(re.search(r"should be \d|truncated", sound.extra_info))
+
+
+def _lacks_nist_samples(file: BinaryIO) -> bool:
+    """Of NIST SPHERE: a text header, of 1024 bytes, names what the samples take."""
+    file.seek(0)
+    header = file.read(1024).decode("ascii", "replace")
+    found = dict(re.findall(r"^(\w+) -i (\d+)", header, re.M))
+    length = re.match(r"NIST_1A\n\s*(\d+)", header)
+    keys = ("sample_count", "channel_count", "sample_n_bytes")
+    if length is None or not all(key in found for key in keys) or "-shorten" in header:
+        return False
+    n_bytes = 1
+    for key in keys:
+        n_bytes *= int(found[key])
+    return int(length[1]) + n_bytes > os.fstat(file.fileno()).st_size
+
+
+def _after_tags(file: BinaryIO) -> bytes:
+    """The first 12 bytes behind any ID3v2 tags, whose size is in 4 bytes of 7 bits."""
+    while (head := file.read(12))[:3] == b"ID3" and len(head) > 9:
+        size = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        file.seek(size - 2, os.SEEK_CUR)
+    return head
+
+
+def _lacks_samples(file: BinaryIO, kind: bytes) -> bool:
+    """Whether a file of chunks, behind its first 12 bytes, ends within its samples."""
+    byteorder, samples = CHUNKED[kind]
+    n_bytes = os.fstat(file.fileno()).st_size
+    wide = 0  # 64 bits
+    for name, size in itertools.islice(_chunks(file, byteorder), N_CHUNKS):
+        if name == b"ds64":
+            wide = int.from_bytes(file.read(16)[8:], byteorder)  # of RIFF, of the samples
+        elif name == samples:
+            if kind == b"RF64" and size == IN_DS64:
+                size = wide
+            elif any(abs(size - unknown) <= WHOLE_FRAMES for unknown in UNKNOWN):
+                return False
+            return file.tell() + size > n_bytes
+    return False
+
+
+def _chunks(file: BinaryIO, byteorder: str) -> Iterator[tuple[bytes, int]]:
+    """Name and size of each chunk, with the file at its content; they begin at even places."""
+    while len(head := file.read(8)) == 8:
+        size, begin = int.from_bytes(head[4:], byteorder), file.tell()
+        yield head[:4], size
+        file.seek(begin + size + size % 2)

@@ -1,0 +1,69 @@
+"""What this machine has: versions, devices, and which kernels run here and why not the others."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import speechlab
+from speechlab.weights import hub
+from speechlab.errors import UserError
+from speechlab.layers.scan import backend_status, default_backend
+
+PACKAGES = (
+    *("torch", "numpy", "scipy", "numba", "mamba-ssm", "causal-conv1d", "soundfile", "soxr"),
+    *("pesq", "pystoi", "fast-bss-eval", "pandas", "matplotlib", "papermill", "gradio"),
+)
+
+
+def report() -> str:
+    """A page of text for a person, or for a bug report."""
+    lines = [f"speechlab {speechlab.__version__}, Python {platform.python_version()}"]
+    lines += [f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors", ""]
+    lines += _table("devices", _devices())
+    lines += _table("selective scan", _kernels())
+    lines += _table("packages", {name: _version(name) for name in PACKAGES})
+    lines += _table("published weights", _weights())
+    return "\n".join(lines).rstrip()
+
+
+def _devices() -> dict[str, str]:
+    devices = {"cpu": f"{torch.get_num_threads()} PyTorch threads"}
+    if torch.cuda.is_available():
+        names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return devices | {"cuda": ", ".join(names)}
+    built = torch.version.cuda
+    return devices | {"cuda": "no device found" if built else "PyTorch was built without CUDA"}
+
+
+def _kernels() -> dict[str, str]:
+    """Each backend with its status; those that run by themselves are marked with their device."""
+    status = backend_status()
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        chosen = default_backend(device, torch.float32)
+        status[chosen] = f"{status.get(chosen, 'unknown')}  <- in use on {device}"
+    forced = os.environ.get("SPEECHLAB_SCAN")
+    return status | ({"SPEECHLAB_SCAN": f"{forced}, set by you"} if forced else {})
+
+
+def _weights() -> dict[str, str]:
+    files = hub.published("cleanumamba")
+    try:
+        here = sum(hub.find(file.name) is not None for file in files)
+        folder = hub.offline_folder() or hub.cache_folder()
+    except UserError as error:
+        return {"cleanumamba": str(error)}
+    return {"cleanumamba": f"{here} of {len(files)} files here, looked for in {folder}"}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _table(title: str, rows: dict[str, str]) -> list[str]:
+    width = max(map(len, rows)) + 2
+    return [f"{title}:", *(f"  {name:<{width}}{value}" for name, value in rows.items()), ""]

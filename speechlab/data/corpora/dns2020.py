@@ -1,0 +1,320 @@
+"""DNS-2020 (arXiv 2005.13981): noisy clips made of its clean and noise folders, and its test set.
+
+The recipe restates that of the challenge's synthesiser: files are joined, with a pause between
+them, until a clip is full; clipped files and clips with little speech are drawn again; noise is
+scaled to an SNR over the whole clip, the sum to a level, and all of it down where it would clip.
+Here a clip is a pure function of (seed, split, index) and the file names, so any number of
+processes makes the same clips, and the clips of 10 hours are the first of those of 500.
+
+Not restated: files are drawn at random rather than in a shuffled order, and the level is a real
+number rather than an integer.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import expit
+
+from speechlab.audio import files as audio
+from speechlab.data import test_sets
+from speechlab.storage import download
+from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.manifest import Item
+from speechlab.data.corpora.prepare import elsewhere
+from speechlab.errors import UserError
+from speechlab.storage.atomic import sha256
+
+CLIPPED = 0.99  # of full scale: a file beyond it is not used, a clip is scaled down to it
+TRIES = 50  # draws in a row that may be useless
+SPLITS = ("train", "dev")  # their place is part of a clip's random seed
+READER = re.compile(r"(book_\d+_chp_\d+_reader_(\d+))")
+
+
+@dataclass(frozen=True)
+class Dns2020Config:
+    hours: float = 500.0  # of training clips, as published
+    dev_hours: float = 1.0
+    clip_s: float = 30.0  # seconds of a clip
+    sample_rate: int = 16000  # Hz
+    silence_s: float = 0.2  # between files that are joined
+    snr_min_db: float = -5.0  # CleanUMamba's range; the challenge's own default is 0 to 40
+    snr_max_db: float = 25.0
+    n_snrs: int = 31  # levels from the least to the greatest, evenly spaced
+    level_min_db: float = -35.0  # dBFS, RMS of the noisy clip
+    level_max_db: float = -15.0
+    min_activity: float = 0.6  # share of a clean clip that must be speech
+    dev_percent: float = 5.0  # of the readers, and of the noise recordings, held out
+    seed: int = 0
+    raw: str = elsewhere()
+    # clone of the branch interspeech2020/master, or its folder datasets; empty: <target>/raw
+    jobs: int = elsewhere(0)  # processes; 0: one per processor
+
+
+@dataclass(frozen=True)
+class Material:
+    """The files that a split is made of, by their paths from `root` on, sorted."""
+
+    root: Path
+    clean: tuple[str, ...]
+    noise: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Signals (T,) float64 and what they were made of."""
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    snr_db: float
+    clean_files: tuple[str, ...]
+    noise_files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    split: str
+    index: int
+    name: str
+    material: str  # digest of the file names: clips of other files are not gone on with
+    pair: test_sets.Pair | None = None  # of the test set, which is taken as it is
+
+
+@preparing.alone
+def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
+    """Make the clips of train and dev, and take the test set over. UserError: what is missing."""
+    if preparing.is_ready(target, CORPUS, config):
+        return tell(f"{target} is prepared already")
+    root, test = _found(Path(config.raw).expanduser() if config.raw else target / "raw")
+    if not (target / "train").exists():  # what was begun has its share already
+        seconds = (config.hours + config.dev_hours) * 3600  # of two files of 16 bits
+        download.check_space(target, seconds * config.sample_rate * 4, "dns2020")
+    _materials.cache_clear()
+    tasks = {}
+    for split, material in _materials(root, config).items():
+        tell(f"{split}: {len(material.clean)} clean and {len(material.noise)} noise files")
+        digest = hashlib.sha256(repr((material.clean, material.noise)).encode()).hexdigest()
+        n_clips = range(_n_clips(config, split))
+        tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in n_clips]
+    tasks["test"] = [_Task("test", i, pair.name, "", pair) for i, pair in enumerate(test)]
+    make = partial(_make, target=target, root=root, config=config)
+    items = preparing.items(target, CORPUS, config, tasks, make, tell)
+    known = test_sets.recognise(test)
+    complete = known is not None and len(test) == known.n_files
+    tell(f"test: {len(test)} pairs, {'the complete' if complete else 'not the'} no_reverb set")
+    preparing.finish(
+        target, CORPUS, config, items, "keep the published file names", complete_test=complete
+    )
+
+
+def _found(raw: Path) -> tuple[Path, list[test_sets.Pair]]:
+    """The folder `datasets` and the pairs of the test set. UserError says all that is missing."""
+    root = next((f for f in (raw / "datasets", raw) if (f / "clean").is_dir()), raw)
+    test = root / "test_set" / "synthetic" / "no_reverb"
+    wanted = (root / "clean", root / "noise", test / "noisy", test / "clean")
+    missing = [str(folder) for folder in wanted if not folder.is_dir()]
+    if missing:
+        raise UserError(
+            f"dns2020: no folder {', '.join(missing)}; clone the branch interspeech2020/master of "
+            "github.com/microsoft/DNS-Challenge with git lfs (speech and noise CC BY 4.0 and CC0) "
+            "and name it as raw"
+        )
+    return root, test_sets.find_pairs(test)
+
+
+def split_material(root: Path, config: Dns2020Config) -> dict[str, Material]:
+    """Files of train and dev, held out by reader and by noise recording."""
+    found = {kind: preparing.sounds(root / kind) for kind in ("clean", "noise")}
+    paths = {
+        kind: [path.relative_to(root).as_posix() for path in files.values()]
+        for kind, files in found.items()
+    }
+    unnamed = [path for path in paths["clean"] if not READER.search(path)]
+    if unnamed:
+        raise UserError(
+            f"{root}: {preparing.some(unnamed)} tells no reader; the published names are "
+            "book_…_chp_…_reader_…_….wav"
+        )
+    groups = {path: READER.search(path)[2] for path in paths["clean"]}
+    groups |= {path: noise_recording(path) for path in paths["noise"]}
+    held = {
+        kind: preparing.held_out({groups[path] for path in paths[kind]}, config.dev_percent)
+        for kind in paths
+    }
+    parts = {"train": {}, "dev": {}}
+    for kind, names in paths.items():
+        for split in SPLITS:
+            kept = [p for p in names if (groups[p] in held[kind]) == (split == "dev")]
+            if not kept:
+                raise UserError(f"{root / kind}: too few files to hold some out for {split}")
+            parts[split][kind] = tuple(kept)
+    return {split: Material(root, **part) for split, part in parts.items()}
+
+
+def noise_recording(path: str) -> str:
+    """What a noise file was cut from: Freesound's clips are numbered, an AudioSet id is one."""
+    stem = Path(path).stem
+    return stem if len(stem) == 11 else re.sub(r"[_-]\d+$", "", stem)  # ids have 11 characters
+
+
+def make_clip(config: Dns2020Config, material: Material, split: str, index: int) -> Clip:
+    """Clip `index` of a split, always the same. UserError where no usable files are found."""
+    rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
+    length = round(config.clip_s * config.sample_rate)
+    for _ in range(TRIES):
+        clean, clean_files = _joined(rng, material.root, material.clean, length, config)
+        if activity(clean, config.sample_rate) > config.min_activity:
+            break
+    else:
+        raise UserError(
+            f"{material.root / 'clean'}: {TRIES} clips in a row have little speech; "
+            "look at the files or lower min_activity"
+        )
+    noise, noise_files = _joined(rng, material.root, material.noise, length, config)
+    snr_db = float(rng.choice(np.linspace(config.snr_min_db, config.snr_max_db, config.n_snrs)))
+    level_db = rng.uniform(config.level_min_db, config.level_max_db)
+    noisy, clean = mixed(clean, noise, snr_db, level_db)
+    return Clip(noisy, clean, snr_db, clean_files, noise_files)
+
+
+def mixed(
+    clean: np.ndarray, noise: np.ndarray, snr_db: float, level_db: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(noisy, clean), each (T,): noise at an SNR over the whole clip, noisy at an RMS in dBFS.
+
+    Both are scaled down together where a sample of the noisy one would pass 0.99.
+    """
+    noisy = clean + noise * (_rms(clean) / _rms(noise) * 10 ** (-snr_db / 20))
+    gain = 10 ** (level_db / 20) / _rms(noisy)
+    gain = min(gain, CLIPPED / np.abs(noisy).max())
+    return gain * noisy, gain * clean
+
+
+def activity(signal: np.ndarray, sample_rate: int) -> float:
+    """Share of 50-ms windows of a signal (T,) that hold speech, by their energy.
+
+    The challenge's detector: energy at -25 dBFS through a logistic curve, smoothed with a fast
+    attack and a slow release, against a threshold. Silence is 0.
+    """
+    signal = signal * (10 ** (-25 / 20) / max(_rms(signal), 1e-12))
+    width = sample_rate // 20
+    padded = np.pad(signal, (0, -len(signal) % width)).reshape(-1, width)
+    energy_db = 20 * np.log10(np.square(padded).sum(1) + np.finfo(float).eps)
+    now = expit(-1 + 0.2 * energy_db)
+    before = np.concatenate([[0.0], now[:-1]])
+    weight = np.where(now > before, 0.8, 0.05)
+    return float(np.mean(weight * now + (1 - weight) * before > 0.13))
+
+
+def _joined(
+    rng: np.random.Generator, root: Path, paths: Sequence[str], length: int, config: Dns2020Config
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Files joined to `length` samples, (T,) float64, with pauses; the last is cut at random."""
+    signal, used = np.zeros(0), []
+    n_useless = 0
+    while len(signal) < length:
+        path = paths[rng.integers(len(paths))]
+        samples = _samples(root / path, config.sample_rate)
+        missing = length - len(signal)
+        first = rng.integers(len(samples) - missing + 1) if len(samples) > missing else 0
+        piece = samples[first : first + missing]
+        if np.abs(piece).max() > CLIPPED or not piece.any():
+            n_useless += 1
+            if n_useless == TRIES:
+                raise UserError(f"{root / path}: {TRIES} files in a row are clipped or silent")
+            continue
+        n_useless = 0
+        used.append(path)
+        pause = np.zeros(round(config.silence_s * config.sample_rate))
+        signal = np.concatenate([signal, piece, pause])[:length]
+    return signal, tuple(used)
+
+
+def _samples(path: Path, sample_rate: int) -> np.ndarray:
+    waveform, _ = audio.load(path, sample_rate)  # (C, T)
+    return waveform.mean(0).double().numpy()
+
+
+def _rms(signal: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(signal))))
+
+
+def _n_clips(config: Dns2020Config, split: str) -> int:
+    hours = config.hours if split == "train" else config.dev_hours
+    return round(hours * 3600 / config.clip_s)
+
+
+_materials = cache(split_material)  # listed once per process: they are too long to be sent
+
+
+def _make(task: _Task, target: Path, root: Path, config: Dns2020Config) -> Item:
+    if task.pair is not None:
+        return _take(task, task.pair, target)
+    clip = make_clip(config, _materials(root, config)[task.split], task.split, task.index)
+    paths = {kind: f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")}
+    for kind, signal in (("noisy", clip.noisy), ("clean", clip.clean)):
+        waveform = torch.from_numpy(signal).float()[None]  # (1, T)
+        audio.save(target / paths[kind], waveform, config.sample_rate)
+    readers = [READER.search(path) for path in clip.clean_files]
+    recordings = [found[1] for found in readers]
+    recordings += [f"noise {noise_recording(path)}" for path in clip.noise_files]
+    return Item(
+        name=task.name,
+        kind="mixture",
+        path=paths["noisy"],
+        n_frames=len(clip.noisy),
+        sample_rate=config.sample_rate,
+        sources=(paths["clean"],),
+        speakers=tuple(dict.fromkeys(found[2] for found in readers)),
+        recordings=tuple(dict.fromkeys(recordings)),
+        snr_db=clip.snr_db,
+        sha256=sha256(target / paths["noisy"]),
+    )
+
+
+def _take(task: _Task, pair: test_sets.Pair, target: Path) -> Item:
+    """A pair of the test set, the same bytes under the same names."""
+    noisy, clean = (
+        f"test/{kind}/{path.name}" for kind, path in (("noisy", pair.noisy), ("clean", pair.clean))
+    )
+    preparing.copy(pair.noisy, target / noisy)
+    preparing.copy(pair.clean, target / clean)
+    recording = audio.Recording(target / noisy)
+    snr = re.search(r"_snr(-?\d+)_", pair.noisy.name)
+    return Item(
+        name=f"test_{task.name}",
+        kind="mixture",
+        path=noisy,
+        n_frames=recording.n_frames,
+        sample_rate=recording.file_rate,
+        sources=(clean,),
+        recordings=(f"test_{task.name}",),
+        snr_db=float(snr[1]) if snr else None,
+        sha256=sha256(target / noisy),
+    )
+
+
+CORPUS = Corpus(
+    name="dns2020",
+    title="DNS-2020, synthesised, with the no_reverb test set",
+    licence="CC BY 4.0 (challenge, AudioSet), public domain (LibriVox), CC0 (Freesound), "
+    "ODbL 1.0 (PTDB-TUG, test), CC BY-SA 3.0 (DEMAND, test)",
+    source="github.com/microsoft/DNS-Challenge, branch interspeech2020/master",
+    gigabytes=116.0,
+    layout="\n".join(
+        (
+            "raw/datasets/clean/   book_00000_chp_0009_reader_06709_11.wav …",
+            "raw/datasets/noise/   --9VR_F7CtY.wav …",
+            "raw/datasets/test_set/synthetic/no_reverb/noisy/   …_fileid_0.wav",
+            "raw/datasets/test_set/synthetic/no_reverb/clean/   clean_fileid_0.wav",
+        )
+    ),
+    config=Dns2020Config,
+    prepare=prepare,
+)

@@ -1,0 +1,291 @@
+"""A user's own recordings: noisy and clean pairs, or speech and noise to be mixed.
+
+Where `raw` has train/ and dev/ (and test/), they are taken as they are, and refused where a talker
+or a recording is in two of them. Where it has none, talkers are held out for dev by their names,
+always the same ones, and there is no test set. Of speech and noise in dev (and test) mixtures are
+made, which a model is chosen by; pairs are taken as they are.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from speechlab.audio import files as audio
+from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.manifest import SPLITS, Item
+from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.recordings import Source
+from speechlab.errors import UserError
+from speechlab.storage.atomic import sha256
+from speechlab.data.mixing import MixtureConfig, Mixtures
+
+KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    sample_rate: int = 16000  # Hz of the prepared files; channels are averaged
+    speakers: Literal["prefix", "folder", "none"] = "prefix"
+    # what tells a talker: a file's name up to the first _ or -, the folder it lies in, or nothing
+    dev_percent: float = 10.0  # of the talkers and of the noise files, where raw has no dev/
+    n_mixtures: int = 40  # made of speech and noise in each of dev and test
+    mixture_s: float = 6.0  # s, of each at most
+    snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of these mixtures: from, to
+    seed: int = 0  # of these mixtures
+    raw: str = elsewhere()  # the recordings
+    jobs: int = elsewhere(0)  # processes; 0: one per processor
+
+    def __post_init__(self) -> None:
+        _check(0 < self.dev_percent < 100, "dev_percent", "between 0 and 100")
+        _check(self.n_mixtures >= 0, "n_mixtures", "0 or more")
+        _check(0.1 <= self.mixture_s <= 3600, "mixture_s", "0.1 to 3600")
+        _check(self.snr_db[0] <= self.snr_db[1], "snr_db", "(low, high)")
+        _check(0 <= self.seed < 2**32, "seed", "0 or more, under 2**32")
+
+
+def _check(holds: bool, name: str, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"folder: {name} must be {wanted}")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound file of speech or noise, or a pair."""
+
+    name: str  # its path below its folder, without the ending
+    kind: str  # "mixture" (a pair), "speech" or "noise"
+    files: tuple[Path, ...]  # of a pair noisy and clean
+    content: str  # digest of the file, of a pair of the clean one: one recording, whatever its name
+    speaker: str  # empty where it is not known, and of noise
+
+    @property
+    def group(self) -> str:
+        """What must not be torn apart by a split."""
+        return self.speaker or self.content
+
+
+@preparing.alone
+def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
+    """Convert the recordings and split them. UserError says what `raw` must hold."""
+    if preparing.is_ready(target, CORPUS, config):
+        return tell(f"{target} is prepared already; for other recordings name another --folder")
+    raw = Path(config.raw).expanduser()
+    given = [split for split in SPLITS if (raw / split).is_dir()]
+    if not config.raw or not ({"train", "dev"} <= set(given) or _kinds(raw)):
+        raise UserError(f"folder: {raw} holds no recordings; name as raw a folder with {_LAYOUT}")
+    if given:
+        splits = {split: _recordings(raw / split, config) for split in given}
+    else:
+        splits = split(_recordings(raw, config), config.dev_percent, raw)
+    if config.speakers == "none":
+        tell("talkers are not known: the same voice may be in train and in dev")
+    remedy = f"move or remove one of them, or look at the setting speakers ({config.speakers})"
+    planned = {name: [_item(name, r, config) for r in found] for name, found in splits.items()}
+    preparing.check(target, planned, remedy)  # before hours of converting
+    tasks = {
+        name: list(zip(planned[name], [r.files for r in found], strict=True))
+        for name, found in splits.items()
+    }
+    items = preparing.items(target, CORPUS, config, tasks, partial(_make, target=target), tell)
+    for name in items.keys() & {"dev", "test"}:
+        items[name] += _mixtures(target, name, items[name], config, tell)
+    preparing.finish(target, CORPUS, config, items, remedy, given_splits=given)
+    for name, found in items.items():
+        minutes = sum(item.seconds for item in found) / 60
+        tell(f"{name}: {len(found)} recordings, {minutes:.1f} minutes")
+
+
+def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[str, list[Recording]]:
+    """Some talkers, and some noise files, held out for dev. UserError where there is only one."""
+    held: set[str] = set()
+    groups_of: dict[str, set[str]] = {}
+    for recording in recordings:
+        groups_of.setdefault(recording.kind, set()).add(recording.group)
+    for kind, groups in groups_of.items():
+        if len(groups) < 2:
+            what = "recording" if kind == "noise" else "talker"
+            raise UserError(
+                f"{raw}: only one {what} of {kind} is told by the names, none can be held out; "
+                "add others, lay out train/ and dev/ yourself, or set speakers=none or folder"
+            )
+        held |= preparing.held_out(groups, dev_percent)  # of pairs and of speech: one way for both
+    for kind, groups in groups_of.items():
+        if groups <= held:
+            raise UserError(
+                f"{raw}: all talkers of {kind} are held out for dev, as some talk in other files "
+                "too; lay out train/ and dev/ yourself"
+            )
+    splits: dict[str, list[Recording]] = {"train": [], "dev": []}
+    for recording in recordings:
+        splits["dev" if recording.group in held else "train"].append(recording)
+    return splits
+
+
+def _kinds(folder: Path) -> list[str]:
+    return [kind for kind in KINDS if (folder / kind).is_dir()]
+
+
+def _recordings(folder: Path, config: FolderConfig) -> list[Recording]:
+    """What lies in noisy/ and clean/, speech/ and noise/. UserError for a file without partner."""
+    kinds = _kinds(folder)
+    if not kinds or ("noisy" in kinds) != ("clean" in kinds):
+        raise UserError(f"folder: {folder} has {' and '.join(kinds) or 'none'} of {_LAYOUT}")
+    files = {kind: preparing.sounds(folder / kind) for kind in kinds}
+    empty = [kind for kind in kinds if not files[kind]]
+    if empty:
+        raise UserError(f"{folder}: no sound files in {', '.join(empty)}; add some or remove it")
+    strange = [name for found in files.values() for name in found if ";" in name]
+    if strange:
+        raise UserError(f"{folder}: a name holds a semicolon: {strange[0]}; rename the file")
+    found = _pairs(folder, files, config) if "noisy" in kinds else []
+    for kind in ("speech", "noise"):
+        for name, path in files.get(kind, {}).items():
+            speaker = _speaker(name, config, path) if kind == "speech" else ""
+            found.append(Recording(name, kind, (path,), sha256(path), speaker))
+    return found
+
+
+def _pairs(
+    folder: Path, files: Mapping[str, Mapping[str, Path]], config: FolderConfig
+) -> list[Recording]:
+    noisy, clean = files["noisy"], files["clean"]
+    alone = sorted(noisy.keys() ^ clean.keys())
+    if alone:
+        raise UserError(
+            f"{folder}: {len(alone)} file(s) are in one of noisy/ and clean/ only: "
+            f"{preparing.some(alone)}; add the partners or remove these files"
+        )
+    return [
+        Recording(
+            name,
+            "mixture",
+            (noisy[name], clean[name]),
+            sha256(clean[name]),
+            _speaker(name, config, clean[name]),
+        )
+        for name in noisy
+    ]
+
+
+def _speaker(name: str, config: FolderConfig, path: Path) -> str:
+    if config.speakers == "none":
+        return ""
+    if config.speakers == "folder":
+        folder, _, rest = name.partition("/")
+        if not rest:
+            raise UserError(
+                f"{path} lies in no folder of a talker; make one folder per talker, or set "
+                "speakers=prefix or none"
+            )
+        return folder
+    return name.rpartition("/")[2].replace("-", "_").partition("_")[0]
+
+
+def _item(split: str, recording: Recording, config: FolderConfig) -> Item:
+    """What a recording will be; its length and hash still open."""
+    kinds = ("noisy", "clean") if recording.kind == "mixture" else (recording.kind,)
+    paths = [f"{split}/{kind}/{recording.name}.wav" for kind in kinds]
+    return Item(
+        name=paths[0].removesuffix(".wav"),
+        kind=recording.kind,
+        path=paths[0],
+        n_frames=0,
+        sample_rate=config.sample_rate,
+        sources=tuple(paths[1:]),
+        speakers=(recording.speaker,) if recording.speaker else (),
+        recordings=(recording.content,),
+    )
+
+
+def _make(task: tuple[Item, tuple[Path, ...]], target: Path) -> Item:
+    item, files = task
+    paths = (item.path, *item.sources)
+    lengths = [
+        preparing.convert(source, target / path, item.sample_rate)
+        for source, path in zip(files, paths, strict=True)
+    ]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"{files[0]} and {files[1]} are of different length "
+            f"({lengths[0]} and {lengths[1]} samples at {item.sample_rate} Hz); "
+            "cut them to one length"
+        )
+    return replace(item, n_frames=lengths[0], sha256=sha256(target / item.path))
+
+
+def _mixtures(
+    target: Path, split: str, items: Sequence[Item], config: FolderConfig, tell: Tell
+) -> list[Item]:
+    """Ready mixtures of a split's speech and noise: its recordings by turns, in a fixed order."""
+    speech, noise = (
+        [Source(target, item) for item in items if item.kind == kind]
+        for kind in ("speech", "noise")
+    )
+    if not speech or not noise or not config.n_mixtures:
+        if speech and config.n_mixtures:
+            tell(f"{split}: no noise to mix its speech with, so that no mixtures are made of it")
+        return []
+    by_name = {source.item.name: source.item for source in speech + noise}
+    speech.sort(key=lambda source: hashlib.sha256(source.item.name.encode()).digest())
+    made = []
+    for index in range(config.n_mixtures):
+        voice = speech[index % len(speech)]
+        recipe = MixtureConfig(
+            segment_s=min(config.mixture_s, voice.item.seconds),
+            sample_rate=config.sample_rate,
+            snr_db=config.snr_db,
+        )
+        try:
+            mixture = Mixtures([voice], noise, [], recipe, 1).mixture(config.seed, 0, index)
+        except UserError as error:
+            reason = str(error).partition(";")[0]  # what it advises, training can do
+            raise UserError(f"{reason}; take it out of raw, or set n_mixtures=0") from error
+        name = f"mixed_{index:04d}"
+        paths = [f"{split}/{kind}/{name}.wav" for kind in ("noisy", "clean")]
+        # in whole steps of 16 bits, so that their difference is the noise, exactly
+        clean, added = (torch.round(x * 2**15) / 2**15 for x in (mixture.clean, mixture.noise))
+        for path, waveform in zip(paths, (clean + added, clean), strict=True):
+            audio.save(target / path, waveform, config.sample_rate, "PCM_16")
+        of = [by_name[name] for name in mixture.recordings]
+        made.append(
+            Item(
+                name=paths[0].removesuffix(".wav"),
+                kind="mixture",
+                path=paths[0],
+                n_frames=clean.shape[-1],
+                sample_rate=config.sample_rate,
+                sources=tuple(paths[1:]),
+                speakers=voice.item.speakers,
+                recordings=tuple(dict.fromkeys(key for item in of for key in item.recordings)),
+                snr_db=round(mixture.snr_db, 2),
+                sha256=sha256(target / paths[0]),
+            )
+        )
+    tell(f"{split}: {len(made)} mixtures made of its speech and noise")
+    return made
+
+
+_LAYOUT = "noisy/ and clean/ (the same names), or speech/ and noise/; or train/ and dev/ with these"
+
+CORPUS = Corpus(
+    name="folder",
+    title="Own recordings",
+    licence="the user's own",
+    source="the user's own",
+    gigabytes=0.0,
+    layout="\n".join(
+        (
+            "raw/noisy/anna_001.wav …, raw/clean/anna_001.wav …   pairs; the prefix is the talker",
+            "or  raw/speech/anna_001.wav …, raw/noise/street.wav …   to be mixed while training",
+            "or  raw/train/…, raw/dev/…, raw/test/… (optional), each laid out as one of these",
+        )
+    ),
+    config=FolderConfig,
+    prepare=prepare,
+)

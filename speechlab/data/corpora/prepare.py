@@ -1,0 +1,267 @@
+"""How other people's files become a prepared corpus: in parallel, resumable, the same every time.
+
+A corpus names one task per recording and a function that makes the task's sound files and tells
+its manifest line. Lines of finished tasks are kept in shards under `<target>/unfinished/` until the
+manifests are written, so a killed preparation goes on where it stopped.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import soxr
+
+from speechlab import __version__
+from speechlab.audio import files
+from speechlab.storage import locks
+from speechlab import parallel
+from speechlab.config import to_dict
+from speechlab.data import manifest
+from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.manifest import Item
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing
+
+SHARD = 50  # tasks whose lines are kept together; what is lost at worst, per process
+OPTIONS = "options.json"  # in `unfinished/`: those that the files there were made with
+
+Task = TypeVar("Task")
+
+
+def elsewhere(default: Any = "") -> Any:
+    """A setting that says where or how fast, and changes no sample: a folder, the processes."""
+    return dataclasses.field(default=default, metadata={"changes_data": False})
+
+
+def resampler() -> dict[str, str]:
+    """What `audio` resamples with, for `corpus.json`."""
+    return {"name": "soxr", "version": soxr.__version__, "quality": "HQ"}
+
+
+def alone(prepare: Callable[[Path, Any, Tell], None]) -> Callable[[Path, Any, Tell], None]:
+    """A corpus's `prepare` that one process at a time runs in a folder.
+
+    A second one waits, and then finds the corpus prepared. What is prepared already is only read,
+    and may lie where nobody can write.
+    """
+
+    @functools.wraps(prepare)
+    def prepare_alone(target: Path, config: Any, tell: Tell) -> None:
+        if (target / manifest.ABOUT).exists():
+            return prepare(target, config, tell)
+        busy = f"{target}: another process prepares it; waiting for that"
+        with locks.waited_for(target.with_name(f"{target.name}.lock"), tell, busy):
+            return prepare(target, config, tell)
+
+    return prepare_alone
+
+
+def is_ready(target: Path, corpus: Corpus, config: Any) -> bool:
+    """Whether the corpus is there, whole, made with these options.
+
+    Raises UserError where the folder holds files of other options, or of something else: they are
+    neither mixed with new ones nor removed.
+    """
+    if (target / manifest.ABOUT).exists():
+        known = manifest.about(target)
+        known = {"corpus": known.get("corpus"), **known.get("options", {})}
+        _refuse_other(target, known, _options(corpus, config))
+        manifest.data_hash(target)
+        shutil.rmtree(_unfinished(target), ignore_errors=True)
+        return True
+    path = _unfinished(target) / OPTIONS
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_other(target, known, _options(corpus, config))
+    elif any((target / f"{split}.csv").exists() for split in manifest.SPLITS):
+        raise UserError(f"{target} holds other files: name an empty folder or remove them")
+    return False
+
+
+def items(
+    target: Path,
+    corpus: Corpus,
+    config: Any,
+    splits: Mapping[str, Sequence[Task]],
+    make: Callable[[Task], Item],
+    tell: Tell,
+) -> dict[str, list[Item]]:
+    """The manifest lines of all tasks, in their order, from `config.jobs` processes (0: all).
+
+    `make` is a function of a module (or a partial of one); it writes a task's files whole.
+    """
+    if config.jobs < 0:
+        raise UserError(f"jobs is {config.jobs}; it must be 0, one per processor, or more")
+    with replacing(_unfinished(target) / OPTIONS) as part:
+        part.write_text(json.dumps(_options(corpus, config)) + "\n", encoding="utf-8")
+    shards = [
+        _Shard(make, tuple(tasks[i : i + SHARD]), _unfinished(target), split)
+        for split, tasks in splits.items()
+        for i in range(0, len(tasks), SHARD)
+    ]
+    waiting = [shard for shard in shards if not shard.path.exists()]
+    n_all = sum(len(shard.tasks) for shard in shards)
+    n_done = told = n_all - sum(len(shard.tasks) for shard in waiting)
+    if n_done:
+        tell(f"{n_done} of {n_all} recordings are there already")
+    jobs = config.jobs or parallel.n_processors()
+    for n in parallel.finished(_make, waiting, jobs) if waiting else ():
+        n_done += n
+        if n_done == n_all or n_done - told >= n_all / 20:
+            tell(f"{n_done} of {n_all} recordings")
+            told = n_done
+    found = {split: [] for split in splits}
+    for shard in shards:
+        found[shard.split] += shard.read()
+    return found
+
+
+def finish(
+    target: Path,
+    corpus: Corpus,
+    config: Any,
+    splits: Mapping[str, Sequence[Item]],
+    remedy: str,
+    **notes: Any,
+) -> None:
+    """Write the manifests and `corpus.json`, then remove what was kept for going on.
+
+    remedy: what to do where two splits share a speaker or a recording. notes: what else
+    `corpus.json` is to tell, as plain JSON values.
+    """
+    about = {
+        "corpus": corpus.name,
+        "title": corpus.title,
+        "licence": corpus.licence,
+        "source": corpus.source,
+        "speechlab": __version__,
+        "resampler": resampler(),
+        "options": {k: v for k, v in _options(corpus, config).items() if k != "corpus"},
+        **notes,
+    }
+    check(target, splits, remedy)
+    manifest.write(target, splits, about)
+    shutil.rmtree(_unfinished(target), ignore_errors=True)
+
+
+def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> None:
+    """UserError, with what to do, where two splits share a speaker or a recording."""
+    try:
+        manifest.check_disjoint(splits)
+    except ValueError as error:
+        raise UserError(f"{target}: {error}; {remedy}") from error
+
+
+def convert(source: Path, target: Path, sample_rate: int) -> int:
+    """A sound file as mono WAV at `sample_rate` (channels averaged): how many samples it has.
+
+    In 16 bits, and in float where these would cut a sample at full scale.
+    """
+    recording = files.Recording(source, sample_rate)
+    for subtype in ("PCM_16", "FLOAT"):
+        with files.Writer(target, sample_rate, 1, subtype) as writer:
+            for block in recording:
+                writer.write(block.mean(0, keepdim=True))  # (1, n)
+        if not writer.clipped:
+            break
+    return writer.n_frames
+
+
+def copy(source: Path, target: Path) -> None:
+    """The same bytes in another place."""
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+
+
+def sounds(folder: Path) -> dict[str, Path]:
+    """Sound files at any depth, by their path from `folder` on without the ending, sorted.
+
+    Raises UserError where two files differ in their ending alone.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in inner.parts)
+        if hidden or path.suffix.lower() not in files.SUFFIXES or not path.is_file():
+            continue
+        name = inner.with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{found[name]} and {path} have one name; remove one of them")
+        found[name] = path
+    return found
+
+
+def held_out(groups: Iterable[str], percent: float) -> set[str]:
+    """About `percent` of the groups (speakers, recordings), at least one, and never all of them.
+
+    A group's own name decides, so the choice stays when others are added.
+    """
+    ranks = {
+        group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+        for group in groups
+    }
+    order = sorted(ranks, key=ranks.get)
+    chosen = [group for group in order if ranks[group] < percent / 100] or order[:1]
+    return set(chosen[: len(order) - 1])
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _options(corpus: Corpus, config: Any) -> dict[str, Any]:
+    """What decides the samples, as plain JSON values."""
+    kept = [f.name for f in dataclasses.fields(config) if f.metadata.get("changes_data", True)]
+    values = to_dict(config)
+    return {"corpus": corpus.name, **{name: values[name] for name in kept}}
+
+
+def _refuse_other(target: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    names = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
+    if names:
+        what = ", ".join(f"{key} {known.get(key)} there, {wanted.get(key)} asked" for key in names)
+        raise UserError(
+            f"{target} was made with other options ({what}): name another folder or remove it"
+        )
+
+
+def _unfinished(target: Path) -> Path:
+    return target / "unfinished"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """Some tasks, and where their lines are kept."""
+
+    make: Callable[[Any], Item]
+    tasks: tuple[Any, ...]
+    folder: Path
+    split: str
+
+    @property
+    def path(self) -> Path:
+        """Named by its tasks, so that lines of other raw files are not taken for these."""
+        name = hashlib.sha256(repr(self.tasks).encode()).hexdigest()[:24]
+        return self.folder / f"{self.split}_{name}.json"
+
+    def read(self) -> list[Item]:
+        lines = json.loads(self.path.read_text(encoding="utf-8"))
+        return [
+            Item(**{k: tuple(v) if isinstance(v, list) else v for k, v in line.items()})
+            for line in lines
+        ]
+
+
+def _make(shard: _Shard) -> int:
+    """Do the tasks of a shard: how many they are."""
+    made = [shard.make(task) for task in shard.tasks]
+    with replacing(shard.path) as part:
+        part.write_text(json.dumps([to_dict(item) for item in made]), encoding="utf-8")
+    return len(made)

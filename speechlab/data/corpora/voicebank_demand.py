@@ -1,0 +1,268 @@
+"""VoiceBank-DEMAND, 28 speakers (doi 10.7488/ds/2117): fetched, resampled, with a dev set.
+
+The published set has no dev split. Two of its 28 training speakers are held out here, p226 and
+p287, so 26 are left to train on; the test set (p232, p257) stays as it is, in `test/noisy` and
+`test/clean`, where `speechlab evaluate` finds it.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from speechlab.storage import archive as archives
+from speechlab.storage import download as downloads
+from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.manifest import Item
+from speechlab.data.corpora.prepare import elsewhere
+from speechlab.errors import UserError
+from speechlab.storage.atomic import sha256
+
+DEV_SPEAKERS = ("p226", "p287")
+N_FILES = {"train": 10802, "dev": 770, "test": 824}  # pairs of the complete set
+ADDRESS = "https://datashare.ed.ac.uk"
+DISK_BYTES = 15e9  # archives and 48 kHz files together, while preparing
+
+
+@dataclass(frozen=True)
+class VoiceBankDemandConfig:
+    sample_rate: int = 16000  # Hz of the prepared files; the published ones have 48000
+    raw: str = elsewhere()  # folder with the archives or what they hold; empty: <target>/raw
+    download: bool = elsewhere(True)  # fetch what is missing in `raw`
+    mirror: str = elsewhere()  # address of a folder with the same archives, tried first
+    jobs: int = elsewhere(0)  # processes; 0: one per processor
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file of the dataset's page on Edinburgh DataShare."""
+
+    name: str  # without .zip; so is the folder in it called
+    bitstream: str  # its id there
+    md5: str = ""  # as that page tells it; empty where it could not be had: see `downloads.fetch`
+    n_bytes: int | None = None  # where it is known
+    needed: bool = True
+
+    def urls(self, mirror: str) -> tuple[str, ...]:
+        official = (
+            f"{ADDRESS}/server/api/core/bitstreams/{self.bitstream}/content",
+            f"{ADDRESS}/bitstreams/{self.bitstream}/download",
+            f"{ADDRESS}/bitstream/handle/10283/2791/{self.name}.zip",
+        )
+        return (f"{mirror.rstrip('/')}/{self.name}.zip", *official) if mirror else official
+
+
+# The small ones first: a broken preparation does not leave them out.
+ARCHIVES = (
+    Archive(
+        "logfiles",
+        "11185dc8-9cf1-405b-b858-35bd6a04aedd",
+        "0d16f5b6afe12d64238d1e4a0e6ff6e8",
+        115_932,
+        needed=False,
+    ),
+    Archive("trainset_28spk_txt", "fb55b5de-c2db-4451-ac0a-134e98011ffa", needed=False),
+    Archive("testset_txt", "09e12592-879e-4749-bf6d-e34cf0d1ddf6", needed=False),
+    Archive(
+        "clean_testset_wav",
+        "dec213d3-bf57-4777-9663-c24bdce92d5e",
+        "34eb1c0ba7ef667e9b966866c542fc16",
+    ),
+    Archive(
+        "noisy_testset_wav",
+        "13c1bfbf-14a6-41db-9b41-8f7310f01ad5",
+        "fb1b86caa31e8ba5b506c0c64da9aab5",
+    ),
+    Archive(
+        "clean_trainset_28spk_wav",
+        "245452b6-6235-44b6-a6f9-e7eb19797769",
+        "d2d5a45ec32f8fcbf201bde0447e20ba",
+        2_486_057_279,
+    ),
+    Archive(
+        "noisy_trainset_28spk_wav",
+        "ecb5a102-bb00-46d3-8af5-40c79823b837",
+        "1fca9e8bafb8cd069f6653c6d92f9e9c",
+        2_830_205_201,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Task:
+    name: str  # "p226_001"
+    split: str
+    noisy: Path
+    clean: Path
+    snr_db: float | None
+    text: str
+
+
+@preparing.alone
+def prepare(target: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
+    """Fetch what is missing, resample, hold two speakers out. UserError says what is missing."""
+    if preparing.is_ready(target, CORPUS, config):
+        return tell(f"{target} is prepared already")
+    raw = Path(config.raw).expanduser() if config.raw else target / "raw"
+    _get(raw, config, tell)
+    tasks = _tasks(raw)
+    make = partial(_make, target=target, sample_rate=config.sample_rate)
+    items = preparing.items(target, CORPUS, config, tasks, make, tell)
+    n_files = {split: len(found) for split, found in items.items()}
+    if n_files != N_FILES:
+        tell(f"incomplete: {n_files} pairs, the published set has {N_FILES}")
+    preparing.finish(
+        target,
+        CORPUS,
+        config,
+        items,
+        "keep the published names and folders",
+        complete=n_files == N_FILES,
+        dev_speakers=list(DEV_SPEAKERS),
+    )
+    tell(f"{target}: {n_files['train']} train, {n_files['dev']} dev, {n_files['test']} test pairs")
+
+
+def _get(raw: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
+    """Have the folders of all archives in `raw`. UserError names those that are missing."""
+    absent = [archive for archive in ARCHIVES if not (raw / archive.name).is_dir()]
+    zipped = [a for a in absent if (raw / f"{a.name}.zip").is_file()]
+    missing = [a.name for a in absent if a.needed and a not in zipped]
+    if missing and not config.download:
+        raise UserError(
+            f"voicebank_demand: {raw} lacks {', '.join(missing)}; unpack these archives of "
+            "doi 10.7488/ds/2117 (CC BY 4.0) there, or set download=true to fetch them (6 GB)"
+        )
+    if missing:
+        downloads.check_space(raw, DISK_BYTES * len(missing) / 4, "preparing voicebank_demand")
+    for archive in absent:
+        if archive not in zipped and not missing:
+            continue  # what is needed is there: no reason to ask the network for the rest
+        try:
+            _unpack(raw, archive, config.mirror, tell)
+        except UserError as error:
+            if archive.needed:
+                raise
+            tell(f"going on without SNR or transcripts: {error}")
+
+
+def _unpack(raw: Path, archive: Archive, mirror: str, tell: Tell) -> None:
+    zipped = raw / f"{archive.name}.zip"
+    if not zipped.exists():
+        tell(f"fetching {zipped.name}")
+        if not archive.md5:
+            tell(f"no digest of {zipped.name} is known here: its first download is trusted")
+    downloads.fetch(
+        archive.urls(mirror),
+        zipped,
+        f"md5:{archive.md5}" if archive.md5 else "",
+        n_bytes=archive.n_bytes,
+        what=f"the published {zipped.name}",
+        advice=f"or put {zipped.name} of doi 10.7488/ds/2117 into {raw} yourself",
+        elsewhere="name another folder as raw",
+    )
+    try:
+        archives.unpack(zipped, raw / archive.name)
+    except UserError:
+        if not archive.md5:
+            downloads.forget(zipped)  # what was trusted was no archive: the next time starts anew
+        raise
+
+
+def _tasks(raw: Path) -> dict[str, list[_Task]]:
+    """One task per pair and split. UserError for a file without its partner."""
+    snrs, texts = _snrs(raw / "logfiles"), {}
+    for name in ("trainset_28spk_txt", "testset_txt"):
+        texts |= {path.stem: path for path in (raw / name).rglob("p*.txt")}
+    tasks: dict[str, list[_Task]] = {"train": [], "dev": [], "test": []}
+    for published, part in (("train", "trainset_28spk"), ("test", "testset")):
+        noisy, clean = (_wavs(raw / f"{kind}_{part}_wav") for kind in ("noisy", "clean"))
+        alone = sorted(noisy.keys() ^ clean.keys())
+        if alone:
+            raise UserError(
+                f"{raw}: {len(alone)} file(s) of {part} without a partner: "
+                f"{preparing.some(alone)}; unpack its two archives again"
+            )
+        for name in sorted(noisy):
+            split = "dev" if _speaker(name) in DEV_SPEAKERS else published
+            text = _read(texts[name]).strip() if name in texts else ""
+            task = _Task(name, split, noisy[name], clean[name], snrs.get(name), text)
+            tasks[split].append(task)
+    return tasks
+
+
+def _wavs(folder: Path) -> dict[str, Path]:
+    """Sound files of an unpacked archive by utterance, at whatever depth they lie."""
+    found = {path.stem: path for path in preparing.sounds(folder).values()}
+    wrong = [name for name in found if not re.fullmatch(r"p\d+_\d+", name)]
+    if wrong or not found:
+        what = f"{preparing.some(wrong)} is no utterance" if wrong else "no sound files in it"
+        raise UserError(f"{folder}: {what}; names are as p226_001.wav: unpack the archive again")
+    return found
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _speaker(name: str) -> str:
+    return name.partition("_")[0]
+
+
+def _snrs(folder: Path) -> dict[str, float]:
+    """Utterance -> the SNR that its log line tells: "p226_001 cafeteria 15"."""
+    snrs = {}
+    for path in sorted(folder.rglob("log_*set*.txt")):
+        for line in _read(path).splitlines():
+            found = re.fullmatch(r"\s*(p\d+_\d+)\s+\S+\s+(-?[\d.]+)\s*", line)
+            if found:
+                snrs[found[1]] = float(found[2])
+    return snrs
+
+
+def _make(task: _Task, target: Path, sample_rate: int) -> Item:
+    lengths = {}
+    for kind, source in (("noisy", task.noisy), ("clean", task.clean)):
+        path = target / task.split / kind / f"{task.name}.wav"
+        lengths[kind] = preparing.convert(source, path, sample_rate)
+    if lengths["noisy"] != lengths["clean"]:
+        raise UserError(
+            f"{task.noisy} and {task.clean} are of different length ({lengths['noisy']} and "
+            f"{lengths['clean']} samples at {sample_rate} Hz); unpack the archives again"
+        )
+    noisy, clean = (f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean"))
+    return Item(
+        name=task.name,
+        kind="mixture",
+        path=noisy,
+        n_frames=lengths["noisy"],
+        sample_rate=sample_rate,
+        sources=(clean,),
+        speakers=(_speaker(task.name),),
+        recordings=(task.name,),
+        snr_db=task.snr_db,
+        text=task.text,
+        sha256=sha256(target / noisy),
+    )
+
+
+CORPUS = Corpus(
+    name="voicebank_demand",
+    title="VoiceBank-DEMAND, 28 speakers",
+    licence="CC BY 4.0",
+    source="doi 10.7488/ds/2117",
+    gigabytes=2.3,
+    layout="\n".join(
+        (
+            "raw/clean_trainset_28spk_wav/   p226_001.wav … (48 kHz; at any depth)",
+            "raw/noisy_trainset_28spk_wav/   the same names",
+            "raw/clean_testset_wav/          p232_001.wav …",
+            "raw/noisy_testset_wav/          the same names",
+            "raw/logfiles/                   log_trainset_28spk.txt …: SNR (optional)",
+            "raw/trainset_28spk_txt/, testset_txt/   transcripts (optional)",
+        )
+    ),
+    config=VoiceBankDemandConfig,
+    prepare=prepare,
+)

@@ -1,0 +1,185 @@
+"""What a prepared corpus holds: one line per recording, in one CSV file per split.
+
+A prepared folder has `corpus.json` (what it is, how it was made), `train.csv`, `dev.csv`,
+`test.csv` and sound files. `corpus.json` is written last: a folder without it is not read.
+Training reads "train" and "dev" by `read`; it has no way to the test split, whose pairs
+`speechlab evaluate FOLDER/test` scores.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing, sha256
+
+SPLITS = ("train", "dev", "test")
+ABOUT = "corpus.json"
+KINDS = ("speech", "noise", "room", "mixture")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording of a corpus, or one ready mixture with its clean sources."""
+
+    name: str  # once in a corpus
+    kind: str  # one of KINDS; a room is an impulse response
+    path: str  # the sound file, from the corpus folder on; of a mixture the noisy one
+    n_frames: int  # samples per channel
+    sample_rate: int  # Hz
+    sources: tuple[str, ...] = ()  # of a mixture: its clean files, one per talker
+    speakers: tuple[str, ...] = ()  # who talks: of a mixture one per source
+    recordings: tuple[str, ...] = ()  # what it was cut from; shared by no two splits
+    gain_db: float = 0.0  # to apply when the file is read
+    snr_db: float | None = None  # of a mixture, where it is known
+    text: str = ""  # what is said
+    sha256: str = ""  # of the sound file, where it was taken
+
+    @property
+    def seconds(self) -> float:
+        return self.n_frames / self.sample_rate
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Item))
+
+
+def write(
+    folder: str | Path, splits: Mapping[str, Sequence[Item]], about: Mapping[str, Any]
+) -> None:
+    """Write the manifests of a corpus and, last, `corpus.json`. ValueError where splits overlap.
+
+    about: plain JSON values; the name, licence, source, options and resampler of the corpus.
+    """
+    check_disjoint(splits)
+    folder = Path(folder)
+    (folder / ABOUT).unlink(missing_ok=True)
+    for split in SPLITS:
+        with replacing(folder / f"{split}.csv") as part:
+            part.write_text(_to_csv(splits.get(split, ())), encoding="utf-8", newline="")
+    hashes = {split: sha256(folder / f"{split}.csv") for split in SPLITS}
+    about = {**about, "manifests": hashes, "data_hash": _combined(hashes, about)}
+    with replacing(folder / ABOUT) as part:
+        part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read(folder: str | Path, split: Literal["train", "dev"]) -> list[Item]:
+    """The recordings that training may read. UserError for any other split, or a damaged corpus."""
+    if split not in ("train", "dev"):
+        raise UserError(f"{folder}: training reads 'train' and 'dev', never '{split}'")
+    about(folder)
+    return parse(Path(folder) / f"{split}.csv")
+
+
+def about(folder: str | Path) -> dict[str, Any]:
+    """What `corpus.json` tells. UserError where the folder is not prepared or it is damaged."""
+    path = Path(folder) / ABOUT
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} is no prepared corpus: it has no {ABOUT}; run `speechlab data prepare`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); prepare the corpus again") from error
+    return known
+
+
+def data_hash(folder: str | Path) -> str:
+    """SHA-256 over the options and the manifests, and so over all that these tell of sound files.
+
+    UserError where those of train and dev are not as they were written; that of test is not opened.
+    """
+    known = about(folder)
+    try:
+        hashes = {**known["manifests"]}
+        for split in ("train", "dev"):
+            hashes[split] = sha256(Path(folder) / f"{split}.csv")
+        if known["data_hash"] == _combined(hashes, known):
+            return known["data_hash"]
+    except (KeyError, TypeError, OSError) as error:
+        raise UserError(f"{folder} is damaged ({error}); prepare the corpus again") from error
+    raise UserError(f"{folder}: a manifest was changed by hand; prepare the corpus again")
+
+
+def check_disjoint(splits: Mapping[str, Iterable[Item]]) -> None:
+    """ValueError where a speaker, a recording or a file is in two splits, or a name there twice."""
+    seen: dict[tuple[str, str], str] = {}
+    names: set[str] = set()
+    for split, items in splits.items():
+        if split not in SPLITS:
+            raise ValueError(f"no split '{split}'; there are {', '.join(SPLITS)}")
+        for item in items:
+            if item.name in names:
+                raise ValueError(f"two recordings are named {item.name}")
+            names.add(item.name)
+            files = [("file", path) for path in (item.path, *item.sources)]
+            for key in (*origins(item), *files):
+                if seen.setdefault(key, split) != split:
+                    raise ValueError(f"{key[0]} {key[1]} is in both {seen[key]} and {split}")
+
+
+def origins(item: Item) -> list[tuple[str, str]]:
+    """Who and what it was made of, which no two splits may share: what that is, and its name."""
+    return [("speaker", speaker) for speaker in item.speakers] + [
+        ("recording", recording) for recording in item.recordings
+    ]
+
+
+def parse(path: Path) -> list[Item]:
+    """The rows of one manifest. UserError where it is missing or damaged, with the line."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read; prepare the corpus again") from error
+    items = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            items.append(_item(row))
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {line}: {error}; prepare the corpus again") from error
+    return items
+
+
+def _item(row: Mapping[str, str]) -> Item:
+    if tuple(row) != COLUMNS:
+        raise ValueError(f"columns are not {', '.join(COLUMNS)}")
+    lists = {key: tuple(filter(None, row[key].split(";"))) for key in _LISTS}
+    numbers = {
+        "n_frames": int(row["n_frames"]),
+        "sample_rate": int(row["sample_rate"]),
+        "gain_db": float(row["gain_db"]),
+        "snr_db": float(row["snr_db"]) if row["snr_db"] else None,
+    }
+    return Item(**{**row, **lists, **numbers})
+
+
+_LISTS = ("sources", "speakers", "recordings")
+
+
+def _to_csv(items: Iterable[Item]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for item in items:
+        table.writerow(_cell(getattr(item, column)) for column in COLUMNS)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        if any(";" in part for part in value):
+            raise ValueError(f"a name holds ';': {value}")
+        return ";".join(value)
+    return "" if value is None else str(value)
+
+
+def _combined(hashes: Mapping[str, str], about: Mapping[str, Any]) -> str:
+    """With the options: other references may lie beside the same mixtures."""
+    words = [*(hashes[split] for split in SPLITS), json.dumps(about.get("options"), sort_keys=True)]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""Crops of the recordings of prepared corpora, at the rate and speed that are wanted.
+
+Of a file of hours only what the crop needs is read. Of several channels the first is used.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+from speechlab.audio.files import Resampler, resampled_length
+from speechlab.data import manifest
+from speechlab.data.manifest import Item
+from speechlab.errors import UserError
+
+CONTEXT_S = 0.02  # read on both sides of a crop, for the filter of the resampler
+ALONE = {"sources": (), "sha256": ""}  # of a mixture's item, where one of its sources is meant
+
+
+class Source(NamedTuple):
+    """A recording and the corpus it lies in."""
+
+    folder: Path
+    item: Item
+
+
+def sources(folder: str | Path, split: Literal["train", "dev"], kind: str) -> list[Source]:
+    """What a prepared corpus has of one kind (see manifest.KINDS). UserError for another split."""
+    return [
+        Source(Path(folder), item) for item in manifest.read(folder, split) if item.kind == kind
+    ]
+
+
+def talkers(mixtures: Iterable[Source]) -> list[Source]:
+    """The sources of ready mixtures as speech of one talker each, to be mixed anew.
+
+    Not of a mixture with noise (its SNR is known), which would be lost, nor of unnamed talkers.
+    """
+    return [
+        Source(folder, replace(item, name=path, kind="speech", path=path, **ALONE, speakers=(who,)))
+        for folder, item in mixtures
+        if item.snr_db is None and len(item.speakers) == len(item.sources)
+        for path, who in zip(item.sources, item.speakers, strict=True)
+    ]
+
+
+def available(source: Source, sample_rate: int, speed: float = 1.0) -> int:
+    """Samples that a recording has at a rate in Hz, played at a speed."""
+    return resampled_length(source.item.n_frames, _file_rate(source, speed), sample_rate)
+
+
+def crop(
+    source: Source, path: str, begin: int, length: int, sample_rate: int, speed: float = 1.0
+) -> np.ndarray:
+    """Samples [begin, begin + length) of `available`, (length,) float32, with the item's gain.
+
+    path: one of the item's files, from the corpus folder on. Only about the crop is read.
+    UserError where the file is missing, broken, or is not what the manifest says.
+    """
+    rate = _file_rate(source, speed)
+    divisor = math.gcd(rate, sample_rate)
+    step_in, step_out = rate // divisor, sample_rate // divisor  # from here on the grids meet again
+    n_context = 0 if rate == sample_rate else round(CONTEXT_S * sample_rate)
+    n_steps = max(0, begin - n_context) // step_out
+    first = n_steps * step_in
+    last = min(-(-(begin + length + n_context) * rate // sample_rate), source.item.n_frames)
+    samples = _read(source, path, first, last - first)
+    if rate != sample_rate:
+        resampler = Resampler(rate, sample_rate, 1)
+        feed = torch.from_numpy(samples)[None]  # (1, n)
+        parts = resampler.feed(feed), resampler.flush()
+        samples = np.concatenate([part[0].numpy() for part in parts])
+    begin -= n_steps * step_out
+    gain = np.float32(10 ** (source.item.gain_db / 20))
+    return gain * samples[begin : begin + length]
+
+
+def _file_rate(source: Source, speed: float) -> int:
+    """Hz that a file is taken to have: of more samples a second, it is over sooner."""
+    return round(source.item.sample_rate * speed)
+
+
+def _read(source: Source, path: str, begin: int, n_frames: int) -> np.ndarray:
+    """(n_frames,) of the first channel."""
+    file, item = source.folder / path, source.item
+    wanted = f"{item.n_frames} samples at {item.sample_rate} Hz"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; prepare the corpus again")
+    try:
+        with soundfile.SoundFile(file) as sound:
+            found = f"{sound.frames} samples at {sound.samplerate} Hz"
+            if found != wanted:
+                raise UserError(f"{file}: {found}, not {wanted}; prepare the corpus again")
+            sound.seek(begin)
+            samples = sound.read(n_frames, dtype="float32", always_2d=True)[:, 0]
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{file}: not readable as sound; prepare the corpus again") from error
+    if len(samples) != n_frames or not np.isfinite(samples).all():
+        raise UserError(f"{file}: damaged, or not finite; prepare the corpus again")
+    return np.ascontiguousarray(samples)

@@ -1,0 +1,239 @@
+"""Test sets on disk: pairs of noisy and clean files, and what is known of the published sets;
+mixtures of several talkers and their sources.
+
+Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): a pair has one file name
+in both folders. DNS-2020 (arXiv 2005.13981): a pair has one number, `..._fileid_N` with
+`clean_fileid_N`. Extensions may differ. A folder of estimates is understood in the same way.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import soundfile
+
+from speechlab.audio.files import SUFFIXES
+from speechlab.errors import UserError
+
+PAIR = ("noisy", "clean")  # folders of a test set of pairs
+_FILEID = re.compile(r"(?:^|_)fileid_(\d+)$")
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str  # the same for every spelling of the set: "p232_001", "fileid_7"
+    noisy: Path
+    clean: Path
+
+
+@dataclass(frozen=True)
+class Mixture:
+    name: str
+    mixture: Path
+    sources: tuple[Path, ...]  # one per talker
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A published test set: its pairs' names and the metrics of its unprocessed noisy files.
+
+    The names of VoiceBank-DEMAND are not listed here: any 824 that match its pattern pass for the
+    complete set, so a set with a file exchanged is told by its numbers alone.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    title: str
+    names: frozenset[str]  # of a complete set; where the list is not known here, see `pattern`
+    pattern: str  # every pair's name matches
+    n_files: int  # of the complete set
+    known: dict[str, float]  # metric -> mean over the complete set, as published
+    sample_rate: int = 16000  # Hz, at which `known` and the papers' tables are scored
+
+    def holds(self, names: Iterable[str]) -> bool:
+        """Whether all of `names` are names of this set."""
+        names = list(names)
+        return bool(names) and all(
+            re.fullmatch(self.pattern, name) and (not self.names or name in self.names)
+            for name in names
+        )
+
+
+# The clips without reverberation; the numbers between them belong to other parts of the challenge.
+_DNS2020_NO_REVERB = """
+0 2 3 4 5 6 7 8 9 14 16 17 19 20 21 23 26 33 34 35 37 38 42 43 44 45 47 48 49 50 52 53 54 57 58 59
+60 63 64 66 67 69 71 72 73 76 77 80 81 82 88 89 90 94 96 101 102 104 105 107 110 112 113 116 117 118
+125 127 130 132 133 134 136 137 139 142 143 145 146 147 149 150 152 155 156 158 161 163 165 166 167
+169 170 173 175 176 178 180 181 191 192 197 199 200 201 205 206 207 208 210 213 214 218 220 221 223
+228 229 231 232 234 238 241 243 245 247 249 250 252 253 255 261 264 268 271 274 275 277 280 282 283
+285 287 288 289 290 291 293 296 300
+"""
+
+TEST_SETS = {
+    "dns2020_no_reverb": TestSet(
+        title="DNS-2020 synthetic no_reverb",
+        names=frozenset(f"fileid_{number}" for number in _DNS2020_NO_REVERB.split()),
+        pattern=r"fileid_\d+",
+        n_files=150,
+        known={"pesq_wb": 1.582, "pesq_nb": 2.161, "stoi": 0.915, "si_sdr": 9.07},
+    ),
+    "voicebank_demand_test": TestSet(
+        title="VoiceBank-DEMAND test",
+        names=frozenset(),
+        pattern=r"p(232|257)_\d{3}",
+        n_files=824,
+        known={
+            "pesq_wb": 1.97,
+            "stoi": 0.92,
+            "csig_int16": 3.35,
+            "cbak_int16": 2.44,
+            "covl_int16": 2.63,
+            "csig_float": 3.49,
+            "cbak_float": 2.55,
+            "covl_float": 2.74,
+            "ssnr": 1.68,
+        },
+    ),
+}
+
+
+def find_pairs(folder: str | Path) -> list[Pair]:
+    """The pairs of a folder with subfolders `noisy` and `clean`, by name (numbers as numbers).
+
+    Raises UserError where a folder is missing or empty, a name is there twice, or a file is alone.
+    """
+    if has_mixtures(folder):
+        raise UserError(
+            f"{folder}: mixtures of several talkers, not pairs; `speechlab evaluate` scores them, "
+            "in Python speechlab.evaluation.evaluate_mixtures"
+        )
+    noisy, clean = (sound_files(Path(folder) / part) for part in PAIR)
+    for here, there, where in ((noisy, clean, "clean"), (clean, noisy, "noisy")):
+        alone = sorted((here[name].name for name in here.keys() - there.keys()), key=_natural)
+        if alone:
+            raise UserError(
+                f"{folder}: {len(alone)} file(s) without a partner in {where}/: {_some(alone)}; "
+                "add the partners or remove these files"
+            )
+    return [Pair(name, noisy[name], clean[name]) for name in sorted(noisy, key=_natural)]
+
+
+def has_mixtures(folder: str | Path) -> bool:
+    """Whether it is laid out for `find_mixtures`; what `find_pairs` takes as well is pairs."""
+    folder = Path(folder)
+    is_pairs = all((folder / part).is_dir() for part in PAIR)
+    return not is_pairs and _with_sources(folder) is not None
+
+
+def find_mixtures(folder: str | Path) -> tuple[str, list[Mixture]]:
+    """The mixtures of a folder with subfolders `mix` (or `mix_clean`, ...), `s1`, `s2`, ...
+
+    Returns the name of the subfolder and the mixtures by name. Where there are several such
+    subfolders, `folder` is the one that is meant. Raises UserError where that is not told, a folder
+    is missing or empty, a name is there twice, or a file is in one of them only.
+    """
+    folder = Path(folder)
+    place = _with_sources(folder)
+    if place is None:
+        raise UserError(f"{folder}: holds no mixtures; a test set of them has mix/, s1/ and s2/")
+    kinds = sorted(path.name for path in place.iterdir() if path.is_dir() and _is_mix(path.name))
+    if place != folder:
+        kinds = [folder.name]
+    if len(kinds) != 1:
+        found = " and ".join(f"{kind}/" for kind in kinds) or "no mix/"
+        raise UserError(f"{place}: has {found} beside s1/; name one, as {place / 'mix_both'}")
+    n_sources = next(n for n in count(1) if not (place / f"s{n + 1}").is_dir())
+    parts = {part: sound_files(place / part) for part in (*kinds, *names_of_sources(n_sources))}
+    every = set().union(*parts.values())
+    for part, files in parts.items():
+        alone = sorted(every - files.keys(), key=_natural)
+        if alone:
+            raise UserError(
+                f"{place}: {part}/ lacks {len(alone)} file(s) that the others have: "
+                f"{_some(alone)}; add them or remove the others"
+            )
+    mixed, *sources = parts.values()
+    return kinds[0], [
+        Mixture(name, mixed[name], tuple(source[name] for source in sources))
+        for name in sorted(every, key=_natural)
+    ]
+
+
+def names_of_sources(n_sources: int) -> tuple[str, ...]:
+    """Folders of the sources, or of their estimates: s1, s2, ..."""
+    return tuple(f"s{n}" for n in range(1, n_sources + 1))
+
+
+def _with_sources(folder: Path) -> Path | None:
+    """Where the sources are: in the folder, or beside it where it is one of mixtures."""
+    places = [folder, *([folder.parent] if _is_mix(folder.name) else [])]
+    return next((place for place in places if (place / "s1").is_dir()), None)
+
+
+def _is_mix(name: str) -> bool:
+    return name != "mix_single" and re.fullmatch(r"mix(_\w+)?", name) is not None
+
+
+def title(folder: str | Path, known: TestSet | None) -> str:
+    """What to call the test set in a folder: its published title, or the folder's name."""
+    return known.title if known else Path(folder).resolve().name
+
+
+def sample_rates(paths: Iterable[Path]) -> set[int]:
+    """Rates in Hz that the files' headers tell; reading names the file that has no header."""
+    rates = set()
+    for path in paths:
+        with contextlib.suppress(soundfile.LibsndfileError):
+            rates.add(soundfile.info(path).samplerate)
+    return rates
+
+
+def recognise(pairs: list[Pair]) -> TestSet | None:
+    """The published test set, complete or not, that has all the pairs' names; None if none has."""
+    names = [pair.name for pair in pairs]
+    return next((known for known in TEST_SETS.values() if known.holds(names)), None)
+
+
+def sound_files(folder: Path) -> dict[str, Path]:
+    """Sound files of a folder, of a test set or of estimates, by the name of their pair.
+
+    Raises UserError where the folder is missing or has none, or two files have one name.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; a test set has the folders noisy/ and clean/, "
+            "or mix/, s1/ and s2/"
+        )
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        numbered = _FILEID.search(path.stem)
+        name = f"fileid_{int(numbered[1])}" if numbered else path.stem
+        if name in files:
+            raise UserError(
+                f"{folder}: {files[name].name} and {path.name} are one name; remove one of them"
+            )
+        files[name] = path
+    if not files:
+        raise UserError(
+            f"{folder}: no sound files in it; expected names that end in {', '.join(SUFFIXES)}"
+        )
+    return files
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key: digits as numbers, so that fileid_9 comes before fileid_10."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,171 @@
+"""Where the estimates of a test set come from: a model, files, or the unprocessed input itself."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+import speechlab
+from speechlab.audio import files as audio
+from speechlab.data.test_sets import sample_rates, sound_files
+from speechlab.errors import UserError
+from speechlab.storage.atomic import sha256
+from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
+from speechlab.parallel import finished, n_processors
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Of a test set: a model, or the files of each of its names, one per source."""
+
+    record: dict[str, Any]  # for the settings: names and digests, no folders
+    checkpoint: Path | None = None
+    sample_rate: int | None = None  # Hz, of the model
+    files: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # name -> files, by source
+
+
+def find(
+    checkpoint: str | Path | None,
+    folder: str | Path | None,
+    inputs: Mapping[str, Path],
+    needed: Iterable[str],
+    parts: tuple[str, ...],
+    unprocessed: str,
+) -> Estimates:
+    """Those of a checkpoint or else of a folder; of neither: the inputs, for every source.
+
+    inputs: of the whole test set, by name; needed: of these names, what must be there.
+    parts: one for each source, its subfolder in a folder of estimates; "": the folder itself.
+    unprocessed: what the settings call the inputs. UserError where what is named is not there.
+    """
+    if checkpoint is not None and folder is not None:
+        raise UserError("both a checkpoint and estimates are given; give one")
+    if checkpoint is not None:
+        return _of_model(checkpoint, len(parts))
+    if folder is not None:
+        return _of_folder(Path(folder), inputs, needed, parts)
+    files = {name: (path,) * len(parts) for name, path in inputs.items()}
+    return Estimates({"source": unprocessed}, files=files)
+
+
+def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
+    """The model is loaded here too, so that a bad file is told before any work."""
+    from speechlab.weights.checkpoints import locate
+    from speechlab.evaluation.cost import n_params
+
+    path = locate(checkpoint)
+    model = speechlab.load(path)
+    n_given = getattr(model, "n_sources", n_sources)
+    if n_given != n_sources:
+        raise UserError(
+            f"{checkpoint}: a model of {n_given} source(s), the test set has {n_sources}; "
+            "take a test set of as many"
+        )
+    record = {
+        "source": "checkpoint",
+        "checkpoint": Path(checkpoint).name,
+        "sha256": digest([path]),
+        "n_params": n_params(model),
+    }
+    return Estimates(record, checkpoint=path, sample_rate=model.sample_rate)
+
+
+def _of_folder(
+    folder: Path, inputs: Mapping[str, Path], needed: Iterable[str], parts: tuple[str, ...]
+) -> Estimates:
+    """Estimates are named as the inputs, as far as `sound_files` compares names."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of estimates")
+    absent = [part for part in parts if not (folder / part).is_dir()]
+    if absent:
+        wanted = ", ".join(f"{part}/" for part in parts)
+        raise UserError(f"{folder}: has no {absent[0]}/; estimates of these sources are {wanted}")
+    found = [sound_files(folder / part) for part in parts]
+    files = {
+        name: tuple(part[name] for part in found)
+        for name in inputs
+        if all(name in part for part in found)
+    }
+    missing = [inputs[name].name for name in needed if name not in files]
+    if missing:
+        raise UserError(
+            f"{folder}: no estimate of {len(missing)} files ({missing[0]} ...); "
+            "estimates have the names of the files they are of"
+        )
+    every = [path for paths in files.values() for path in paths]
+    record = {"source": "estimates", "estimates": folder.name, "sha256": digest(every)}
+    return Estimates(record, files=files)
+
+
+def rate_and_versions(
+    sample_rate: int | None, estimates: Estimates, paths: Iterable[Path]
+) -> dict[str, Any]:
+    """For the settings. Files that all have the rate already leave no trace of a resampler."""
+    resampled = sample_rate is not None and bool(sample_rates(paths) - {sample_rate})
+    packages = (*PACKAGES, RESAMPLER) if resampled else PACKAGES
+    model = {"torch": torch.__version__} if estimates.checkpoint else {}
+    rate = {"sample_rate": sample_rate} if resampled else {}
+    return {**rate, "versions": {"speechlab": speechlab.__version__, **versions(packages), **model}}
+
+
+def mono(path: Path, sample_rate: int | None) -> tuple[np.ndarray, int]:
+    """A file's samples (T,) and their rate in Hz; None: its own. UserError for several channels."""
+    waveform, sample_rate = audio.load(path, sample_rate)
+    if len(waveform) != 1:
+        raise UserError(f"{path}: {len(waveform)} channels; scores are for one")
+    return waveform[0].double().numpy(), sample_rate
+
+
+def processed(
+    checkpoint: Path, noisy: np.ndarray, sample_rate: int, n_sources: int = 1
+) -> np.ndarray:
+    """A model's estimates (S, T) of a signal (T,). UserError for whatever goes wrong in it."""
+    model = loaded(checkpoint)
+    if model.sample_rate != sample_rate:
+        raise UserError(f"the model is for {model.sample_rate} Hz, the file has {sample_rate} Hz")
+    batch = torch.from_numpy(noisy.astype(np.float32))[None, None]  # (1, 1, T)
+    try:
+        with torch.inference_mode():
+            estimate = model(batch)
+    except Exception as error:  # whatever a model raises is the row's reason
+        raise UserError(f"the model failed: {type(error).__name__}: {error}") from error
+    if estimate.shape != (1, n_sources, len(noisy)):
+        of = f" and {n_sources} sources" if n_sources > 1 else ""
+        shapes = f"{tuple(estimate.shape)} for {tuple(batch.shape)}{of}"
+        raise UserError(f"the model gave {shapes}")
+    estimate = estimate[0].double().numpy()
+    if not np.isfinite(estimate).all():
+        raise UserError("the model gave NaN or infinite samples")
+    return estimate
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(checkpoint: Path) -> torch.nn.Module:
+    """Loaded once per process; `loaded.cache_clear()` lets go of it."""
+    return speechlab.load(checkpoint)
+
+
+def scored(
+    score: Callable[[Task], Result], tasks: list[Task], jobs: int | None
+) -> Iterator[Result]:
+    """What `score` makes of the tasks, as they are finished; jobs: None: one per processor."""
+    try:
+        yield from finished(score, tasks, jobs or n_processors())
+    finally:
+        loaded.cache_clear()  # of this process, where it did the work
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Of the files' bytes, in the order given."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(bytes.fromhex(sha256(path)))
+    return total.hexdigest()

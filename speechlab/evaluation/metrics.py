@@ -1,0 +1,321 @@
+"""Objective measures of an estimate against its clean reference, by the field's libraries.
+
+Signals are 1-D, float, full scale at 1, equally long. A measure that is not defined for its input
+(silence, a clip that is too short, a rate that it does not know) raises MetricError with the
+reason: never a stand-in value. Variants have names of their own, because tables differ by them:
+`pesq_wb` and `pesq_nb`, `si_sdr` (the mean stays in) and `si_snr` (it is taken out), `csig_float`
+and `csig_int16` (samples as floats, or in steps of 16-bit integers).
+"""
+
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import fast_bss_eval
+import numpy as np
+import pesq as pesq_package
+import pystoi
+
+from speechlab.evaluation import composite
+from speechlab.evaluation.composite import MetricError
+
+PACKAGES = ("pesq", "pystoi", "fast_bss_eval", "numpy", "scipy", "soundfile")
+RESAMPLER = "soxr"  # where files are not at the rate they are scored at
+INT16 = 32768.0  # steps of a 16-bit sample in full scale
+SCALES = {"float": 1.0, "int16": INT16}
+PESQ_PAUSES = 40  # utterances, as counted here; its own count may be somewhat higher
+SDR_TAPS = 512  # BSS-eval v3: the reference may be filtered by this many taps
+
+Cache = dict[str, float]  # what metrics of one pair of signals share
+
+
+def pesq_wb(
+    estimate: np.ndarray, reference: np.ndarray, sample_rate: int, cache: Cache | None = None
+) -> float:
+    """Wide-band PESQ (ITU-T P.862.2, package `pesq`), MOS-LQO 1.0 to 4.64, higher is better.
+
+    16 kHz only. The package divides both signals by their common peak, so a gain on both changes
+    nothing.
+    """
+    return _once(cache, "pesq_wb", lambda: _pesq(estimate, reference, sample_rate, "wb"))
+
+
+def pesq_nb(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Narrow-band PESQ (ITU-T P.862 and P.862.1, package `pesq`), MOS-LQO 1.0 to 4.55.
+
+    Higher is better. 8 kHz or 16 kHz; the common peak is divided out as in `pesq_wb`.
+    """
+    return _pesq(estimate, reference, sample_rate, "nb")
+
+
+def stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Short-time objective intelligibility (Taal et al. 2011, package `pystoi`).
+
+    About 0 to 1, no unit, higher is better.
+    """
+    return _stoi(estimate, reference, sample_rate, extended=False)
+
+
+def estoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Extended STOI (Jensen and Taal 2016, package `pystoi`), about 0 to 1, higher is better."""
+    return _stoi(estimate, reference, sample_rate, extended=True)
+
+
+def si_sdr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Scale-invariant SDR in dB (Le Roux et al. 2019, arXiv 1811.02508), higher is better.
+
+    No mean is removed. Infinite where the estimate is the reference times a constant to the last
+    bit. Needs no sample rate.
+    """
+    estimate, reference = _audible(*_signals(estimate, reference))
+    target = np.dot(estimate, reference) / np.dot(reference, reference) * reference
+    return _ratio_db(np.dot(target, target), np.sum((estimate - target) ** 2))
+
+
+def si_snr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """SI-SDR in dB without the signals' means (Luo and Mesgarani 2019), higher is better."""
+    estimate, reference = (_centred(x) for x in _signals(estimate, reference))
+    return si_sdr(estimate, reference, sample_rate)
+
+
+def sdr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """BSS-eval SDR in dB (Vincent et al. 2006, package `fast_bss_eval`), higher is better.
+
+    A filter of 512 taps is forgiven. For one source it is the number of mir_eval's
+    `bss_eval_sources`. Needs no sample rate.
+    """
+    estimate, reference = _audible(*_signals(estimate, reference))
+    if len(reference) <= SDR_TAPS:
+        raise MetricError(f"too short: {SDR_TAPS} taps fit anything")
+    try:
+        with np.errstate(divide="ignore"):  # a perfect estimate is infinite
+            loss = fast_bss_eval.sdr_loss(
+                estimate[None], reference[None], filter_length=SDR_TAPS, pairwise=True
+            )
+    except np.linalg.LinAlgError as error:
+        raise MetricError(f"the reference has no unique {SDR_TAPS}-tap filter") from error
+    return -float(loss[0, 0])
+
+
+def csig(
+    estimate: np.ndarray,
+    reference: np.ndarray,
+    sample_rate: int,
+    scale: str = "float",
+    cache: Cache | None = None,
+) -> float:
+    """Composite measure of signal distortion (Hu and Loizou 2008), 1 to 5, higher is better."""
+    pair = estimate, reference, sample_rate
+    quality = pesq_wb(*pair, cache=cache)
+    return composite.csig(quality, _llr(*pair, cache), _wss(*pair, scale, cache))
+
+
+def cbak(
+    estimate: np.ndarray,
+    reference: np.ndarray,
+    sample_rate: int,
+    scale: str = "float",
+    cache: Cache | None = None,
+) -> float:
+    """Composite measure of intrusive background (Hu and Loizou 2008), 1 to 5, higher is better."""
+    pair = estimate, reference, sample_rate
+    quality = pesq_wb(*pair, cache=cache)
+    level = composite.ssnr(*_signals(estimate, reference), sample_rate, SCALES[scale])
+    return composite.cbak(quality, _wss(*pair, scale, cache), level)
+
+
+def covl(
+    estimate: np.ndarray,
+    reference: np.ndarray,
+    sample_rate: int,
+    scale: str = "float",
+    cache: Cache | None = None,
+) -> float:
+    """Composite measure of overall quality (Hu and Loizou 2008), 1 to 5, higher is better."""
+    pair = estimate, reference, sample_rate
+    quality = pesq_wb(*pair, cache=cache)
+    return composite.covl(quality, _llr(*pair, cache), _wss(*pair, scale, cache))
+
+
+def ssnr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Segmental SNR in dB on float samples (Hu and Loizou 2008), -10 to 35, higher is better."""
+    return composite.ssnr(*_signals(estimate, reference), sample_rate)
+
+
+METRICS: dict[str, Callable[..., float]] = {
+    "pesq_wb": pesq_wb,
+    "pesq_nb": pesq_nb,
+    "stoi": stoi,
+    "estoi": estoi,
+    "si_sdr": si_sdr,
+    "si_snr": si_snr,
+    "sdr": sdr,
+    "csig_float": partial(csig, scale="float"),
+    "cbak_float": partial(cbak, scale="float"),
+    "covl_float": partial(covl, scale="float"),
+    "csig_int16": partial(csig, scale="int16"),
+    "cbak_int16": partial(cbak, scale="int16"),
+    "covl_int16": partial(covl, scale="int16"),
+    "ssnr": ssnr,
+}
+SHARING = ("pesq_wb", *(name for name in METRICS if name[:4] in ("csig", "cbak", "covl")))
+RATES = {"pesq_nb": (8000, 16000)} | dict.fromkeys(SHARING, (16000,))  # Hz; others: any
+
+
+def defined_at(name: str, sample_rate: int) -> bool:
+    """Whether a metric can have a value at this rate."""
+    return name not in RATES or sample_rate in RATES[name]
+
+
+def score(
+    estimate: np.ndarray, reference: np.ndarray, sample_rate: int, names: Iterable[str] = METRICS
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Several metrics of one pair of signals, what they share computed once.
+
+    Returns the values and, for each metric that has none (NaN in the values), the reason. An
+    infinite value counts as none, for it cannot be averaged.
+    """
+    cache: Cache = {}
+    values, reasons = {}, {}
+    for name in names:
+        shared = {"cache": cache} if name in SHARING else {}
+        try:
+            values[name] = METRICS[name](estimate, reference, sample_rate, **shared)
+            if not np.isfinite(values[name]):
+                raise MetricError(f"{values[name]} cannot be averaged")
+        except MetricError as error:
+            values[name], reasons[name] = float("nan"), str(error)
+    return values, reasons
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of the packages that the numbers depend on."""
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def truncated(estimate: np.ndarray) -> np.ndarray:
+    """To 16 bits as the published CleanUMamba tables do: 32767 is full scale, towards zero.
+
+    Beyond full scale it is clipped; their bare cast wraps around there (3 of 150 DNS clips).
+    """
+    return np.trunc(np.clip(estimate, -1, 1) * 32767) / INT16
+
+
+def rounded(samples: np.ndarray) -> np.ndarray:
+    """To 16 bits; nothing changes in a 16-bit file."""
+    return np.clip(np.rint(samples * INT16), -INT16, INT16 - 1) / INT16
+
+
+def _once(cache: Cache | None, key: str, compute: Callable[[], float]) -> float:
+    if cache is None:
+        return compute()
+    if key not in cache:
+        cache[key] = compute()
+    return cache[key]
+
+
+def _signals(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, checked: what every metric asks for."""
+    estimate, reference = (np.asarray(x, dtype=np.float64) for x in (estimate, reference))
+    if estimate.ndim != 1 or estimate.shape != reference.shape:
+        raise MetricError(f"shapes {estimate.shape} and {reference.shape} are not (T,) and (T,)")
+    if not len(reference):
+        raise MetricError("no samples")
+    for name, signal in (("estimate", estimate), ("reference", reference)):
+        if not np.isfinite(signal).all():
+            raise MetricError(f"the {name} holds NaN or infinite samples")
+    return estimate, reference
+
+
+def _audible(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for name, signal in (("reference", reference), ("estimate", estimate)):
+        if not np.dot(signal, signal) > 0:
+            raise MetricError(f"the {name} is silent")
+    return estimate, reference
+
+
+def _centred(signal: np.ndarray) -> np.ndarray:
+    """Without its mean; a constant becomes exact silence, not its rounding errors."""
+    return signal - signal.mean() if np.ptp(signal) > 0 else np.zeros_like(signal)
+
+
+def _ratio_db(signal: float, noise: float) -> float:
+    if signal == 0:
+        raise MetricError("the estimate holds nothing of the reference")
+    return float(10 * np.log10(signal / noise)) if noise > 0 else float("inf")
+
+
+def _pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, mode: str) -> float:
+    estimate, reference = _audible(*_signals(estimate, reference))
+    rates = (16000,) if mode == "wb" else (8000, 16000)
+    if sample_rate not in rates:
+        known = " and ".join(map(str, rates))
+        raise MetricError(f"PESQ {mode} is defined at {known} Hz, not at {sample_rate} Hz")
+    if _pauses(reference, sample_rate) > PESQ_PAUSES:
+        raise MetricError("too many utterances for PESQ (its table ends at 50): cut the clip")
+    try:
+        return float(pesq_package.pesq(sample_rate, reference, estimate, mode))
+    except pesq_package.PesqError as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise MetricError(reason.decode() if isinstance(reason, bytes) else str(reason)) from error
+
+
+def _pauses(reference: np.ndarray, sample_rate: int) -> int:
+    """How many utterances PESQ could find, at whatever threshold; 0 for clips too short to matter.
+
+    The package does not check its table of 50: with more it answers wrongly or takes the process
+    down. Its utterances last 50 frames of 4 ms or more with more than 50 frames between them, so
+    50 of them last 19.8 s at least.
+    """
+    frame, least = sample_rate // 250, 50
+    if len(reference) < 99 * least * frame:
+        return 0
+    n_frames = len(reference) // frame
+    power = np.square(reference[: n_frames * frame]).reshape(n_frames, frame).mean(1)
+    level = 10 * np.log10(np.maximum(power / power.max(), 1e-12))  # dB below the loudest frame
+    most = 0
+    for threshold in range(-60, 0):
+        active = np.flatnonzero(level > threshold)
+        runs = np.split(active, np.flatnonzero(np.diff(active) > least) + 1)
+        most = max(most, sum(run[-1] - run[0] >= least - 1 for run in runs))
+    return most
+
+
+def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, extended: bool) -> float:
+    """pystoi, made to raise where it warns of too little speech.
+
+    It adds a trace of noise in ESTOI, from NumPy's global generator: seeded here, so that a file
+    has one value, and put back.
+    """
+    estimate, reference = _audible(*_signals(estimate, reference))
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
+            return float(pystoi.stoi(reference, estimate, sample_rate, extended=extended))
+    except (RuntimeWarning, ValueError, IndexError) as error:
+        raise MetricError("too short: less than 0.4 s of speech") from error
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def _llr(
+    estimate: np.ndarray, reference: np.ndarray, sample_rate: int, cache: Cache | None
+) -> float:
+    return _once(cache, "llr", lambda: composite.llr(*_signals(estimate, reference), sample_rate))
+
+
+def _wss(
+    estimate: np.ndarray,
+    reference: np.ndarray,
+    sample_rate: int,
+    scale: str,
+    cache: Cache | None,
+) -> float:
+    return _once(
+        cache,
+        f"wss_{scale}",
+        lambda: composite.wss(*_signals(estimate, reference), sample_rate, SCALES[scale]),
+    )

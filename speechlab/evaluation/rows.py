@@ -1,0 +1,198 @@
+"""The rows of a run on disk: a CSV file that can be gone on with, and its settings beside it.
+
+`<output>.partial` grows row by row; at the end `<output>` holds all rows in the order of the test
+set. `<name>.json` keeps the settings, so that rows of two different runs never mix.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing
+
+Row = tuple[str, ...]  # the cells of a line; the first tell the row's name, the last is text
+UNCOMPARED = ("versions", "n_files")  # settings that may differ while no row is added
+
+REMEDY = "remove it or choose another output"
+
+
+def cell(value: float) -> str:
+    """6 significant digits; empty where there is no value."""
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def refuse_unwritable(output: Path) -> None:
+    """UserError where no row could be written, told before any work; it creates nothing.
+
+    A run that is complete may lie where nothing can be written.
+    """
+    if output.is_file():
+        return
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if output.is_dir():
+        reason = "it is a folder"
+    elif not folder.is_dir():
+        reason = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"no permission in {folder}"
+    else:
+        return
+    raise UserError(f"{output} cannot be written: {reason}; choose another output")
+
+
+class Rows:
+    """Rows by name; reading checks that what is on disk is of the same run.
+
+    The first cell is the file. `n_names`: of the first cells, which together are the row's name,
+    a blank between them: 1 where a file has one row.
+    Raises UserError where it is not, or is damaged; a torn last line is dropped without a word.
+    """
+
+    def __init__(
+        self, output: Path, header: Row, settings: dict[str, Any], n_names: int = 1
+    ) -> None:
+        if output.suffix != ".csv":
+            raise UserError(f"{output}: the output must end in .csv")
+        self.output, self.header, self.settings = output, header, settings
+        self.n_names = n_names
+        self.partial = output.with_name(output.name + ".partial")
+        self.sidecar = output.with_suffix(".json")
+        self.kept = self._kept_settings()
+        self.done = self._read(self.output) | self._read(self.partial)
+
+    def refuse_strangers(self, names: Iterable[str]) -> None:
+        """UserError for rows that have none of `names`: the test set has changed."""
+        strangers = sorted(self.done.keys() - set(names))
+        if strangers:
+            raise UserError(
+                f"{self.output}: the test set has no file of {len(strangers)} rows, the first is "
+                f"{strangers[0]}; {REMEDY}"
+            )
+
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[Callable[[Row], None]]:
+        """A function that adds a row; the row is in the file when it returns."""
+        if self.done and self.kept.get("versions") != self.settings.get("versions"):
+            raise UserError(
+                f"{self.output}: begun with other package versions (see {self.sidecar.name}); "
+                f"restore them, or {REMEDY}"
+            )
+        begun = _lines([self.header, *self._read(self.partial).values()])
+        with _writing(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self._write_settings()
+            _write(self.partial, begun)
+            file = self.partial.open("ab", buffering=0)  # a row that failed is not tried again
+        with file:
+
+            def append(row: Row) -> None:
+                with _writing(self.partial):
+                    file.write(_lines([row]).encode())
+                self.done[self._name(row)] = row
+
+            yield append
+
+    def fill(
+        self, made: Iterable[Sequence[Row]], n_done: int, n_files: int, progress: bool
+    ) -> None:
+        """Append the rows of each file as they are made, behind a bar of the files."""
+        bar = tqdm(made, total=n_files, initial=n_done, unit="file", disable=not progress)
+        with self.appending() as append:
+            for rows in bar:
+                for row in rows:
+                    append(row)
+
+    def finish(self, order: Iterable[str]) -> None:
+        """All rows there are into `output`, in this order."""
+        rows = [self.done[name] for name in order if name in self.done]
+        with _writing(self.output):
+            _write(self.output, _lines([self.header, *rows]))
+            self._write_settings()
+            self.partial.unlink(missing_ok=True)
+
+    def frame(self, names: Iterable[str]) -> pd.DataFrame:
+        """Rows of these names as they are on disk, NaN for an empty number."""
+        frame = pd.DataFrame([self.done[name] for name in names], columns=list(self.header))
+        for column in self.header[self.n_names : -1]:
+            frame[column] = [float(value or "nan") for value in frame[column]]
+        return frame
+
+    def _kept_settings(self) -> dict[str, Any]:
+        begun = self.output.exists() or self.partial.exists()
+        if not self.sidecar.exists():
+            if begun:
+                raise UserError(f"{self.output}: {self.sidecar.name} beside it is gone; {REMEDY}")
+            return {}
+        try:
+            kept = json.loads(self.sidecar.read_text(encoding="utf-8"))
+        except ValueError:
+            kept = None
+        if not isinstance(kept, dict) or "n_files" not in kept:
+            raise UserError(f"{self.sidecar}: not the settings of a run; {REMEDY}")
+        asked = json.loads(json.dumps(self.settings))  # as JSON gives it back
+        keys = [key for key in asked | kept if key not in UNCOMPARED]
+        other = [key for key in keys if kept.get(key) != asked.get(key)]
+        if begun and other:
+            raise UserError(
+                f"{self.output}: holds another run, it differs in {', '.join(other)}; {REMEDY}"
+            )
+        return kept
+
+    def _write_settings(self) -> None:
+        settings = self.settings | {"n_files": len({row[0] for row in self.done.values()})}
+        _write(self.sidecar, json.dumps(settings, indent=2) + "\n")
+
+    def _read(self, path: Path) -> dict[str, Row]:
+        if not path.exists():
+            return {}
+        whole = path.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]  # a line that was being written is not a row
+        lines = [tuple(line) for line in csv.reader(io.StringIO(whole.decode("utf-8")))]
+        if lines and lines[0] != self.header:
+            raise UserError(f"{path}: has other columns; {REMEDY}")
+        for number, line in enumerate(lines[1:], start=2):
+            numbers = line[self.n_names : -1]
+            if len(line) != len(self.header) or not all(map(_is_number, numbers)):
+                raise UserError(f"{path}: line {number} is damaged; delete that line")
+        return {self._name(line): line for line in lines[1:]}
+
+    def _name(self, row: Row) -> str:
+        return " ".join(row[: self.n_names])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path} cannot be written: {reason}; choose another output") from error
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")

@@ -1,0 +1,221 @@
+"""Measures of separated speech: S estimates against S sources, whose order is free.
+
+Which estimate is whose is resolved once per mixture, by the best mean SI-SDR, and holds for every
+measure. Of each speaker there are all of `evaluation.metrics`, `sir`, and four improvements: the
+value of the estimate minus that of the mixture against the same source. Nothing here changes with
+the gain of an estimate, but `ssnr` and the composite measures do.
+
+A measure that is not defined is NaN with its reason. So is one that is infinite, for it cannot be
+averaged: SI-SDR of an estimate that is its source to the last bit, as in `evaluation.metrics`.
+
+What has no value for whatever system is left out, and is no failure (LEFT_OUT). A silent source has
+no measure. Nor has one that is its mixture, alone and without noise: nothing is there to separate,
+the mixture's own score is infinite, and so that a measure and its improvement are means over the
+same, it is left out of all. One talker in noise has all but SIR. Any other failure makes the mean
+of a mixture NaN, for that of the speakers that a system does not fail on would flatter it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from fast_bss_eval.numpy.metrics import square_cosine_metrics
+
+from speechlab.losses import waveform
+from speechlab.evaluation import metrics
+from speechlab.evaluation.metrics import SDR_TAPS
+
+IMPROVEMENTS = {"si_snri": "si_snr", "si_sdri": "si_sdr", "sdri": "sdr", "siri": "sir"}
+METRICS = (*IMPROVEMENTS, "sir", *metrics.METRICS)
+USUAL = (*IMPROVEMENTS, *IMPROVEMENTS.values(), "stoi", "estoi")  # of a table
+PESQ = {8000: "pesq_nb", 16000: "pesq_wb"}  # of a table, at these rates in Hz
+SILENT = "the source is silent"
+ALONE = "the source is the mixture, nothing is to be separated"
+NO_OTHER = "no other source is heard"  # of SIR
+LEFT_OUT = (SILENT, ALONE, NO_OTHER)  # reasons that are no failure
+SHARE_MIN = 1e-12  # of an energy: an order is resolved by SI-SDR of -120 to 120 dB
+
+
+class Speaker(NamedTuple):
+    """One source and what was made of it."""
+
+    estimate: int  # which of the estimates is this speaker's, from 0 on
+    values: dict[str, float]
+    reasons: dict[str, str]  # of NaN among the values; {"all": SILENT}, {"all": ALONE}
+
+    @property
+    def is_left_out(self) -> bool:
+        return self.reasons.get("all") in LEFT_OUT
+
+
+def usual(sample_rate: int) -> tuple[str, ...]:
+    """What a table has: with narrow-band PESQ at 8 kHz, wide-band at 16 kHz, else with none."""
+    return (*USUAL, *([PESQ[sample_rate]] if sample_rate in PESQ else []))
+
+
+def score(
+    estimates: np.ndarray,
+    sources: np.ndarray,
+    mixture: np.ndarray,
+    sample_rate: int,
+    names: Iterable[str] | None = None,
+) -> list[Speaker]:
+    """Estimates and sources (S, T) of a mixture (T,): the speakers in the order of their sources.
+
+    names: in METRICS; default those that are usual at the rate. ValueError for other shapes.
+    """
+    estimates, sources, mixture = map(_float, (estimates, sources, mixture))
+    if sources.ndim != 2 or not estimates.shape == sources.shape == (len(sources), len(mixture)):
+        shapes = [x.shape for x in (estimates, sources, mixture)]
+        raise ValueError(f"shapes {shapes} are not (S, T), (S, T) and (T,)")
+    names = usual(sample_rate) if names is None else tuple(names)
+    order = permutation(estimates, sources)
+    of_estimates = _measured(estimates[list(order)], sources, sample_rate, _measures(names))
+    improved = tuple(IMPROVEMENTS[name] for name in names if name in IMPROVEMENTS)
+    of_mixture = _measured(np.stack([mixture] * len(sources)), sources, sample_rate, improved)
+    return [
+        _left_out(index, source, mixture, names) or _speaker(index, *of_signals, names)
+        for index, source, *of_signals in zip(order, sources, of_estimates, of_mixture, strict=True)
+    ]
+
+
+def permutation(estimates: np.ndarray, sources: np.ndarray) -> tuple[int, ...]:
+    """Which estimate belongs to each source, (S, T) both: that of the best mean SI-SDR.
+
+    All orders are tried up to 4 sources, beyond an assignment is solved. A silent or broken signal
+    speaks for no order; of orders that are alike the first is taken, and so that of the estimates.
+    """
+    estimates, sources = (_finite(_float(x)) for x in (estimates, sources))
+    energy = np.square(estimates).sum(-1)[:, None] * np.square(sources).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.square(estimates @ sources.T) / energy  # (estimate, source)
+    share = np.clip(np.where(energy > 0, share, 0.5), SHARE_MIN, 1 - SHARE_MIN)
+    si_sdr = 10 * np.log10(share / (1 - share))
+    best = waveform.pit(torch.from_numpy(-si_sdr)[None]).permutation[0]
+    return tuple(best.tolist())
+
+
+def mean(speakers: Sequence[Speaker], names: Iterable[str]) -> dict[str, float]:
+    """Of a mixture: over the speakers that are not left out; NaN where one of them failed."""
+    heard = [speaker for speaker in speakers if not speaker.is_left_out]
+    nan = float("nan")
+    return {
+        name: float(np.mean([speaker.values[name] for speaker in heard])) if heard else nan
+        for name in names
+    }
+
+
+def said(order: Iterable[int]) -> str:
+    """A permutation as tables have it, counted from 1: "2 1" where the estimates are swapped."""
+    return " ".join(str(index + 1) for index in order)
+
+
+def sir(estimates: np.ndarray, sources: np.ndarray) -> list[tuple[float, str]]:
+    """BSS-eval SIR in dB (Vincent et al. 2006, package `fast_bss_eval`), higher is better.
+
+    Of each estimate, (S, T), in the order of the sources: the source's part of it over that of the
+    other sources, each filtered by up to 512 taps. NaN with a reason where there is none.
+    """
+    heard = np.flatnonzero(sources.any(-1))
+    found = [(float("nan"), SILENT)] * len(sources)
+    for index in heard:
+        found[index] = float("nan"), _no_sir(estimates[index], sources[heard])
+    able = [index for index in heard if not found[index][1]]
+    if not able:
+        return found
+    try:
+        parts, spans = square_cosine_metrics(sources[heard], estimates[able], SDR_TAPS)
+    except np.linalg.LinAlgError:
+        parts = spans = np.full((len(heard), len(able)), np.nan)
+    for column, index in enumerate(able):
+        row = heard.tolist().index(index)
+        found[index] = _sir(parts[row, column], spans[row, column])
+    return found
+
+
+def _sir(part: float, span: float) -> tuple[float, str]:
+    """Of the estimate's energy, the share of its own source and that of all of them together."""
+    if np.isnan(part):
+        return float("nan"), f"the sources have no unique {SDR_TAPS}-tap filters"
+    if not 0 < part < span:
+        return float("nan"), "the estimate holds nothing of " + ("others" if part else "the source")
+    return float(10 * np.log10(part / (span - part))), ""
+
+
+def _no_sir(estimate: np.ndarray, heard: np.ndarray) -> str:
+    if not (np.isfinite(estimate).all() and np.isfinite(heard).all()):
+        return "a signal holds NaN or infinite samples"
+    if len(heard) < 2:
+        return NO_OTHER
+    if too_short := _too_short(heard):
+        return too_short
+    return "" if estimate.any() else "the estimate is silent"
+
+
+def _too_short(heard: np.ndarray) -> str:
+    """Of SDR and SIR alike, so that they are of the same mixtures; heard: sources (S, T)."""
+    fits_anything = heard.shape[-1] <= SDR_TAPS * len(heard)
+    return f"too short: {SDR_TAPS} taps fit anything" if fits_anything else ""
+
+
+def _measures(names: Iterable[str]) -> tuple[str, ...]:
+    """What has to be measured for these names, each once."""
+    return tuple(dict.fromkeys(IMPROVEMENTS.get(name, name) for name in names))
+
+
+def _measured(
+    signals: np.ndarray, sources: np.ndarray, sample_rate: int, names: tuple[str, ...]
+) -> list[tuple[dict[str, float], dict[str, str]]]:
+    """Values and reasons of each signal against its source, (S, T) both."""
+    alone = [name for name in names if name != "sir"]
+    found = [
+        metrics.score(signal, source, sample_rate, alone)
+        for signal, source in zip(signals, sources, strict=True)
+    ]
+    if "sdr" in names and (too_short := _too_short(sources[sources.any(-1)])):
+        for values, reasons in found:
+            values["sdr"] = float("nan")
+            reasons.setdefault("sdr", too_short)
+    if "sir" in names:
+        for (values, reasons), (value, reason) in zip(found, sir(signals, sources), strict=True):
+            values["sir"] = value
+            reasons |= {"sir": reason} if reason else {}
+    return found
+
+
+def _left_out(
+    estimate: int, source: np.ndarray, mixture: np.ndarray, names: tuple[str, ...]
+) -> Speaker | None:
+    """The speaker without a value, where no system could have one."""
+    if source.any() and not np.array_equal(source, mixture):
+        return None
+    reason = ALONE if source.any() else SILENT
+    return Speaker(estimate, dict.fromkeys(names, float("nan")), {"all": reason})
+
+
+def _speaker(
+    estimate: int,
+    of_estimate: tuple[dict[str, float], dict[str, str]],
+    of_mixture: tuple[dict[str, float], dict[str, str]],
+    names: tuple[str, ...],
+) -> Speaker:
+    (values, reasons), (before, unknown) = of_estimate, of_mixture
+    chosen, why = {}, {}
+    for name in names:
+        measure = IMPROVEMENTS.get(name, name)
+        chosen[name], reason = values[measure], reasons.get(measure, "")
+        if name in IMPROVEMENTS:
+            chosen[name] -= before[measure]
+            reason = reason or (f"of the mixture: {unknown[measure]}" if measure in unknown else "")
+        why |= {name: reason} if reason else {}
+    return Speaker(estimate, chosen, why)
+
+
+def _float(signal: np.ndarray) -> np.ndarray:
+    return np.asarray(signal, dtype=np.float64)
+
+
+def _finite(signals: np.ndarray) -> np.ndarray:
+    """(S, T), those that are not finite silenced."""
+    return np.where(np.isfinite(signals).all(-1, keepdims=True), signals, 0.0)

@@ -1,0 +1,280 @@
+"""Long recordings through models that look at their whole input: chunks that overlap.
+
+A chunk misses what lies beyond it. What states and attention remember of that fades; but level and
+instance norms are of the whole, and with those of a chunk its estimate is another one. So they are
+taken of the whole recording first, in passes over its chunks; for each norm depends on those
+before it, it has a pass of its own, which goes as far as that norm.
+
+    1. level                                                                   1 pass
+    2. encoder: mean and variance at each of its norms                         6 passes
+    3. encoder and blocks: what the decoders get, kept on disk                 1 pass
+    4. each decoder: mean and variance at each of its norms                    5 passes each
+    5. both decoders: estimates of the chunks, cross-faded where they overlap  1 pass
+
+A model whose layers see both directions and that has no norms over time (the non-causal basic
+SEMamba) takes its chunks in one pass, with the level carried from each to the next: `in_one_pass`.
+
+A recording of at most `chunk_s` is one chunk: there the estimate is `model(noisy)` itself.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import BinaryIO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
+from speechlab.errors import UserError
+from speechlab.audio.level import LEAST
+from speechlab.models.semamba_basic import SEMambaBasic
+from speechlab.models.spectral import SpectralModel
+from speechlab.audio.spectrum import Spectrum
+
+Moments = dict[str, tuple[Tensor, Tensor]]  # instance norm -> mean and variance, (C,) each
+Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and which frames count
+
+
+@torch.inference_mode()
+def overlapped(
+    model: SpectralModel,
+    blocks: Iterable[Tensor],
+    chunk_s: float | None = None,
+    overlap_s: float | None = None,
+) -> Iterator[Tensor]:
+    """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), as long in all.
+
+    chunk_s: seconds in the model at once, default `model.chunk_s`; overlap_s: seconds that two
+    chunks share, default OVERLAP_S and at most a quarter of a chunk.
+
+    Each channel is a signal of its own. Blocks of more than one chunk are gone through many times:
+    a list or a `Recording`, not an iterator, and UserError says so. Memory does not grow with the
+    recording; temporary files take some 4 MB for a second and channel (64 channels, 16 kHz).
+    """
+    if iter(blocks) is blocks:
+        raise UserError("a long recording is gone through many times; pass its blocks as a list")
+    length, overlap = _lengths(model, chunk_s, overlap_s)
+    cut = partial(pieces, blocks, length, overlap)
+    if len(first := list(islice(cut(), 2))) < 2:
+        for piece in first:  # channel by channel, as below: their memory would add up
+            yield torch.cat([model(signal[None, None])[:, 0] for signal in piece.samples])
+        return
+    gain = _whole_gain(model, blocks)  # (C, 1)
+    with contextlib.ExitStack() as stack:
+        channels = [
+            _spectra(model, partial(_chunks, model, cut, channel, gain), file)
+            for channel in range(len(gain))
+            if (file := stack.enter_context(tempfile.TemporaryFile(buffering=0)))
+        ]
+        estimates = _estimates(model, cut(), channels, gain)
+        yield from joined(estimates, overlap, round(FADE_S * model.sample_rate))
+
+
+@torch.inference_mode()
+def in_one_pass(
+    model: SEMambaBasic,
+    blocks: Iterable[Tensor],
+    chunk_s: float | None = None,
+    overlap_s: float | None = None,
+) -> Iterator[Tensor]:
+    """The same for a model without norms over time, and with a level that is carried along."""
+    length, overlap = _lengths(model, chunk_s, overlap_s)
+
+    def levelled() -> Iterator[Tensor]:
+        state = None
+        for block in blocks:
+            level, state = model.level(block[:, None], model.sample_rate, state)
+            level = level[:, 0].expand(block.shape)
+            yield torch.cat([block / level, level])  # (2 C, n)
+
+    def estimates() -> Iterator[tuple[Tensor, bool]]:
+        for piece in pieces(levelled(), length, overlap):
+            noisy, level = piece.samples.chunk(2)  # (C, n) each
+            n_samples = noisy.shape[-1]
+            padding = (0, model.padded_length(n_samples) - n_samples)
+            estimate, _ = model.network(F.pad(noisy[:, None], padding), None, last=True)
+            yield estimate[:, 0, :n_samples] * level, piece.is_last
+
+    return joined(estimates(), overlap, round(FADE_S * model.sample_rate))
+
+
+def _lengths(model: nn.Module, chunk_s: float | None, overlap_s: float | None) -> tuple[int, int]:
+    """Samples of a chunk and of an overlap; half of that is whole frames, too."""
+    hop, rate = model.front_end.hop_length, model.sample_rate
+    chunk_s = model.chunk_s if chunk_s is None else chunk_s
+    overlap_s = min(OVERLAP_S, chunk_s / 4) if overlap_s is None else overlap_s
+    overlap = round(overlap_s * rate / (2 * hop)) * 2 * hop
+    length = round(chunk_s * rate / hop) * hop
+    if not 0 < 2 * overlap <= length:
+        raise UserError(f"chunks of {chunk_s} s cannot overlap by {overlap_s} s on both sides")
+    return length, overlap
+
+
+def _estimates(
+    model: SpectralModel, cut: Iterable[Piece], channels: list[Iterator[Spectrum]], gain: Tensor
+) -> Iterator[tuple[Tensor, bool]]:
+    """The estimate (C, n) of each piece, from the spectra of each channel."""
+    for piece, *spectra in zip(cut, *channels, strict=True):
+        n_samples = piece.samples.shape[-1]
+        parts = [model.front_end.synthesise(spectrum, n_samples) for spectrum in spectra]
+        yield torch.cat(parts) / gain, piece.is_last
+
+
+def _whole_gain(model: SpectralModel, blocks: Iterable[Tensor]) -> Tensor:
+    """`model.gain` of a signal in blocks (C, n) -> (C, 1), but for the last bits.
+
+    These decide the signs of the phases in the first frame, see there: the first tenth of a second
+    may be another one than that of the whole.
+    """
+    count, squares = 0, torch.tensor(0.0, dtype=torch.float64)
+    for block in blocks:
+        squares = squares + block.double().square().sum(-1, keepdim=True)
+        count += block.shape[-1]
+    rms = (squares / max(1, count)).sqrt().clamp_min(LEAST).float()
+    return 1 / rms if model.config.normalize == "rms" else torch.ones_like(rms)
+
+
+def _chunks(
+    model: SpectralModel, cut: Callable[[], Iterator[Piece]], channel: int, gain: Tensor
+) -> Iterator[tuple[Spectrum, slice]]:
+    """Spectra of one channel at unit level; of the frames that two share, each counts the half."""
+    hop = model.front_end.hop_length
+    for piece in cut():
+        n_frames, margin = 1 + piece.samples.shape[-1] // hop, piece.n_shared // (2 * hop)
+        end = n_frames if piece.is_last else n_frames - 1 - margin
+        noisy = piece.samples[channel, None] * gain[channel]
+        yield model.front_end.analyse(noisy), slice(0 if piece.is_first else margin, end)
+
+
+def _spectra(model: SpectralModel, chunks: Chunks, file: BinaryIO) -> Iterator[Spectrum]:
+    """The estimate of each chunk of one channel; the passes but the last come with the first."""
+
+    def stacked() -> Iterator[tuple[Tensor, slice]]:
+        return ((model.stacked(noisy), core) for noisy, core in chunks())
+
+    moments = whole_moments(model.encoder, stacked)
+    hidden, cores = Kept(file), []
+    for x, core in stacked():
+        with normalised(model.encoder, moments):
+            x = model.encoder(x)
+        hidden.append(*model.between(x))
+        cores.append(core)
+    decoders = (model.mask_decoder, model.phase_decoder)
+    known = [
+        whole_moments(decoder, lambda i=i: zip((kept[i] for kept in hidden), cores, strict=True))
+        for i, decoder in enumerate(decoders)
+    ]
+    for (noisy, _), kept in zip(chunks(), hidden, strict=True):
+        with normalised(decoders[0], known[0]), normalised(decoders[1], known[1]):
+            spectrum = model.decode(*kept, noisy)
+        yield spectrum
+
+
+def whole_moments(
+    module: nn.Module, inputs: Callable[[], Iterable[tuple[Tensor, slice]]]
+) -> Moments:
+    """Moments at the instance norms of a module, over all its inputs (1, C, L, F).
+
+    Of each input the frames in its slice count. The norms must be called in the order in which
+    they are defined, each once.
+    """
+    known: Moments = {}
+    for name, norm in _norms(module):
+        sums = torch.zeros((), dtype=torch.float64)
+        for x, core in inputs():
+            with normalised(module, known):
+                sums = sums + _sums_at(norm, module, x, core)
+        mean, square = sums[1:] / sums[0]
+        known[name] = mean, (square - mean.square()).clamp_min(0)
+    return known
+
+
+def _norms(module: nn.Module) -> list[tuple[str, nn.InstanceNorm2d]]:
+    return [(n, m) for n, m in module.named_modules() if isinstance(m, nn.InstanceNorm2d)]
+
+
+class _EnoughError(Exception):
+    """A module need not run on."""
+
+
+def _sums_at(norm: nn.Module, module: nn.Module, x: Tensor, core: slice) -> Tensor:
+    """Count, sum and sum of squares, (3, C) float64, of what reaches a norm inside a module."""
+    found: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0][0, :, core].double()  # (C, l, F)
+        count = torch.full_like(x[:, 0, 0], x[0].numel())
+        found.append(torch.stack([count, x.sum((1, 2)), x.square().sum((1, 2))]))
+        raise _EnoughError
+
+    handle = norm.register_forward_pre_hook(look)
+    try:
+        with contextlib.suppress(_EnoughError):
+            module(x)
+    finally:
+        handle.remove()
+    return found[0]
+
+
+@contextlib.contextmanager
+def normalised(module: nn.Module, known: Moments) -> Iterator[None]:
+    """In it, instance norms that are in `known` normalise by these moments."""
+
+    def by_known(name: str, norm: nn.InstanceNorm2d, x: Tensor) -> Tensor:
+        mean, variance = (moment.to(x) for moment in known[name])
+        return F.batch_norm(x, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+
+    handles = [
+        norm.register_forward_hook(lambda norm, x, _, name=name: by_known(name, norm, x[0]))
+        for name, norm in _norms(module)
+        if name in known
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Kept:
+    """Tuples of tensors in a file, to be gone through any number of times.
+
+    file: unbuffered, or a full disk would be told when it is closed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.entries: list[tuple[tuple[int, ...], torch.Size]] = []  # places, shape
+
+    def append(self, *tensors: Tensor) -> None:
+        """Tensors of one shape; one that is given twice is kept once. UserError: a full disk."""
+        places: dict[int, int] = {}
+        for x in tensors:
+            if id(x) not in places:
+                places[id(x)] = self.file.seek(0, os.SEEK_END)
+                try:
+                    left = memoryview(x.float().cpu().numpy().tobytes())
+                    while left:  # of a full disk the last bytes are written without an error
+                        left = left[self.file.write(left) :]
+                except OSError as error:
+                    raise UserError(
+                        f"{tempfile.gettempdir()}: {error.strerror}; a long recording needs room "
+                        "for temporary files, in the folder that TMPDIR names"
+                    ) from error
+        self.entries.append((tuple(places[id(x)] for x in tensors), tensors[0].shape))
+        self.like = tensors[0].new_zeros(())
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for places, shape in self.entries:
+            read = {place: self._read(place, shape) for place in places}
+            yield tuple(read[place] for place in places)
+
+    def _read(self, place: int, shape: torch.Size) -> Tensor:
+        self.file.seek(place)
+        content = bytearray(self.file.read(4 * shape.numel()))
+        return torch.frombuffer(content, dtype=torch.float32).reshape(shape).to(self.like)

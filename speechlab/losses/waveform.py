@@ -1,0 +1,223 @@
+"""Losses: functions, estimate first, reference second, (B, S, T) each -> values (B,).
+
+One value an example, lower is better, and the one it would have alone, so that the caller may
+average over any batch. Several sources count their mean. Half precision is computed in single.
+Values and gradients are finite, silence included; a NaN stays in its example, where the training
+loop sees it.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from speechlab.audio.stft import stft
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # n_fft, hop, window: samples
+POWER_MIN = 1e-7  # of a time-frequency bin, as published: keeps the logarithm and the root finite
+LOG_RESOLUTION = (512, 256, 512)  # n_fft, hop, window of `log_magnitude`: samples
+COMPRESSION = 0.3  # power of the magnitudes in `compressed_spectrum`
+COMPLEX_SHARE = 0.3  # of its distance with phases in the sum
+COMPRESSED_RESOLUTION = (512, 128, 512)  # n_fft, hop, window: samples
+COMPRESSED_MIN = 1e-4  # power of a bin at unit level, where compression is steep: -70 dB or so
+RATIO_MIN = 1e-10  # share of an energy that cannot be told from none: SI-SDR ends at 100 dB
+SILENCE = 1e-16  # power of a sample that counts as none: -160 dB of full scale
+ERROR_MIN = 1e-3  # share of the reference's energy below which an error pulls no more: 30 dB
+EXHAUSTIVE_MAX = 4  # sources: up to 24 permutations are tried, beyond it an assignment is solved
+
+
+def l1(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Mean absolute difference of the samples, 0 or more, in units of full scale."""
+    estimate, reference = _signals(estimate, reference)
+    return (estimate - reference).abs().mean((-2, -1))
+
+
+def _full(mag: Tensor) -> Tensor:
+    return mag
+
+
+def _high_as_published(mag: Tensor) -> Tensor:
+    """The second half of the time frames, all bins: "high" in CleanUNet's published code."""
+    return mag[..., mag.shape[-1] // 2 :]
+
+
+def _high(mag: Tensor) -> Tensor:
+    """The upper half of the bins: 4 to 8 kHz at 16 kHz."""
+    return mag[..., mag.shape[-2] // 2 :, :]
+
+
+BANDS: dict[str, Callable[[Tensor], Tensor]] = {  # mag (..., F, L) -> the part that is compared
+    "full": _full,
+    "high_as_published": _high_as_published,
+    "high": _high,
+}
+
+
+def multi_resolution_stft(estimate: Tensor, reference: Tensor, band: str = "full") -> Tensor:
+    """Half the spectral convergence plus half the log-magnitude distance, 0 or more, no unit.
+
+    Means over three resolutions (Yamamoto et al. 2020, arXiv 1910.11480, with the weights of
+    CleanUNet, arXiv 2202.07790). Spectral convergence is a ratio of each signal, where the
+    published code takes one of the whole batch. It is large (up to thousands) where the reference
+    is silent and the estimate is not. band: a name in BANDS.
+    """
+    estimate, reference = _signals(estimate, reference)
+    values = []
+    for resolution in RESOLUTIONS:
+        est, ref = (BANDS[band](_magnitude(x, resolution)) for x in (estimate, reference))
+        error, level = (torch.linalg.vector_norm(x, dim=(-2, -1)) for x in (ref - est, ref))
+        distance = (ref.log() - est.log()).abs().mean((-2, -1))
+        values.append(0.5 * error / level + 0.5 * distance)  # (B, S)
+    return torch.stack(values).mean(0).mean(-1)
+
+
+def _magnitude(waveform: Tensor, resolution: tuple[int, int, int]) -> Tensor:
+    """(B, S, T) -> (B, S, F, L), nowhere zero; below the floor its gradient is none."""
+    spec = torch.view_as_real(stft(waveform, *resolution))
+    return spec.square().sum(-1).clamp(min=POWER_MIN).sqrt()
+
+
+def log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Mean absolute difference of log(1 + magnitude), 0 or more: that of the basic SEMamba.
+
+    Its notes tell L1 on the magnitude, which the network sees and gives as log(1 + magnitude).
+    """
+    estimate, reference = _signals(estimate, reference)
+    est, ref = (_magnitude(x, LOG_RESOLUTION).log1p() for x in (estimate, reference))
+    return (est - ref).abs().mean((-3, -2, -1))
+
+
+def compressed_spectrum(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Squared distance of compressed spectra, 0 or more: magnitudes 0.7, with their phases 0.3.
+
+    Power-law compression (0.3) as of Braun and Tashev 2021, arXiv 2009.12286: soft bands, which
+    hearing needs, count nearly as much as loud ones, and the mean of what may be there is best,
+    where the logarithm's absolute distance is best at the median: at silence. Both signals are
+    divided by the reference's RMS first, so that soft examples count no less.
+    """
+    estimate, reference = _signals(estimate, reference)
+    level = reference.square().mean(-1, keepdim=True).add(SILENCE).sqrt()
+    (est, est_mag), (ref, ref_mag) = (_compressed(x / level) for x in (estimate, reference))
+    apart = (est - ref).square().sum(-1).mean((-2, -1)), (est_mag - ref_mag).square().mean((-2, -1))
+    return (COMPLEX_SHARE * apart[0] + (1 - COMPLEX_SHARE) * apart[1]).mean(-1)
+
+
+def _compressed(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S, T) -> compressed spectrum (B, S, F, L, 2) and its magnitude (B, S, F, L)."""
+    spec = torch.view_as_real(stft(waveform, *COMPRESSED_RESOLUTION))
+    power = spec.square().sum(-1) + COMPRESSED_MIN
+    scale = power ** ((COMPRESSION - 1) / 2)
+    return spec * scale[..., None], power ** (COMPRESSION / 2)
+
+
+def snr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Negative SNR in dB, soft at 30 dB (Wisdom et al. 2021, arXiv 2011.00803); -30 is the least.
+
+    Gain and sign count, as in L1, and loud examples count no more than soft ones. A silent
+    reference counts an estimate above -100 dB of full scale by its level.
+    """
+    estimate, reference = _signals(estimate, reference)
+    error, power = (x.square().mean(-1) for x in (estimate - reference, reference))
+    floor = ERROR_MIN * power + RATIO_MIN
+    return 10 * ((error + floor).log10() - (power + RATIO_MIN).log10()).mean(-1)
+
+
+def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Negative scale-invariant SDR in dB, -100 to 100 (Le Roux et al. 2019, arXiv 1811.02508).
+
+    No mean is removed, as in `evaluation.metrics`. A silent estimate has 0 dB; a silent reference
+    has 100 and pulls at nothing, for no gain of it explains an estimate.
+    """
+    estimate, reference = _signals(estimate, reference)
+    power = reference.square().mean(-1, keepdim=True)
+    target = (estimate * reference).mean(-1, keepdim=True) / (power + SILENCE) * reference
+    floor = RATIO_MIN * estimate.square().mean(-1) + SILENCE
+    signal, noise = (x.square().mean(-1) + floor for x in (target, estimate - target))
+    return 10 * (noise.log10() - signal.log10()).mean(-1)
+
+
+def si_snr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Negative SI-SDR in dB of signals without their means (Luo and Mesgarani 2019)."""
+    estimate, reference = (x - x.mean(-1, keepdim=True) for x in _signals(estimate, reference))
+    return si_sdr(estimate, reference)
+
+
+def at_lengths(loss: Loss, n_samples: Sequence[int]) -> Loss:
+    """The loss of examples of unequal length, padded into one batch.
+
+    n_samples: of each example, B of them; what lies behind them does not count, whatever it is.
+    """
+
+    def cut(estimate: Tensor, reference: Tensor) -> Tensor:
+        triples = zip(estimate, reference, n_samples, strict=True)
+        values = [loss(est[None, :, :n], ref[None, :, :n]) for est, ref, n in triples]
+        return torch.cat(values) if values else loss(estimate, reference)
+
+    return cut
+
+
+class Pit(NamedTuple):
+    loss: Tensor  # (B,): mean over the sources in their best order
+    permutation: Tensor  # (B, S): the estimate that belongs to each reference
+
+
+def pairwise(loss: Loss) -> Loss:
+    """A loss -> the matrix (B, S, S) of it: [b, i, j] is estimate i against reference j."""
+
+    def matrix(estimate: Tensor, reference: Tensor) -> Tensor:
+        estimate, reference = _signals(estimate, reference)
+        B, S, T = estimate.shape
+        pairs = estimate[:, :, None].expand(B, S, S, T), reference[:, None].expand(B, S, S, T)
+        return loss(*(x.reshape(B * S * S, 1, T) for x in pairs)).reshape(B, S, S)
+
+    return matrix
+
+
+def pit(loss_matrix: Tensor) -> Pit:
+    """Permutation-invariant loss (Yu et al. 2017, arXiv 1607.00325) of a matrix of `pairwise`.
+
+    The order of the estimates whose mean loss is lowest, of each example. A NaN in an example's
+    matrix makes its loss NaN.
+    """
+    if loss_matrix.ndim != 3 or loss_matrix.shape[1] != loss_matrix.shape[2]:
+        raise ValueError(f"{tuple(loss_matrix.shape)}: losses of pairs are square, (B, S, S)")
+    best = _exhaustive if loss_matrix.shape[-1] <= EXHAUSTIVE_MAX else _assigned
+    permutation = best(loss_matrix.detach())
+    chosen = loss_matrix.gather(1, permutation[:, None]).squeeze(1)  # (B, S)
+    undefined = loss_matrix.isnan().any(-1).any(-1)
+    return Pit(chosen.mean(-1).masked_fill(undefined, torch.nan), permutation)
+
+
+def _exhaustive(loss_matrix: Tensor) -> Tensor:
+    n_sources, device = loss_matrix.shape[-1], loss_matrix.device
+    orders = torch.tensor(list(permutations(range(n_sources))), device=device)  # (S!, S)
+    totals = loss_matrix[:, orders, torch.arange(n_sources, device=device)].sum(-1)  # (B, S!)
+    return orders[totals.argmin(-1)]
+
+
+def _assigned(loss_matrix: Tensor) -> Tensor:
+    """By the Hungarian method, which wants finite numbers."""
+    costs = loss_matrix.double().nan_to_num(posinf=1e100, neginf=-1e100).cpu().numpy()
+    orders = [linear_sum_assignment(cost.T)[1].tolist() for cost in costs]
+    return torch.tensor(orders, dtype=torch.long, device=loss_matrix.device).reshape(
+        loss_matrix.shape[:2]
+    )
+
+
+def reordered(estimate: Tensor, permutation: Tensor) -> Tensor:
+    """Estimates (B, S, T) in the order of their references; permutation (B, S) as of `pit`."""
+    return estimate.gather(1, permutation[..., None].expand_as(estimate))
+
+
+def _signals(estimate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Both checked, for shapes that differ would broadcast; sums of half precision overflow."""
+    if estimate.ndim != 3 or estimate.shape != reference.shape:
+        shapes = f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)}"
+        raise ValueError(f"{shapes} are not both (B, S, T)")
+    dtype = torch.promote_types(torch.promote_types(estimate.dtype, reference.dtype), torch.float32)
+    return estimate.to(dtype), reference.to(dtype)

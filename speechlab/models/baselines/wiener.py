@@ -1,0 +1,170 @@
+"""The Wiener filter: classical single-channel enhancement, without training, as a baseline.
+
+    noisy ─ STFT ─► |Y|² ─ noise tracked by minima ─► γ = |Y|² / λ ─ decision-directed ξ ─┐
+              └────────────────────────────────► G Y ◄─── G = max(ξ / (1 + ξ), floor) ◄───┘
+                                                  └─ inverse STFT ─► estimate
+
+The noise power is Cohen and Berdugo's MCRA (IEEE Signal Processing Letters 9(1), 2002), the
+a-priori SNR Ephraim and Malah's decision-directed estimate (IEEE Trans. ASSP 32(6), 1984), the gain
+Scalart and Filho's Wiener rule on it (ICASSP 1996). Constants are the papers'. Where these differ
+(window of the minimum, weight of the frame before, floor), two published values were compared on
+13 real and 20 synthetic dev files, for a baseline that is not weak. The longer window and the lower
+weight are 0.5 to 0.8 dB SI-SDR better on synthetic speech and the same on real speech; a floor of
+-25 dB costs 0.07 PESQ-WB on real speech, gains 0.10 on synthetic, and is the same in SI-SDR within
+0.1 dB. The first window, gone through backwards, is ours: see `noise_power`.
+
+| code      | meaning                                                     | paper   |
+|-----------|-------------------------------------------------------------|---------|
+| power     | of the noisy spectrum                                       | abs(Y)² |
+| level     | power smoothed over three bins and over time                | S       |
+| least     | minimum of the level in the current window and the last one | S_min   |
+| recent    | minimum of the level since this window began                | S_tmp   |
+| presence  | probability that speech is there                            | p'      |
+| estimate  | noise power                                                 | λ_d     |
+| posterior | a-posteriori SNR, power / noise                             | γ       |
+| prior     | a-priori SNR, speech / noise                                | ξ       |
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from speechlab.errors import UserError
+from speechlab.audio.stft import istft, stft
+
+FACTOR_S = 0.008  # the papers' hop in seconds: what a smoothing factor is the factor of
+TINY = 1e-200  # power for which no noise counts, in float64: only digital silence is below it
+
+
+@dataclass(frozen=True)
+class WienerConfig:
+    """All constants of the filter. A smoothing factor is what is kept after 8 ms, at any hop."""
+
+    # signal and STFT: 32 ms windows every 8 ms, as in the papers
+    sample_rate: int = 16000  # Hz
+    n_fft: int = 512  # samples
+    hop_length: int = 128  # samples
+    win_length: int = 512  # samples
+    # noise (Cohen and Berdugo 2002)
+    power_smoothing: float = 0.8  # alpha_s, of the level
+    minimum_s: float = 1.5  # s, window of the minimum, 0.5 to 1.5; a vowel must not outlast it
+    presence_ratio: float = 5.0  # delta: speech where level / least is above it
+    presence_smoothing: float = 0.2  # alpha_p, of the presence
+    noise_smoothing: float = 0.95  # alpha_d, of the noise where there is no speech
+    # gain
+    snr_smoothing: float = 0.92  # alpha, weight of the frame before (Cohen and Berdugo 2001)
+    gain_floor_db: float = -15.0  # dB of amplitude, least gain (-15 to -25 are in use)
+
+    def per_hop(self, factor: float) -> float:
+        """A factor after 8 ms as one after a hop."""
+        return factor ** (self.hop_length / self.sample_rate / FACTOR_S)
+
+    def n_frames(self, seconds: float) -> int:
+        """Frames in so many seconds, at least one."""
+        return max(1, round(seconds * self.sample_rate / self.hop_length))
+
+
+class WienerFilter(nn.Module):
+    """(B, 1, T) -> (B, 1, T), any T >= 1. Nothing in it is trained, the level drops out.
+
+    The noise of the first frame is learnt from the first window of the minimum, so it does not
+    stream. Digital silence gives silence.
+    """
+
+    look_ahead: int | None = None  # it cannot stream
+    needs_whole = "it learns the noise of the beginning from what follows"
+
+    def __init__(self, config: WienerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or WienerConfig()
+        _check(config)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.config.sample_rate
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
+        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
+            shape = tuple(noisy.shape)
+            raise UserError(f"WienerFilter takes (B, 1, T) with T >= 1 samples, not {shape}")
+        frames = self.config.n_fft, self.config.hop_length, self.config.win_length
+        spec = stft(noisy[:, 0], *frames)  # (B, F, L)
+        power = spec.abs().double().square()  # squares of small numbers fit only in float64
+        posterior = power / noise_power(power, self.config).clamp_min(TINY)
+        spec = spec * gain(posterior, self.config).to(noisy.dtype)
+        return istft(spec, *frames, noisy.shape[-1])[:, None]
+
+
+def noise_power(power: Tensor, config: WienerConfig) -> Tensor:
+    """MCRA: power of the noisy spectrum (B, F, L) -> noise power (B, F, L), known before a frame.
+
+    Where a level is well above its minimum of the last one or two windows, there is speech, and
+    the noise power stays; elsewhere it follows the power. The papers' signals begin with noise and
+    ours may begin with a word: so the first window is gone through backwards before all frames.
+    """
+    keep_level = config.per_hop(config.power_smoothing)
+    keep_presence = config.per_hop(config.presence_smoothing)
+    keep_noise = config.per_hop(config.noise_smoothing)
+    window = config.n_frames(config.minimum_s)
+    n_frames, first = power.shape[-1], power[..., :window]
+    power = torch.cat([first[..., 1:].flip(-1), power], -1)
+    blurred = _blurred(power)
+    estimate, level = first.mean(-1), _blurred(first).mean(-1)  # (B, F)
+    least = recent = level
+    presence = torch.zeros_like(level)
+    estimates = []
+    for i, (now, around) in enumerate(zip(power.unbind(-1), blurred.unbind(-1), strict=True), 1):
+        estimates.append(estimate)
+        level = keep_level * level + (1 - keep_level) * around
+        least, recent = torch.minimum(least, level), torch.minimum(recent, level)
+        if i % window == 0:
+            least, recent = torch.minimum(recent, level), level
+        speech = (level > config.presence_ratio * least).to(level)
+        presence = keep_presence * presence + (1 - keep_presence) * speech
+        keep = keep_noise + (1 - keep_noise) * presence
+        estimate = keep * estimate + (1 - keep) * now
+    return torch.stack(estimates[-n_frames:], -1)
+
+
+def gain(posterior: Tensor, config: WienerConfig) -> Tensor:
+    """A-posteriori SNR (B, F, L) -> Wiener gain (B, F, L), from the floor to 1.
+
+    The prior SNR is what the frame before came out with, and a little of what this one exceeds
+    the noise by; the slow mixture is what keeps musical noise away (Cappé 1994).
+    """
+    alpha = config.per_hop(config.snr_smoothing)
+    floor = 10 ** (config.gain_floor_db / 20)
+    excess = (posterior - 1).clamp_min(0)  # (B, F, L), the SNR that this frame alone shows
+    before, gains = excess[..., 0], []
+    for now, above in zip(posterior.unbind(-1), excess.unbind(-1), strict=True):
+        prior = alpha * before + (1 - alpha) * above
+        gains.append((prior / (1 + prior)).clamp_min(floor))
+        before = gains[-1].square() * now  # power of the estimate / noise
+    return torch.stack(gains, -1)
+
+
+def _blurred(power: Tensor) -> Tensor:
+    """(B, F, L) weighted 1:2:1 with the bins beside, the paper's Hann window of w = 1."""
+    below, above = power[:, :1], power[:, -1:]  # an edge bin is its own neighbour
+    wide = torch.cat([below, power, above], 1)  # (B, F + 2, L)
+    return (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) / 4
+
+
+def _check(config: WienerConfig) -> None:
+    smoothing = ("power_smoothing", "presence_smoothing", "noise_smoothing", "snr_smoothing")
+    rules = {
+        "sample_rate": (config.sample_rate >= 1, "at least 1 Hz"),
+        "n_fft": (config.n_fft >= 2 and config.n_fft % 2 == 0, "even and at least 2"),
+        "win_length": (2 <= config.win_length <= config.n_fft, "from 2 to n_fft"),
+        "hop_length": (1 <= config.hop_length <= config.win_length // 2, "1 to half a window"),
+        "minimum_s": (config.minimum_s > 0, "more than 0 seconds"),
+        "presence_ratio": (config.presence_ratio > 1, "more than 1"),
+        "gain_floor_db": (config.gain_floor_db <= 0, "0 dB or less"),
+        **{name: (0 <= getattr(config, name) < 1, "from 0 to below 1") for name in smoothing},
+    }
+    for name, (holds, rule) in rules.items():
+        if not holds:
+            raise UserError(f"Wiener filter: {name} {getattr(config, name)} is not {rule}")

@@ -1,0 +1,285 @@
+"""Files from the network: the named bytes or an error, whatever a server sends.
+
+A download goes to `<target>.part` and takes its name once its digest is right; a broken one goes on
+where it stopped. A digest is written "kind:hex"; see KINDS.
+"""
+
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing, unfinished
+
+TIMEOUT_S = 30.0  # for the connection and for each read
+BACK_OFF_S = (1.0, 2.0, 4.0, 8.0)  # waits between attempts that get no further
+CHUNK_BYTES = 1 << 18
+PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # worth another attempt
+KINDS = {"sha256": "SHA-256", "md5": "MD5", "git": "git blob id"}  # of digests, and their names
+
+
+class _Interrupted(Exception):
+    """The line or the server gave up midway; what came stays, another attempt adds the rest."""
+
+
+class _Refused(Exception):
+    """This address is of no use, another one may be."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What one call of `fetch` is told, beside the addresses."""
+
+    part: Path
+    digest: str
+    n_bytes: int | None
+    what: str
+    elsewhere: str
+    progress: bool
+
+
+def fetch(
+    urls: str | Sequence[str],
+    target: Path,
+    digest: str = "",
+    *,
+    n_bytes: int | None = None,
+    what: str = "",
+    advice: str = "",
+    elsewhere: str = "choose another folder",
+    progress: bool = True,
+) -> Path:
+    """The file `target`, fetched from the first of its mirrors that has it; they are tried in turn.
+
+    digest: "kind:hex". Where none is known the first download is trusted, and its SHA-256 noted in
+    `<target>.sha256` for the next one. n_bytes: its size, where it is known, for which the disk is
+    measured before the start. what: its name in messages; advice: what to do where nothing helps;
+    elsewhere: how to use another disk. Raises UserError; a file of other content is never kept.
+    """
+    urls = (urls,) if isinstance(urls, str) else tuple(urls)
+    digest = digest or _noted(target)
+    part, what = unfinished(target), what or target.name
+    request = _Request(part, digest, n_bytes, what, elsewhere, progress)
+    try:
+        if target.exists():
+            if digest and not _matches(target, digest):
+                raise UserError(
+                    f"{target} is not {what} ({_kind(digest)} differs): delete or replace it"
+                )
+            return target
+        check_space(target.parent, (n_bytes or 0) - _size(part), str(target), elsewhere)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _complete(urls, request, advice)
+        if not digest:
+            with replacing(_note(target)) as note:
+                note.write_text(f"{content_id(part, 'sha256')}  {target.name}\n")
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(
+            "; ".join(filter(None, (f"{part} cannot be written: {error.strerror}", advice)))
+        ) from error
+    return target
+
+
+def forget(target: Path) -> None:
+    """Remove a download that was trusted and turned out useless, and what was noted of it."""
+    for path in (target, _note(target)):
+        path.unlink(missing_ok=True)
+
+
+def check_space(
+    folder: Path, n_bytes: float, what: str, elsewhere: str = "choose another folder"
+) -> None:
+    """UserError where the disk of `folder`, which need not exist yet, has no `n_bytes` free."""
+    here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(here).free
+    if n_bytes > free:
+        raise UserError(
+            f"{what} needs {n_bytes / 1e9:.1f} GB, and the disk of {folder} has "
+            f"{free / 1e9:.1f} GB free; free some space or {elsewhere}"
+        )
+
+
+def content_id(path: Path, kind: str) -> str:
+    """The digest of a file's content, in hex; "git" is the id that `git hash-object FILE` gives."""
+    if kind not in KINDS:
+        raise ValueError(f"no digest '{kind}'; there are {', '.join(KINDS)}")
+    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
+    if kind == "git":
+        digest.update(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _matches(path: Path, digest: str) -> bool:
+    kind, _, value = digest.partition(":")
+    return content_id(path, kind) == value.lower()
+
+
+def _kind(digest: str) -> str:
+    return KINDS[digest.partition(":")[0]]
+
+
+def _note(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _noted(target: Path) -> str:
+    """The digest that an earlier download without a known one left, or nothing."""
+    try:
+        found = re.match(r"[0-9a-f]{64}(?= )", _note(target).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return f"sha256:{found[0]}" if found else ""
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _complete(urls: Sequence[str], request: _Request, advice: str) -> None:
+    """Bring `part` to the wanted content. UserError, with what each address answered."""
+    part, reasons = request.part, []
+    for url in urls:
+        if not request.digest:
+            part.unlink(missing_ok=True)  # nothing would tell whether two halves belong together
+        leftover = part.exists()
+        try:
+            _download(url, request)
+            fault = _fault(request)
+            if fault and leftover:
+                part.unlink()  # the half that was here may be the bad one: from the start
+                _download(url, request)
+                fault = _fault(request)
+            if not fault:
+                return
+            part.unlink()
+            reasons.append(f"{url} sent {fault}: refused")
+        except _Refused as error:
+            reasons.append(f"{url} cannot be fetched: {error}")
+    raise UserError("; ".join(filter(None, (*reasons, advice))))
+
+
+def _fault(request: _Request) -> str:
+    """What is wrong with the content that came, or nothing. Where a digest is known, it decides."""
+    if request.digest:
+        if _matches(request.part, request.digest):
+            return ""
+        return f"other content than {request.what} ({_kind(request.digest)} differs)"
+    n_bytes = _size(request.part)
+    return "" if request.n_bytes in (None, n_bytes) else f"{n_bytes} bytes, not {request.n_bytes}"
+
+
+def _download(url: str, request: _Request) -> None:
+    """Complete `part`, with pauses between attempts; each one asks for what is still missing.
+
+    A line that breaks often is gone on with for as long as each attempt gets further.
+    """
+    furthest, waits = _size(request.part), iter(BACK_OFF_S)
+    while True:
+        try:
+            return _receive(url, request)
+        except _Interrupted as error:
+            if _size(request.part) > furthest:
+                furthest, waits = _size(request.part), iter(BACK_OFF_S)
+            wait = next(waits, None)
+            if wait is None:
+                raise _Refused(str(error)) from error
+            time.sleep(wait)
+
+
+def _receive(url: str, request: _Request) -> None:
+    start = _size(request.part)
+    asked = urllib.request.Request(url, headers={"User-Agent": "speechlab"})
+    if start:
+        asked.add_header("Range", f"bytes={start}-")
+    try:
+        with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as response:
+            _append(response, start, request)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and start:
+            return  # nothing is left to send; the digest decides
+        reason = f"HTTP {error.code} {error.reason}"
+        kind = _Interrupted if error.code in PASSING_STATUS else _Refused
+        raise kind(reason) from error
+    except urllib.error.URLError as error:
+        raise _Interrupted(f"no connection ({error.reason})") from error
+    except (http.client.HTTPException, OSError) as error:
+        # An OSError of the socket: those of the disk are UserErrors by now.
+        raise _Interrupted(f"the connection broke off ({error or type(error).__name__})") from error
+
+
+def _append(response: http.client.HTTPResponse, start: int, request: _Request) -> None:
+    """Write a response behind the `start` bytes of `part`, or over them where all of it is sent."""
+    first, total = _extent(response)
+    if first not in (0, start):
+        raise _Interrupted(f"the server sent bytes from {first} on, not from {start}")
+    part = request.part
+    if total is not None:
+        check_space(part.parent, total - first, str(part), request.elsewhere)
+    label = part.name.removesuffix(".part")
+    with (
+        _open(request, "ab" if first else "wb") as stream,
+        bytes_bar(total, first, label, request.progress) as bar,
+    ):
+        while chunk := response.read1(CHUNK_BYTES):
+            _write(stream, chunk, request)
+            bar.update(len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise _Interrupted(f"it ended after {part.stat().st_size} of {total} bytes")
+
+
+def bytes_bar(total: int | None, initial: int, label: str, progress: bool) -> tqdm:
+    """A progress bar in bytes."""
+    return tqdm(
+        total=total, initial=initial, desc=label, unit="B", unit_scale=True, disable=not progress
+    )
+
+
+def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
+    """(offset of the first byte sent, size of the whole file or None where unsaid)."""
+    length = response.headers.get("Content-Length")
+    first = 0
+    if response.status == 206:
+        span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if span is None:
+            raise _Interrupted("the server sent a part and not which")
+        first = int(span[1])
+    return first, None if length is None else first + int(length)
+
+
+def _open(request: _Request, mode: str) -> BinaryIO:
+    try:
+        return request.part.open(mode, buffering=0)
+    except OSError as error:
+        raise _disk_error(request, error) from error
+
+
+def _write(stream: BinaryIO, chunk: bytes, request: _Request) -> None:
+    try:
+        view = memoryview(chunk)
+        while view:  # an unbuffered write may take less than all
+            view = view[stream.write(view) :]
+    except OSError as error:
+        raise _disk_error(request, error) from error
+
+
+def _disk_error(request: _Request, error: OSError) -> UserError:
+    return UserError(
+        f"{request.part} cannot be written: {error.strerror}; "
+        f"free some space or {request.elsewhere}"
+    )

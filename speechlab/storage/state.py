@@ -1,0 +1,97 @@
+"""A whole state in one file without pickle: tensors as safetensors, all else as JSON beside them.
+
+A state is nested dicts and lists of tensors and JSON values. In the file each tensor has the path
+to its place as its name; the JSON in the header has the same nesting with {"tensor": name} there.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing
+
+HEADER = "speechlab_state"  # key of our JSON in the safetensors header
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """The content of a file. TypeError for a value that is neither a tensor nor JSON."""
+    tensors: dict[str, Tensor] = {}
+    outline = _taken_out(state, "", tensors)
+    return serialise(tensors, {HEADER: json.dumps(outline)})
+
+
+def from_bytes(content: bytes, path: Path) -> dict[str, Any]:
+    """The state in the content of the file `path`. UserError where it is damaged."""
+    try:
+        outline = _outline(content)
+        return _put_back(outline, deserialise(content))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(_damage(path, str(error))) from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write the file, whole or not at all. UserError where that fails: the older one stays."""
+    try:
+        with replacing(path) as part:
+            part.write_bytes(content)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path}: cannot be written ({reason}); the older one is kept") from error
+
+
+def read(path: Path) -> bytes:
+    """The content of the file. UserError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(_damage(path, error.strerror or type(error).__name__)) from error
+
+
+def values(path: Path) -> dict[str, Any]:
+    """The state without its tensors, from the head of the file. UserError where it is damaged."""
+    try:
+        with path.open("rb") as file:
+            length = file.read(8)
+            return _outline(length + file.read(int.from_bytes(length, "little")))
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise UserError(_damage(path, str(error))) from error
+
+
+def _outline(content: bytes) -> dict[str, Any]:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(json.loads(content[8:end])["__metadata__"][HEADER])
+
+
+def _damage(path: Path, reason: str) -> str:
+    reason = " ".join(reason.split()) or "it is empty"
+    return (
+        f"{path}: not a readable training state ({reason}); put a copy of it back, or remove it to "
+        "begin this run again"
+    )
+
+
+def _taken_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # a copy: tied weights and views share memory, which safetensors refuses
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    below = f"{name}." if name else ""
+    if isinstance(value, dict):
+        return {str(k): _taken_out(v, f"{below}{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_taken_out(item, f"{below}{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _put_back(outline: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(outline, dict):
+        if outline.keys() == {"tensor"} and isinstance(outline["tensor"], str):
+            return tensors[outline["tensor"]]
+        return {key: _put_back(value, tensors) for key, value in outline.items()}
+    return [_put_back(item, tensors) for item in outline] if isinstance(outline, list) else outline

@@ -1,0 +1,200 @@
+"""One notebook executed by papermill in a subprocess that never outlives this one.
+
+The subprocess lives on a pipe from here. When the pipe closes, at the time limit, at Ctrl-C or
+because this process was killed, it interrupts itself, and papermill ends its kernel. All its files
+lie in a temporary folder.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechlab.storage.atomic import replacing
+from speechlab.study.notebooks import Notebook, execution_count
+
+START_S = 600  # that a kernel has to begin, on a machine that is busy
+ENDING_S = 10  # that the subprocess has to end its kernel, before it ends itself
+
+
+@dataclass(frozen=True)
+class End:
+    """How an execution ended."""
+
+    executed: dict[
+        str, Any
+    ]  # the notebook with its outputs so far, as JSON; empty without a kernel
+    error: str  # the cell and what happened in it, on one line; empty where all went well
+    seconds: float
+
+
+class StoppedError(Exception):
+    """Nobody waits for a notebook any more."""
+
+
+def execute(
+    notebook: Notebook,
+    parameters: Mapping[str, Any],
+    time_limit_min: float,
+    label: str,
+    progress: bool = True,
+    jobs: int = 1,
+    stopping: threading.Event | None = None,
+) -> End:
+    """Run a notebook in its own folder with its parameters; a bar on a terminal tells the cell.
+
+    jobs: how many run at a time, each with its share of the cores. stopping: when it is set, the
+    notebook is ended, and StoppedError raised.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="speechlab-study-") as name:
+        place = Path(name)
+        job = {"parameters": dict(parameters), "cwd": str(notebook.path.parent.resolve())}
+        (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        (place / "notebook.ipynb").write_text(json.dumps(notebook.content), encoding="utf-8")
+        n_cells = len(notebook.content["cells"]) + bool(parameters)
+        limit = began + 60 * time_limit_min
+        stopping = stopping or threading.Event()
+        in_time = _watch(place, limit, n_cells, label, progress, _shared(jobs), stopping)
+        if stopping.is_set():
+            raise StoppedError(f"{label}: stopped from outside")
+        executed = _read_json(place / "executed.ipynb")
+        late = "" if in_time else f"stopped at its limit of {time_limit_min:g} min"
+        return End(executed, _error(place, late, executed), time.monotonic() - began)
+
+
+def _shared(jobs: int) -> dict[str, str]:
+    """The environment of one of so many at a time: PyTorch's threads, where nothing else is set."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return dict(os.environ)
+    from speechlab.parallel import n_processors
+
+    return os.environ | {"OMP_NUM_THREADS": str(max(1, n_processors() // jobs))}
+
+
+def _watch(
+    place: Path,
+    limit: float,
+    n_cells: int,
+    label: str,
+    progress: bool,
+    environment: Mapping[str, str],
+    stopping: threading.Event,
+) -> bool:
+    """Start the subprocess and wait for its end; whether it came before the limit."""
+    from tqdm import tqdm
+
+    form = "{desc}: cell {n_fmt}/{total_fmt} |{bar:20}| {elapsed}"
+    options = {"leave": False, "disable": None if progress else True}
+    with (
+        (place / "log").open("wb") as log,
+        tqdm(total=n_cells, desc=label, bar_format=form, **options) as bar,
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "speechlab.study.execution", str(place)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the other
+        )
+        try:
+            while process.poll() is None and time.monotonic() < limit and not stopping.is_set():
+                time.sleep(0.1)
+                bar.n = _read_json(place / "status.json").get("cell", 0)
+                bar.refresh()
+            return process.poll() is not None
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.stdin.close()
+    try:
+        process.wait(ENDING_S + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _error(place: Path, late: str, executed: Mapping[str, Any]) -> str:
+    """Where and why the notebook failed, on one line; empty where it did not."""
+    status = _read_json(place / "status.json")
+    if status.get("done"):
+        return ""
+    lines = (place / "log").read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "it ended without a word")
+    why = " ".join((late or status.get("error", last)).split())[:300]
+    count = execution_count(executed.get("cells", []), status.get("cell", 0))
+    return f"in cell In [{count}]: {why}" if count else f"before its first cell: {why}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is none, or not the whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _child(place: Path) -> None:
+    """The subprocess: papermill, telling in status.json where it is."""
+    import logging
+    import signal
+
+    import papermill
+
+    def note(record: logging.LogRecord) -> bool:
+        if found := re.match(r"Executing Cell (\d+)-", record.getMessage()):
+            status["cell"] = int(found[1])
+            _write_status(place, status)
+        return False
+
+    status: dict[str, Any] = {}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & would have it ignored
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    logging.getLogger("papermill").addFilter(note)
+    job = json.loads((place / "job.json").read_text(encoding="utf-8"))
+    paths = place / "notebook.ipynb", place / "executed.ipynb"
+    options = {"progress_bar": False, "log_output": True, "start_timeout": START_S}
+    try:
+        try:
+            papermill.execute_notebook(*paths, **job, **options)
+        except RuntimeError:
+            if "cell" in status:
+                raise
+            # A kernel that died at its start: another one, begun at the same time, took its port.
+            papermill.execute_notebook(*paths, **job, **options)
+        status["done"] = True
+    except papermill.PapermillExecutionError as error:
+        status |= {"cell": error.cell_index + 1, "error": f"{error.ename}: {error.evalue}"}
+    _write_status(place, status)
+
+
+def _write_status(place: Path, status: Mapping[str, Any]) -> None:
+    with replacing(place / "status.json") as part:
+        part.write_text(json.dumps(status), encoding="utf-8")
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent's pipe closes; then Ctrl-C, so that papermill ends its kernel."""
+    import signal
+
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(ENDING_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]))

@@ -1,0 +1,252 @@
+"""From an experiment to a run: its model, its examples, its dev scores, brought to `training.fit`.
+
+experiment ─► model ─► objective ─┐
+    corpora ─► train ─► examples ─┼─► training.fit ─► run
+             └► dev ──► scores ───┘
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from speechlab.evaluation import separation_metrics
+from speechlab.data import splits
+from speechlab.training import loop
+from speechlab.weights.checkpoints import load
+from speechlab.config import to_dict
+from speechlab.data.recordings import Source, talkers
+from speechlab.training.distributed import own_device
+from speechlab.errors import UserError
+from speechlab.study.experiments import LOSSES, Experiment, check, from_settings, n_sources
+from speechlab.training.metric_gan import MetricGAN
+from speechlab.data.mixing import Examples, Mixtures, Pairs, whole_pairs
+from speechlab.models import SYSTEMS
+from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
+from speechlab.training.objectives import Objective, PermutationInvariant, Supervised
+from speechlab.training.progress import Tell
+from speechlab.training.runs import FOLDER, Run
+
+Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
+
+
+def supervised(
+    model: nn.Module, experiment: Experiment, begun: bool, kind: type[Supervised] = Supervised
+) -> Supervised:
+    """Towards a weighted sum of its losses."""
+    chosen = {name: LOSSES[name] for name in experiment.losses}
+    return kind(model, chosen, experiment.losses)
+
+
+def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricGAN:
+    """With a discriminator beside it: that of a file, or drawn from the training's seed.
+
+    begun: the run's own state will be read, so that the file may be gone.
+    """
+    path = experiment.gan.discriminator if not begun else ""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(experiment.training.seed)
+        discriminator = load_discriminator(path) if path else MetricDiscriminator()
+    n_workers = experiment.training.n_workers
+    objective = MetricGAN(model, experiment.gan, discriminator, n_workers)
+    return objective.to(next(model.parameters()).device)
+
+
+OBJECTIVES: dict[str, Callable[[nn.Module, Experiment, bool], Objective]] = {
+    "supervised": supervised,
+    "permutation_invariant": partial(supervised, kind=PermutationInvariant),
+    "metric_gan": metric_gan,
+}
+
+
+def train(
+    experiment: Experiment,
+    folder: str | Path = FOLDER,
+    device: str = "cpu",
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Run:
+    """Train it in `folder`/its name; a run that is there goes on.
+
+    progress: a bar; tell: takes a line now and then, as `training.fit`.
+    UserError, before anything is written, where the settings cannot be or a corpus is not
+    prepared; and where the run that is there was begun with other settings or data.
+    """
+    check(experiment)
+    run = Run(Path(folder) / experiment.name)
+    data_hash, parts = splits.data_hash(experiment.corpora), _parts(experiment, run, device)
+    settings = to_dict(experiment)
+    del settings["training"]  # `fit` notes these itself: it knows which of them may change
+    run = Run.start(run.folder, settings, data_hash)
+    return _fit(experiment, parts, run, progress, tell)
+
+
+def finetune(
+    checkpoint: str | Path,
+    experiment: Experiment,
+    folder: str | Path = FOLDER,
+    device: str = "cpu",
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Run:
+    """Train a checkpoint on: its architecture and weights, all else as the experiment says.
+
+    It is scored before the first step, so the best is never worse than it was.
+    """
+    model = load(checkpoint)
+    known = {config: name for name, (config, _) in SYSTEMS.items()}
+    changes = {"system": known[type(model.config)], "model": model.config}
+    experiment = replace(experiment, start=str(checkpoint), **changes)
+    return train(experiment, folder, device, progress, tell)
+
+
+def resume(
+    folder: str | Path,
+    changes: Mapping[str, Any],
+    device: str = "cpu",
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> Run:
+    """Go on with a run, its schedule changed (settings of TrainingConfig); the run notes it."""
+    run = Run.open(folder)
+    experiment = from_settings(run.settings["config"])
+    if splits.data_hash(experiment.corpora) != run.settings["data_hash"]:
+        names = ", ".join(experiment.corpora)
+        raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
+    experiment = replace(experiment, training=loop.resume(run, changes))
+    return _fit(experiment, _parts(experiment, run, device), run, progress, tell)
+
+
+def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: Tell | None) -> Run:
+    given = experiment.training, run, progress, tell
+    return loop.fit(*parts, *given, score_start=bool(experiment.start))
+
+
+def _parts(experiment: Experiment, run: Run, device: str) -> Parts:
+    """What `fit` takes; a run that has begun has its weights itself."""
+    train, dev = (splits.read(experiment.corpora, split) for split in ("train", "dev"))
+    splits.check_disjoint(train, dev)
+    examples, dev = _examples(experiment, train), _dev_scores(experiment, dev)
+    model = untrained(experiment) if run.last.exists() else built(experiment)
+    try:
+        model = model.to(own_device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device}: {reason} (`speechlab doctor` tells more)") from error
+    _check_signals(model, examples)
+    objective = OBJECTIVES[experiment.objective](model, experiment, run.last.exists())
+    return objective, examples, dev
+
+
+def _check_signals(model: nn.Module, examples: Examples) -> None:
+    """That the model takes, and gives, what the examples are."""
+    if model.sample_rate != examples.sample_rate:
+        raise UserError(
+            f"the model works at {model.sample_rate} Hz, its examples at {examples.sample_rate}; "
+            "set the sample_rate of both alike"
+        )
+    device, was_training = next(model.parameters()).device, model.training
+    with torch.inference_mode():  # in eval mode: a batch norm would learn from these zeros
+        n_given = model.eval()(torch.zeros(1, 1, 1000, device=device)).shape[1]
+    model.train(was_training)
+    if n_given != examples.n_sources:
+        raise UserError(f"the model gives {n_given} sources, examples have {examples.n_sources}")
+
+
+def built(experiment: Experiment) -> nn.Module:
+    """The model before the first step: the checkpoint `start`, or drawn from the training's seed.
+
+    UserError where the checkpoint is not there or of another configuration.
+    """
+    if not experiment.start:
+        return untrained(experiment)
+    model = load(experiment.start)
+    if model.config != experiment.model:
+        raise UserError(f"{experiment.start}: is of another configuration than `model`")
+    return model
+
+
+def untrained(experiment: Experiment) -> nn.Module:
+    """The model drawn from the training's seed; the caller's random state is kept."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(experiment.training.seed)
+        return SYSTEMS[experiment.system][1](experiment.model)
+
+
+def training_examples(experiment: Experiment) -> Examples:
+    """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
+    return _examples(experiment, splits.read(experiment.corpora, "train"))
+
+
+def _ready(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> list[Source]:
+    """The ready mixtures of as many sources as the model gives: a corpus may have several kinds."""
+    n = n_sources(experiment)
+    return [source for source in of_kind["mixture"] if len(source.item.sources) == n]
+
+
+def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Examples:
+    if experiment.examples == "pairs":
+        mixtures = _ready(experiment, of_kind)
+        if not mixtures and of_kind["speech"]:
+            names, n = ", ".join(experiment.corpora), n_sources(experiment)
+            rate = experiment.model.sample_rate
+            raise UserError(
+                f"{names}: no ready mixtures of {n} source(s) to train on, but speech to mix; set "
+                f"examples=mixtures mixture.n_sources={n} mixture.sample_rate={rate}"
+            )
+        return Pairs(mixtures, experiment.pair)
+    speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
+    if not speech and n_sources(experiment) > 1:
+        speech = talkers(_ready(experiment, of_kind))
+    if not speech and of_kind["mixture"]:
+        names = ", ".join(experiment.corpora)
+        raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")
+    return Mixtures(speech, noise, rooms, experiment.mixture, experiment.n_per_epoch)
+
+
+def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
+    """A function that scores a model on the ready mixtures of the dev split, whole files."""
+    return _dev_scores(experiment, splits.read(experiment.corpora, "dev"))
+
+
+def _dev_scores(
+    experiment: Experiment, of_kind: Mapping[str, list[Source]]
+) -> Callable[[nn.Module], pd.DataFrame]:
+    mixtures = _ready(experiment, of_kind)[: experiment.n_dev or None]
+    if not mixtures:
+        names, n = ", ".join(experiment.corpora), n_sources(experiment)
+        example = "dev/noisy and dev/clean of your own" if n == 1 else "libri2mix has them"
+        raise UserError(
+            f"{names}: no ready mixtures of {n} source(s) in the dev split to choose the model by; "
+            f"add a corpus that has some, as {example}"
+        )
+    return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
+
+
+def scores(
+    model: nn.Module, mixtures: list[Source], names: tuple[str, ...], progress: bool = False
+) -> pd.DataFrame:
+    """Metrics of a model's estimates of ready mixtures, (S, T) as their sources; one row per file.
+
+    Of several sources the mean, in the best order (`separation_metrics`, which has the names). A
+    metric that fails is NaN.
+    """
+    device = next(model.parameters(), torch.empty(0)).device
+    rows = []
+    pairs = whole_pairs(mixtures, model.sample_rate)
+    for name, noisy, clean in tqdm(pairs, total=len(mixtures), disable=not progress, unit="file"):
+        with torch.inference_mode():
+            estimate = model(noisy[None].to(device))[0].cpu()  # (S, T)
+        if estimate.shape != clean.shape:
+            shapes = f"{tuple(estimate.shape)} for sources {tuple(clean.shape)}"
+            raise UserError(f"{name}: the model gave {shapes}; take mixtures of as many sources")
+        signals = (part.numpy() for part in (estimate, clean, noisy[0]))
+        speakers = separation_metrics.score(*signals, model.sample_rate, names)
+        rows.append({"file": name} | separation_metrics.mean(speakers, names))
+    return pd.DataFrame(rows)

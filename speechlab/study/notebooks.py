@@ -1,0 +1,219 @@
+"""What a notebook tells: before it runs its cells and parameters, afterwards what it read.
+
+And what notebooks do alike while they run: go to their folder, note what they read, show players.
+
+Parameters are what the cell tagged `parameters` assigns; papermill puts the values asked for into a
+cell behind it. The cell is read, never executed.
+
+Which corpora a notebook reads may hang on its profile and experiment. It says so itself, with
+`note_inputs`, and its executed copy keeps what was said.
+"""
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechlab.errors import UserError
+from speechlab.storage.atomic import sha256
+
+NUMBERED = "[0-9][0-9]_*.ipynb"
+INPUTS = "speechlab_inputs"  # the key in an output's metadata
+ABSENT = "not there"
+LOCAL = "local"  # in results/: what a study writes unless it publishes
+
+
+@dataclass(frozen=True)
+class Notebook:
+    path: Path
+    content: Mapping[str, Any] = field(repr=False)  # the file as JSON
+    defaults: Mapping[str, ast.expr] = field(repr=False, compare=False)  # of each parameter
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Notebook":
+        """UserError where it is no notebook, or its parameters cannot be read."""
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            tagged = [cell for cell in content["cells"] if "parameters" in _tags(cell)]
+            tree = ast.parse("\n".join(source(cell) for cell in tagged))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path}: is no notebook; restore it from git") from error
+        except SyntaxError as error:
+            where = f"line {error.lineno} of its parameters cell"
+            raise UserError(f"{path}: {where} is not Python; mend it") from error
+        return cls(path, content, dict(_assigned(tree)))
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the cells' kinds and sources: opening or running a notebook leaves it."""
+        cells = [(cell["cell_type"], source(cell)) for cell in self.content["cells"]]
+        return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+    def value(self, key: str, text: str) -> Any:
+        """What `text` means for the parameter, by the type of its default.
+
+        UserError where the notebook has no such parameter, or `text` is of another type.
+        """
+        if key not in self.defaults:
+            has = f"it has: {', '.join(self.defaults)}" if self.defaults else "it has none"
+            raise UserError(f"{self.path} has no parameter '{key}'; {has}")
+        default = self.defaults[key]
+        try:
+            return _value(text, _literal(default, [] if isinstance(default, ast.List) else None))
+        except ValueError as error:
+            raise UserError(f"{self.path}: {key} must be {error}, not '{text}'") from error
+
+    def strings(self, parameters: Mapping[str, Any]) -> set[str]:
+        """Every text in the parameters, the given ones instead of their defaults."""
+        nodes = [node for key, node in self.defaults.items() if key not in parameters]
+        nodes += [ast.parse(repr(value)) for value in parameters.values()]
+        found = (node for tree in nodes for node in ast.walk(tree))
+        return {
+            node.value
+            for node in found
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+
+
+def source(cell: Mapping[str, Any]) -> str:
+    """A cell's text, which a file holds whole or as lines."""
+    return "".join(cell["source"])
+
+
+def execution_count(cells: list[Mapping[str, Any]], n: int) -> int:
+    """The number in `In [number]` of the n-th cell of an executed copy, from 1.
+
+    The cells that papermill adds to mark an error do not count.
+    """
+    kept = [cell for cell in cells if "papermill-error-cell-tag" not in _tags(cell)]
+    return sum(cell["cell_type"] == "code" and bool(source(cell).strip()) for cell in kept[:n])
+
+
+def content(path: str | Path) -> str:
+    """What lies there, as text that differs where it does.
+
+    A prepared corpus by its data hash, a run by its best model's SHA-256, a file by its own;
+    "there" for any other folder, ABSENT for none. UserError for a damaged corpus.
+    """
+    from speechlab.data import manifest
+
+    path = Path(path)
+    if not path.exists():
+        return ABSENT
+    if path.is_file():
+        return sha256(path)
+    if (path / manifest.ABOUT).exists():
+        return manifest.data_hash(path)
+    best = path / "best.safetensors"
+    return sha256(best) if best.exists() else "there"
+
+
+def enter_folder() -> None:
+    """Work in the folder of the numbered notebooks, which their parameters' paths count from.
+
+    JupyterLab and the study begin there, papermill where it is called: in the repository's root
+    this goes down into it. UserError anywhere else, where `../results` would be somebody else's.
+    """
+    for folder in (Path(), Path("notebooks")):
+        if any(folder.glob(NUMBERED)):
+            return os.chdir(folder)
+    raise UserError(
+        f"{Path.cwd()} is not where the notebooks lie; call papermill in the repository, or with "
+        "--cwd and their folder"
+    )
+
+
+def output_folder(results: str | Path, publish: bool) -> Path:
+    """The folder that a notebook writes rows, tables and figures to.
+
+    results: the folder of the committed ones. A notebook replaces those only where it publishes;
+    otherwise it writes beside them, into a folder that git ignores.
+    """
+    return Path(results) if publish else Path(results) / LOCAL
+
+
+def note_inputs(*paths: str | Path) -> None:
+    """Show in a notebook which data it reads, by hash; its executed copy keeps what was said.
+
+    What should be there and is not counts too: the copy is no longer finished once it is.
+    """
+    from IPython.display import display
+
+    found = {str(path): content(path) for path in paths}
+    told = [
+        f"`{path}` ({now if now in (ABSENT, 'there') else f'data {now[:8]}'})"
+        for path, now in found.items()
+    ]
+    data = {"text/markdown": f"Read here: {', '.join(told)}"}
+    display(data, raw=True, metadata={INPUTS: found})
+
+
+def show_players(signals: Mapping[str, Any], sample_rate: int) -> None:
+    """A title and a player for each waveform, a tensor (C, T), at its own level, clipped at 1."""
+    from IPython.display import Audio, display
+
+    for title, waveform in signals.items():
+        display({"text/markdown": title}, raw=True)
+        display(Audio(waveform.clamp(-1, 1).numpy(), rate=sample_rate, normalize=False))
+
+
+def noted_inputs(executed: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> content of all that an executed notebook has noted."""
+    outputs = [out for cell in executed.get("cells", []) for out in cell.get("outputs", [])]
+    found: dict[str, str] = {}
+    for output in outputs:
+        found |= output.get("metadata", {}).get(INPUTS, {})
+    return found
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from ((to.id, node.value) for to in node.targets if isinstance(to, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and node.value and isinstance(node.target, ast.Name):
+            yield node.target.id, node.value
+
+
+def _literal(expression: str | ast.expr, otherwise: Any) -> Any:
+    try:
+        return ast.literal_eval(expression)
+    except (ValueError, SyntaxError):
+        return otherwise
+
+
+def _value(text: str, default: Any) -> Any:
+    """ValueError, which says what it must be, where `text` is not of the default's type."""
+    if isinstance(default, str):
+        return text
+    words = {"true": True, "false": False, "none": None, "null": None}
+    value = words.get(text.lower(), _literal(text, text))
+    if isinstance(default, bool):
+        wanted, fits = "true or false", isinstance(value, bool)
+    elif isinstance(default, int | float):
+        kinds = int if isinstance(default, int) else (int, float)
+        wanted = "a whole number" if isinstance(default, int) else "a number"
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+    elif isinstance(default, list | tuple):
+        first = default[0] if default else None
+        one_by_one = [] if isinstance(value, list | tuple) else text.split(",")
+        return [_value(part, first) for part in one_by_one] or list(value)
+    else:
+        return value
+    if not fits:
+        raise ValueError(wanted)
+    return value

@@ -1,0 +1,374 @@
+"""The study: the numbered notebooks through papermill, each in a subprocess, whole copies kept.
+
+Every parameter set of a notebook has one executed copy, `NAME.ipynb`, or `NAME__key=value.ipynb`
+where values were asked for. Its metadata tell under "speechlab" what it was made from. A copy is
+finished, and its notebook is not run again, while all of these are what they were:
+
+| notebook   | its cells; outputs do not count                                              |
+| source     | the package's modules, tables and styles                                     |
+| parameters | the values put in, the profile included                                      |
+| inputs     | what its parameters name and what it noted that it read: a prepared corpus   |
+|            | by its data hash, a run by its best model, a file by its SHA-256, any other  |
+|            | folder and published weights by being there                                  |
+
+Commit, versions and time are noted and do not count; nor does it show here when somebody deletes
+what a notebook wrote: `overwrite` runs it all the same.
+
+A notebook that fails leaves an earlier copy alone and is kept as `NAME.failed.ipynb`; the rest go
+on, since most do not need it.
+
+A notebook works in a temporary folder (`execution`) until it ends: there are no half copies.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechlab.study import execution
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing, sha256
+from speechlab.study.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
+
+FOLDER = Path("notebooks")
+COPIES = Path("results/notebooks")
+PROFILES = {"smoke": 5, "quick": 30, "real": 24 * 60, "paper": 14 * 24 * 60}  # time limit, minutes
+QUICK = "quick"  # the default: minutes on two cores
+TRAINED = {  # by what a notebook is about, the experiment of each profile
+    "cleanumamba": {
+        "smoke": "cleanumamba-tiny",
+        "quick": "cleanumamba-tiny",
+        "real": "cleanumamba-442k-voicebank",
+        "paper": "cleanumamba-442k",
+    },
+    "semamba": {
+        "smoke": "semamba-tiny",
+        "quick": "semamba-tiny",
+        "real": "semamba",
+        "paper": "semamba",
+    },
+    "mpsenet": {
+        "smoke": "mpsenet-mamba-tiny",
+        "quick": "mpsenet-mamba-tiny",
+        "real": "mpsenet-mamba",
+        "paper": "mpsenet-mamba",
+    },
+    "sepmamba": {
+        "smoke": "sepmamba-tiny",
+        "quick": "sepmamba-tiny",
+        "real": "sepmamba-s",
+        "paper": "sepmamba-m",
+    },
+    "umambanet": {
+        "smoke": "umambanet-tiny",
+        "quick": "umambanet-tiny",
+        "real": "umambanet",
+        "paper": "umambanet",
+    },
+}
+# Notebooks about trainings. Those before make what these read, those behind read what these wrote.
+SIDE_BY_SIDE = range(2, 10)
+FEW_STEPS = {  # changes that make a training one of seconds, to see that everything runs
+    "n_per_epoch": 8,
+    "mixture.segment_s": 0.5,
+    "training.batch_size": 2,
+    "training.n_steps": 4,
+    "training.validate_every": 2,
+    "training.log_every": 1,
+}
+
+
+@dataclass(frozen=True)
+class ParameterSet:
+    """One run of a notebook, asked for."""
+
+    notebook: Notebook
+    profile: str
+    parameters: Mapping[str, Any]  # what papermill puts in
+    copy: Path
+
+    @property
+    def name(self) -> str:
+        return self.copy.stem
+
+    @property
+    def failed_copy(self) -> Path:
+        return self.copy.with_suffix(".failed.ipynb")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    wanted: ParameterSet
+    status: str  # done, finished (before; not run again) or failed
+    line: str  # for a person
+
+
+def plan(
+    names: Sequence[str] = (),
+    profile: str = QUICK,
+    fixed: Mapping[str, str] | None = None,
+    each: Mapping[str, str] | None = None,
+    folder: str | Path = FOLDER,
+    copies: str | Path = COPIES,
+    only: int | None = None,
+    publish: bool = False,
+) -> list[ParameterSet]:
+    """The parameter sets of the notebooks named, by number or name; of all where none is named.
+
+    fixed: values for all, {"seed": "1"}; each: values to combine, {"seed": "0,1,2"}. UserError
+    for what no notebook, parameter or profile is called: every notebook named must have all.
+    only: one of the sets, by its number from 0, as a task of a cluster's array takes it.
+    publish: set the parameter of that name in every notebook that has it.
+    """
+    fixed, each = dict(fixed or {}), dict(each or {})
+    if publish and profile == "smoke":
+        raise UserError("--publish --profile smoke: a run of smoke size is never published")
+    if twice := fixed.keys() & each.keys():
+        raise UserError(f"{min(twice)} is given to both --set and --each; choose one")
+    products = itertools.product(*(dict.fromkeys(text.split(",")) for text in each.values()))
+    asked = [fixed | dict(zip(each, values, strict=True)) for values in products]
+    notebooks = [Notebook.read(path) for path in _chosen(names, Path(folder))]
+    sets = [
+        _set(one, profile, _publishing(one, words) if publish else words, Path(copies))
+        for one in notebooks
+        for words in asked
+    ]
+    if only is not None and not 0 <= only < len(sets):
+        raise UserError(f"--only {only}: the sets are numbered 0 to {len(sets) - 1}; see --list")
+    return sets if only is None else [sets[only]]
+
+
+def experiment(profile: str, about: str = "cleanumamba") -> str:
+    """The name of the experiment that a profile is about. UserError for no profile."""
+    return TRAINED[about][_known(profile)]
+
+
+def stand_in(folder: str | Path, corpus: str = "synthetic") -> Path:
+    """A tiny corpus of that name, in a notebook that has no other; made in `folder` or there.
+
+    "synthetic", or one that is made from it; another name is that of "synthetic".
+    """
+    from speechlab.config import override
+    from speechlab.data.corpora import catalogue
+    from speechlab.data.corpora import synthetic
+    from speechlab.data.corpora import two_speakers
+
+    target = Path(folder) / "synthetic"
+    synthetic.prepare(target, override(synthetic.SMOKE, jobs=1), print)
+    if corpus not in two_speakers.SMOKE:
+        return target
+    config = override(two_speakers.SMOKE[corpus], source=str(target), jobs=1)
+    catalogue.lookup(corpus).prepare(target.with_name(corpus), config, print)
+    return target.with_name(corpus)
+
+
+def assignments(words: Iterable[str]) -> dict[str, str]:
+    """["seed=0,1", "rate=2"] -> {"seed": "0,1", "rate": "2"}. UserError for any other form."""
+    pairs = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"'{word}' is not of the form key=value")
+        if key in pairs:
+            raise UserError(f"{key} is given twice")
+        pairs[key] = text
+    return pairs
+
+
+def run_study(
+    wanted: Sequence[ParameterSet],
+    time_limit_min: float | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
+    jobs: int = 1,
+) -> list[Outcome]:
+    """Run what is not finished, in order; one outcome and one line to `tell` for each.
+
+    time_limit_min: of each notebook, for that of its profile. overwrite: run what is finished too.
+    jobs: notebooks at a time, where they stand side by side (SIDE_BY_SIDE); they share the cores.
+    """
+    if time_limit_min is not None and not time_limit_min > 0:
+        raise UserError(f"--time-limit {time_limit_min:g}: must be more than 0 minutes")
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: must be 1 or more")
+    stopping = threading.Event()
+
+    def outcome(one: ParameterSet) -> Outcome:
+        digest = source_hash()  # of now: a study takes long, and its author goes on writing
+        reason = "asked for" if overwrite else stale(one, digest)
+        minutes = time_limit_min or PROFILES[one.profile]
+        if reason:
+            found = _run(one, digest, minutes, progress, jobs if _is_trained(one) else 1, stopping)
+        else:
+            found = Outcome(one, "finished", f"{one.name}: finished before, {one.copy}")
+        tell(found.line)
+        return found
+
+    outcomes: list[Outcome] = []
+    for side_by_side, group in itertools.groupby(wanted, _is_trained):
+        with ThreadPoolExecutor(jobs if side_by_side else 1) as threads:
+            try:
+                outcomes += threads.map(outcome, group)
+            finally:  # where this is interrupted, so are they
+                stopping.set()
+                threads.shutdown(cancel_futures=True)
+        stopping.clear()
+    return outcomes
+
+
+def _is_trained(one: ParameterSet) -> bool:
+    """Whether a notebook needs none of the others but the first, and measures no times."""
+    return int(one.notebook.name[:2]) in SIDE_BY_SIDE
+
+
+def listing(wanted: Sequence[ParameterSet]) -> list[str]:
+    """One line each: its number from 0, its name, and whether and why it would run."""
+    digest, lines = source_hash(), []
+    for number, one in enumerate(wanted):
+        lines.append(f"{number}  {one.name}: {stale(one, digest) or 'finished'}")
+    return lines
+
+
+def stale(wanted: ParameterSet, digest: str) -> str:
+    """Why the notebook is to be run; empty where its copy is finished. digest: `source_hash()`."""
+    if not wanted.copy.exists():
+        return "not run yet"
+    try:
+        held = json.loads(wanted.copy.read_text(encoding="utf-8"))
+        known, noted = held["metadata"]["speechlab"]["made_from"], noted_inputs(held)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "its copy has no stamp"
+    noted = {path: _content(wanted.notebook.path.parent / path) for path in noted}
+    now = _made_from(wanted, digest, noted)
+    changed = [key for key, value in now.items() if known.get(key) != value]
+    return f"changed since: {', '.join(changed)}" if changed else ""
+
+
+def source_hash(package: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the package's modules, tables and styles, names and content."""
+    digest = hashlib.sha256()
+    files = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".mplstyle"))
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        digest.update(bytes.fromhex(sha256(path)))
+    return digest.hexdigest()
+
+
+def _chosen(names: Sequence[str], folder: Path) -> list[Path]:
+    known = sorted(folder.glob(NUMBERED))
+    if not known:
+        raise UserError(f"{folder} holds no numbered notebooks; run this where the study lies")
+    for name in names:
+        if not any(_is_called(path, name) for path in known):
+            have = ", ".join(path.stem for path in known)
+            raise UserError(f"no notebook is called '{name}'; there are: {have}")
+    return [path for path in known if not names or any(_is_called(path, name) for name in names)]
+
+
+def _is_called(path: Path, name: str) -> bool:
+    return name in (path.stem, path.name) or (name.isdecimal() and int(name) == int(path.name[:2]))
+
+
+def _known(profile: str) -> str:
+    if profile not in PROFILES:
+        raise UserError(f"no profile '{profile}'; there are: {', '.join(PROFILES)}")
+    return profile
+
+
+def _publishing(notebook: Notebook, words: Mapping[str, str]) -> Mapping[str, str]:
+    return {**words, "publish": "true"} if "publish" in notebook.defaults else words
+
+
+def _set(notebook: Notebook, profile: str, words: Mapping[str, str], copies: Path) -> ParameterSet:
+    if "profile" in notebook.defaults:
+        words = {"profile": profile} | words
+    profile = _known(words.get("profile", profile))
+    parameters = {key: notebook.value(key, text) for key, text in words.items()}
+    shown = {key: text for key, text in words.items() if (key, text) != ("profile", QUICK)}
+    return ParameterSet(
+        notebook, profile, parameters, copies / f"{_file_name(notebook.name, shown)}.ipynb"
+    )
+
+
+def _file_name(stem: str, words: Mapping[str, str]) -> str:
+    """Readable; and unlike any other's, by a hash where a value is too long or has odd signs."""
+    full = "__".join([stem, *(f"{key}={text}" for key, text in sorted(words.items()))])
+    name = re.sub(r"[^\w.+=-]", "-", full, flags=re.ASCII)[:120]
+    odd = name != full
+    return f"{name}__{hashlib.sha256(full.encode()).hexdigest()[:8]}" if odd else name
+
+
+def _made_from(wanted: ParameterSet, digest: str, noted: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "notebook": wanted.notebook.digest,
+        "source": digest,
+        "parameters": json.loads(json.dumps(dict(wanted.parameters))),
+        "inputs": _inputs(wanted) | dict(noted),
+    }
+
+
+def _inputs(wanted: ParameterSet) -> dict[str, str]:
+    """What the parameters name and what is there, with its hash or the word "there"."""
+    from speechlab.weights import hub
+
+    published, found = {file.name for file in hub.published()}, {}
+    for text in sorted(wanted.notebook.strings(wanted.parameters)):
+        with contextlib.suppress(OSError, ValueError, UserError):
+            if text in published and hub.find(text):
+                found[text] = "there"
+            elif text and (now := content(wanted.notebook.path.parent / text)) != ABSENT:
+                found[text] = now
+    return found
+
+
+def _content(path: Path) -> str:
+    try:
+        return content(path)
+    except (OSError, UserError):
+        return "damaged"
+
+
+def _run(
+    wanted: ParameterSet,
+    digest: str,
+    minutes: float,
+    progress: bool,
+    jobs: int,
+    stopping: threading.Event,
+) -> Outcome:
+    """Execute one notebook of `jobs`; its copy or its failed copy is there afterwards."""
+    settings = wanted.notebook, wanted.parameters, minutes, wanted.name
+    end = execution.execute(*settings, progress, jobs, stopping)
+    path = wanted.failed_copy if end.error else wanted.copy
+    if end.executed:
+        made_from = _made_from(wanted, digest, noted_inputs(end.executed))
+        stamp = {"made_from": made_from, "profile": wanted.profile}
+        stamp |= {"seconds": round(end.seconds, 1), "error": end.error}
+        _keep(wanted, end.executed, stamp, path)
+    if end.error:
+        kept = f"; kept: {path}" if end.executed else ""
+        line = f"{wanted.name}: failed after {end.seconds:.0f} s {end.error}{kept}"
+        return Outcome(wanted, "failed", line)
+    wanted.failed_copy.unlink(missing_ok=True)
+    return Outcome(wanted, "done", f"{wanted.name}: done in {end.seconds:.0f} s, {path}")
+
+
+def _keep(wanted: ParameterSet, executed: dict, stamp: Mapping[str, Any], path: Path) -> None:
+    from speechlab.training.runs import environment
+
+    executed["metadata"]["speechlab"] = dict(stamp) | environment()
+    paths = {"input_path": wanted.notebook.path.as_posix(), "output_path": path.as_posix()}
+    executed["metadata"].setdefault("papermill", {}).update(paths)
+    try:
+        with replacing(path) as part:
+            part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

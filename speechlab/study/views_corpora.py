@@ -1,0 +1,70 @@
+"""What notebook 01 shows of prepared corpora: what lies in them, and its talkers in twos."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from speechlab.study import experiments
+from speechlab.study import launch
+from speechlab.study import runner
+from speechlab.config import override, replaced
+from speechlab.data.corpora import catalogue
+from speechlab.data import manifest
+from speechlab.data.corpora import two_speakers
+
+IN_TWOS = {two_speakers.CORPUS.name: "clean", two_speakers.NOISY.name: "in a room"}  # titles
+
+
+def in_twos(folder: Path, jobs: int, tiny: bool) -> list[Path]:
+    """The corpora of two talkers beside the synthetic one in `folder`, made where they are not yet.
+
+    Of another corpus none: whoever wants them chooses the recordings. tiny: stand-ins.
+    """
+    if manifest.about(folder).get("corpus") != "synthetic":
+        return []
+    for name in IN_TWOS:
+        made, target = catalogue.lookup(name), folder.with_name(name)
+        if tiny:
+            runner.stand_in(folder.parent, name)
+        elif not (target / manifest.ABOUT).exists():
+            made.prepare(target, override(made.config(), source=str(folder), jobs=jobs), print)
+    return [folder.with_name(name) for name in IN_TWOS]
+
+
+def contents(folders: Iterable[Path]) -> pd.DataFrame:
+    """What lies in train and dev, by corpus, split and kind: files, hours, speakers, lengths."""
+    listed = pd.DataFrame(
+        [
+            {"corpus": folder.name, "split": split, "kind": item.kind}
+            | {"s": item.seconds, "speakers": item.speakers}
+            for folder in folders
+            for split in ("train", "dev")
+            for item in manifest.read(folder, split)
+        ]
+    )
+    return listed.groupby(["corpus", "split", "kind"], sort=False).agg(
+        files=("s", "size"),
+        hours=("s", lambda s: s.sum() / 3600),
+        speakers=("speakers", lambda names: len(set().union(*names))),
+        shortest_s=("s", "min"),
+        longest_s=("s", "max"),
+    )
+
+
+def talkers_at_once(folders: Iterable[Path]) -> dict[str, Tensor]:
+    """The first training example of each corpus of two talkers: title -> waveform (1, T).
+
+    Drawn as for the first experiment on it.
+    """
+    heard = {}
+    for folder in folders:
+        of_corpus = (e for e in experiments.EXPERIMENTS.values() if e.corpora == (folder.name,))
+        chosen = replaced(next(of_corpus), {"corpora": (str(folder),)})
+        mixture, talkers = launch.training_examples(chosen).example(0, 0, 0)
+        title = IN_TWOS[folder.name]
+        heard[f"{title}: mixture"] = mixture
+        for number, talker in enumerate(talkers, start=1):
+            heard[f"{title}: talker {number}"] = talker[None]
+    return heard

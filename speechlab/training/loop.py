@@ -1,0 +1,273 @@
+"""Training: one loop for every model, which can be killed at any moment and goes on exactly.
+
+    batches ─ phase by phase: terms (B,) ─ weighted, summed over examples / their global number
+            ─ backward ─ gradients summed over processes ─ clip ─ step ─► average of weights
+    every so many steps: a row of history.csv; dev scores and the best model; the whole state
+
+A step is a function of the state before it and of (seed, step): examples come from an integer
+position, and random draws are seeded anew in every step. So a killed run repeats the steps after
+its last checkpoint and gets the same weights, on a CPU bit for bit (same processor type, same
+versions; the configuration fixes the thread count). Training sees examples and dev scores; it reads
+no file of a corpus.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from speechlab.weights import checkpoints
+from speechlab.storage import state as snapshots
+from speechlab.evaluation.cost import n_params
+from speechlab.config import from_dict, override, to_dict
+from speechlab.training.distributed import World, is_writer, joined
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing
+from speechlab.data.loader import Batch, batches
+from speechlab.data.mixing import Examples
+from speechlab.models import SYSTEMS
+from speechlab.training.objectives import Objective, Phase, Supervised
+from speechlab.parallel import threads
+from speechlab.training.progress import Record, Tell, recording
+from speechlab.training.runs import Run
+from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, check, epoch_of, factor
+from speechlab.training.state import State, take_step
+
+__all__ = ["Objective", "Phase", "Supervised", "TrainingConfig", "fit", "resume"]
+
+Dev = Callable[[nn.Module], pd.DataFrame]  # a model in eval mode -> metrics, one row per dev file
+
+
+def fit(
+    objective: Objective,
+    train: Examples,
+    dev: Dev,
+    config: TrainingConfig,
+    run: Run,
+    progress: bool = True,
+    tell: Tell | None = None,
+    score_start: bool = False,
+) -> Run:
+    """Train the objective's model, on the device where it lies; a run that has begun is continued.
+
+    dev: metrics of a model on the dev files, scored every `validate_every` steps and at the end;
+    with `score_start` also before the first, so that the best is no worse than what it began with.
+    progress: a bar; tell: takes a line at every validation, and about once a minute.
+    Under torchrun every process calls this alike; one of them scores, writes and shows progress.
+    Raises UserError where the run was begun with another configuration or is in use, where its
+    state is damaged, and where `max_bad_steps` steps in a row, or the weights, are not finite.
+    """
+    check(config)
+    if type(objective.model) not in [kind for _, kind in SYSTEMS.values()]:
+        raise TypeError(f"{type(objective.model).__name__} is in no SYSTEMS: it cannot be saved")
+    device = next(objective.parameters()).device
+    with closing(objective), threads(config.n_threads), contextlib.ExitStack() as stack:
+        world = stack.enter_context(joined(device))
+        stack.enter_context(_own_random_numbers(device))
+        if world.writes:
+            stack.enter_context(run.locked())
+            run.agree(to_dict(config), FREE)
+        state = State(objective, config)
+        _go_on(state, run, world)
+        if state.ended():
+            return run
+        record = stack.enter_context(recording(state, run, world, len(train), progress, tell))
+        if score_start and state.best is None and not state.step:
+            _validate(state, dev, run, world, record)
+        if world.writes and not run.last.exists():
+            snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
+        portions = stack.enter_context(_portions(train, config, state.step, world))
+        objective.train()
+        while not state.ended():
+            portion = next(portions)
+            torch.manual_seed(_mixed(config.seed, state.step, world.rank))
+            epoch = epoch_of(state.step, config, len(train))
+            values = take_step(state, portion, factor(config, state.step, epoch), world)
+            _count(state, values)
+            if state.n_bad >= config.max_bad_steps:
+                raise _not_finite(state, run)
+            record.step(sum(batch.n_examples for batch in portion))
+            validates = state.step == config.n_steps or state.step % config.validate_every == 0
+            if not validates and state.step % config.checkpoint_every:
+                continue
+            if not state.is_finite():
+                raise _not_finite(state, run)
+            if validates:
+                _validate(state, dev, run, world, record)
+            # not amid bad steps: what is kept is from before them
+            if world.writes and (state.n_bad == 0 or state.ended()):
+                snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
+    return run
+
+
+def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
+    """The run's configuration with another schedule, for `fit` to go on with; the run notes it.
+
+    UserError for a setting that would reach back to the steps already done.
+    """
+    held = run.settings.get("training")
+    if held is None:
+        raise UserError(f"{run.folder}: has not begun to train; start it with the settings wanted")
+    before = from_dict(TrainingConfig, held)
+    after = override(before, **changes)
+    fixed = sorted(set(changes) - set(CHANGEABLE))
+    if fixed:
+        can = ", ".join(CHANGEABLE)
+        raise UserError(
+            f"{run.folder}: {fixed[0]} cannot change in a run that has begun; {can} can"
+        )
+    check(after)
+    if after != before and is_writer():
+        with run.locked():
+            run.change(to_dict(after), changes)
+    return after
+
+
+def _go_on(state: State, run: Run, world: World) -> None:
+    """The state that the run has on disk, or the one it starts with, alike in all processes."""
+    content = None
+    if world.writes:
+        begun = run.last.exists()
+        content = snapshots.read(run.last) if begun else snapshots.to_bytes(state.state_dict())
+    known = snapshots.from_bytes(world.share(content), run.last)
+    try:
+        state.load_state_dict(known)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{run.last}: is the state of another model or objective ({reason}); "
+            "choose another name for the run"
+        ) from error
+
+
+@contextlib.contextmanager
+def _portions(
+    train: Examples, config: TrainingConfig, step: int, world: World
+) -> Iterator[Iterator[list[Batch]]]:
+    """The batches of every step from `step` on, on the device."""
+    source = batches(
+        train,
+        config.batch_size,
+        config.seed,
+        position=step * config.accumulate,
+        n_workers=config.n_workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+    def on_device(batch: Batch) -> Batch:
+        noisy, clean = (x.to(world.device) for x in (batch.noisy, batch.clean))
+        return batch._replace(noisy=noisy, clean=clean)
+
+    def portions() -> Iterator[list[Batch]]:
+        while True:
+            yield [on_device(next(source)) for _ in range(config.accumulate)]
+
+    try:
+        yield portions()
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()  # its workers end with it
+
+
+def _count(state: State, values: Mapping[str, float] | None) -> None:
+    state.step += 1
+    if values is None:
+        state.n_skipped += 1
+        state.n_bad += 1
+        return
+    state.n_bad = 0
+    state.n_summed += 1
+    for name, value in values.items():
+        state.sums[name] = state.sums.get(name, 0.0) + value
+
+
+def _validate(state: State, dev: Dev, run: Run, world: World, record: Record) -> None:
+    """Score on dev; the best so far is saved with its scores per file."""
+    score, n_failed = math.nan, 0
+    if world.writes:
+        with state.deployable() as model:
+            frame = dev(model)
+            means = frame.select_dtypes("number").mean()  # each over the files where it is a number
+            if state.config.metric not in means:
+                names = ", ".join(means.index)
+                raise UserError(
+                    f"the dev scores have no metric '{state.config.metric}'; they have: {names}"
+                )
+            score = float(means[state.config.metric])
+            n_failed = int(frame[state.config.metric].isna().sum())
+            if _is_better(score, n_failed, state):
+                _save_best(state, model, frame, means, run)
+            record.validation(means, len(frame), n_failed)
+    score, n_failed = world.share_number(score), int(world.share_number(n_failed))
+    if _is_better(score, n_failed, state):
+        state.best, state.best_failed = score, n_failed
+        state.best_step, state.n_since = state.step, 0
+    else:
+        state.n_since += 1
+
+
+def _is_better(score: float, n_failed: int, state: State) -> bool:
+    """Fewer failed files first: a mean without the hard ones is no better. Then the mean.
+
+    The first score is the best, whatever it is; where all files failed the mean is NaN.
+    """
+    if state.best is None or n_failed != state.best_failed:
+        return state.best is None or n_failed < state.best_failed
+    return score > state.best if state.config.direction == "max" else score < state.best
+
+
+def _save_best(
+    state: State, model: nn.Module, frame: pd.DataFrame, means: pd.Series, run: Run
+) -> None:
+    known, config = run.settings, state.config
+    about = {"run": run.name, "step": state.step, "metric": config.metric}
+    about |= {
+        "score": float(means[config.metric]),
+        "n_files": len(frame),
+        "n_failed": int(frame[config.metric].isna().sum()),
+        "ema": config.ema,
+        "n_params": n_params(model),
+    }
+    about |= {"seed": config.seed, "git_commit": known.get("git_commit", "")}
+    about |= {"data_hash": known["data_hash"], "means": means.to_dict()}
+    checkpoints.save(run.best, model, about)
+    try:
+        with replacing(run.folder / "dev.csv") as part:
+            frame.to_csv(part, index=False)
+        with replacing(run.folder / "best.json") as part:
+            readable = about | {"config": to_dict(model.config)}
+            part.write_text(json.dumps(readable, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{run.folder}: cannot be written ({error.strerror})") from error
+
+
+def _not_finite(state: State, run: Run) -> UserError:
+    found = f"loss or gradient was not finite in {state.n_bad} steps in a row, up to"
+    if not state.is_finite():
+        found = "weights are not finite at"
+    return UserError(
+        f"{run.folder}: {found} step {state.step}; {run.last} holds the last good state: resume "
+        "it with a lower lr or a clip_norm"
+    )
+
+
+def _mixed(seed: int, step: int, rank: int) -> int:
+    """A seed for one step of one process, unlike those of its neighbours."""
+    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # PyTorch takes 63 bits
+
+
+@contextlib.contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """What is drawn inside leaves the caller's generators as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

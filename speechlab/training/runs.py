@@ -1,0 +1,326 @@
+"""Runs: a folder per training, which tells by itself what was trained, with what, and how far.
+
+| file                        | holds                                                           |
+|-----------------------------|-----------------------------------------------------------------|
+| config.json                 | experiment and training configuration with the seed, data hash, |
+|                             | git commit, package versions, thread count, later changes       |
+| history.csv                 | loss, its terms, gradient norm, learning rate, by step          |
+| validations.csv             | mean of each metric over the dev files, by step; at step 0 that |
+|                             | of the checkpoint it began with, if any                         |
+| best.safetensors, best.json | the model that scored best on dev, as `load` takes it |
+| dev.csv                     | one row per dev file, of the best                               |
+| last.safetensors            | the whole state of training, to go on from (`snapshots`)        |
+
+All but the weights are plain JSON and CSV. A lock keeps a second process out of a run.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import speechlab
+from speechlab.storage import locks
+from speechlab.storage import state
+from speechlab.training.distributed import is_writer
+from speechlab.errors import UserError
+from speechlab.storage.atomic import replacing
+
+FOLDER = Path("results/runs")  # where runs lie unless another folder is named
+PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")
+# What changes a number when it changes; a study hashes the cells of its notebooks itself.
+CODE = ("speechlab", "gradio_app", "benchmarks", "examples", "pyproject.toml", "constraints.txt")
+TOLD = 5  # settings, where a run was begun with others
+_held: set[Path] = set()  # runs that this process has locked
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory; `start` makes or continues one, `open` only reads."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Mapping[str, Any], data_hash: str = "") -> "Run":
+        """A new run. config: the experiment as JSON types. UserError where there is one already."""
+        run = cls(Path(folder))
+        if run._config.exists():
+            raise UserError(f"{folder}: holds a run already; choose another name, or continue it")
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        known = {"config": dict(config), "data_hash": data_hash, "created": created}
+        run._write_settings(known | environment())
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """The run that lies there. UserError where none does."""
+        run = cls(Path(folder))
+        _ = run.settings
+        return run
+
+    @classmethod
+    def start(cls, folder: str | Path, config: Mapping[str, Any], data_hash: str = "") -> "Run":
+        """The run that lies there, or a new one. UserError where it was begun otherwise.
+
+        Of several processes (torchrun) only the writer looks.
+        """
+        run = cls(Path(folder))
+        if not is_writer():
+            return run
+        if not run._config.exists():
+            return cls.create(folder, config, data_hash)
+        held = run.settings
+        if held["data_hash"] != data_hash:
+            raise UserError(f"{folder}: was begun on other data (its hash differs); {_REMEDY}")
+        run._refuse_other(held["config"], _json(config))
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.safetensors"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds. UserError where it is missing or damaged."""
+        try:
+            known = json.loads(self._config.read_text(encoding="utf-8"))
+            if not isinstance(known, dict) or not {"config", "data_hash", "created"} <= set(known):
+                raise ValueError("it lacks config, data_hash or created")
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.folder}: holds no run (no config.json); `speechlab runs` lists them"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._config}: not readable ({error}); restore it") from error
+        return known
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per interval of steps; empty before the first."""
+        return _frame(self.folder / "history.csv")
+
+    @property
+    def validations(self) -> pd.DataFrame:
+        """One row per validation: step, mean of each metric, n_failed; empty before the first."""
+        return _frame(self.folder / "validations.csv")
+
+    @property
+    def dev(self) -> pd.DataFrame:
+        """One row per dev file, of the best model; empty before the first."""
+        return _frame(self.folder / "dev.csv")
+
+    @property
+    def best_known(self) -> dict[str, Any]:
+        """What best.json holds: step, metric, score, mean of each metric; empty without one."""
+        try:
+            return json.loads((self.folder / "best.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(f"{self.folder / 'best.json'}: damaged ({error}); delete it") from error
+
+    @property
+    def step(self) -> int:
+        """Steps that the last checkpoint has done; 0 without one."""
+        return state.values(self.last)["step"] if self.last.exists() else 0
+
+    def agree(self, training: Mapping[str, Any], free: tuple[str, ...]) -> None:
+        """Note the training configuration, or refuse one that differs but in `free` settings.
+
+        A run of an older version lacks the settings that came later; it takes those asked for.
+        Also notes where the run resumes in another environment than it was in before.
+        """
+        known, asked, now = self.settings, _json(training), environment()
+        if held := known.get("training"):
+            unlike = {k: v for k, v in asked.items() if k not in free and k in held}
+            self._refuse_other({k: held[k] for k in unlike}, unlike)
+            if later := {k: v for k, v in asked.items() if k not in held}:
+                known = known | {"training": held | later}
+                self._write_settings(known)
+        else:  # the environment of now: its thread count is that of the training
+            self._write_settings(known | now | {"training": asked})
+            return
+        before = ([known, *known.get("continued", [])])[-1]
+        if any(before.get(key) != value for key, value in now.items()):
+            continued = [*known.get("continued", []), {"step": self.step} | now]
+            self._write_settings(known | {"continued": continued})
+
+    def change(self, training: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        """Note a changed training configuration, and at which step what was changed."""
+        known = self.settings
+        note = {"step": self.step} | _json(changes)
+        changed = {"training": _json(training), "changes": [*known.get("changes", []), note]}
+        self._write_settings(known | changed)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """UserError where another process, or a loop of this one, trains in this run."""
+        key = self.folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        busy = "another process trains in this run; wait for it, or choose another name"
+        if key in _held:
+            raise UserError(f"{self.folder}: {busy}")
+        with (self.folder / "lock").open("ab") as file:
+            if not locks.take(file):
+                raise UserError(f"{self.folder}: {busy}")
+            _held.add(key)
+            try:
+                yield
+            finally:
+                _held.discard(key)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process trains in it now."""
+        key, path = self.folder.resolve(), self.folder / "lock"
+        if key in _held:
+            return True
+        try:
+            with path.open("rb+") as file:
+                return not locks.take(file)
+        except (FileNotFoundError, PermissionError):  # never trained in, or not ours to train in
+            return False
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "config.json"
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        try:
+            with replacing(self._config) as part:
+                part.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self._config}: cannot be written ({error.strerror})") from error
+
+    def _refuse_other(self, held: Mapping, asked: Mapping) -> None:
+        held, asked = _flat(held), _flat(asked)
+        unlike = [k for k in held | asked if held.get(k, _NONE) != asked.get(k, _NONE)]
+        told = [f"{k} was {held.get(k)!r}, is {asked.get(k)!r}" for k in unlike[:TOLD]]
+        if len(unlike) > TOLD:
+            told.append(f"{len(unlike) - TOLD} more")
+        if unlike:
+            words = "; ".join(told)
+            raise UserError(f"{self.folder}: was begun with other settings: {words}; {_REMEDY}")
+
+
+def environment() -> dict[str, Any]:
+    """Git commit, package versions, threads: what besides the configuration can move a number."""
+    versions = {"speechlab": speechlab.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "git_commit": _git_commit(),
+        "versions": versions,
+        "n_threads": torch.get_num_threads(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def listing(folder: str | Path = FOLDER) -> pd.DataFrame:
+    """One row per run in `folder`, oldest first; a damaged one is listed as such."""
+    found = sorted(path.parent for path in Path(folder).glob("*/config.json"))
+    rows = [_summary(Run(path)) for path in found]
+    columns = ["run", "state", "step", "n_steps", "metric", "best", "best_step", "seed"]
+    columns += ["git_commit", "data_hash", "created"]
+    table = pd.DataFrame(rows, columns=columns).sort_values("created", ignore_index=True)
+    return table.assign(created=table["created"].str[:19])  # to the second
+
+
+def compare(names: list[str], folder: str | Path = FOLDER) -> pd.DataFrame:
+    """Settings in which runs differ, then dev means of their best: a column per run.
+
+    names: of runs in `folder`. UserError where one is missing.
+    """
+    table = {}
+    for name in names:
+        run = Run.open(Path(folder) / name)
+        known, best = run.settings, run.best_known
+        kept = ("config", "training", "data_hash", "git_commit", "versions", "n_threads")
+        settings = _flat({key: known[key] for key in kept if key in known})
+        scores = {f"best.{key}": value for key, value in best.get("means", {}).items()}
+        table[name] = {**settings, "best.step": best.get("step"), **scores}
+    frame = pd.DataFrame(table, dtype=object)
+    unlike = frame.map(repr).nunique(axis=1) > 1
+    return frame[unlike | frame.index.str.startswith("best.")]
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    row = {"run": run.name, "created": ""}
+    try:
+        known, best = run.settings, run.best_known
+        training = known.get("training", {})
+        row |= {"created": known["created"], "step": run.step}
+        row |= {"n_steps": training.get("n_steps"), "seed": training.get("seed")}
+        row |= {"metric": training.get("metric"), "best": best.get("score")}
+        row |= {"best_step": best.get("step"), "git_commit": known.get("git_commit", "")[:8]}
+        row["data_hash"] = known["data_hash"][:8]
+        ended = run.last.exists() and state.values(run.last)["ended"]
+        row["state"] = "running" if run.is_running else ended or "unfinished"
+    except UserError as error:
+        row["state"] = f"damaged: {error}"
+    return row
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (FileNotFoundError, pd.errors.EmptyDataError):  # not there, or just about to be written
+        return pd.DataFrame()
+
+
+def _git_commit() -> str:
+    """Of the package's own checkout, "-dirty" where code was changed; "" where it has none."""
+    root = Path(__file__).parents[1]
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = commit and _git(root, "--no-optional-locks", "status", "--porcelain", "--", *CODE)
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git prints; "" where it fails or is not installed."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+    return ""
+
+
+def _json(value: Any) -> Any:
+    """As JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            flat |= _flat(inner, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = inner
+    return flat
+
+
+_REMEDY = (
+    "name the run anew (--name), remove its folder, or change its schedule: `speechlab resume`"
+)
+_NONE = object()

@@ -1,0 +1,274 @@
+"""Sound files in and out: values, rates, blocks, and one line for every way a file can be wrong."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from speechlab.audio import files
+from speechlab.errors import UserError
+from speechlab.storage.atomic import unfinished
+
+RATES = [
+    (48000, 16000),
+    (16000, 48000),
+    (44100, 16000),
+    (16000, 44100),
+    (8000, 16000),
+    (96000, 16000),
+]
+
+
+def noise(n_channels, length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(n_channels, length, generator=generator)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_16_bit_samples_are_exact(tmp_path):
+    steps = np.array([[-32768, 0], [1, 32767], [2, -1]], dtype=np.int16)
+    soundfile.write(tmp_path / "x.wav", steps, 16000, subtype="PCM_16")
+    waveform, rate = files.load(tmp_path / "x.wav")
+    assert rate == 16000
+    assert waveform.dtype == torch.float32
+    assert torch.equal(waveform * 32768, torch.from_numpy(steps.T).float())  # (C, T)
+    assert files.save(tmp_path / "y.wav", waveform, rate) == 0
+    assert np.array_equal(soundfile.read(tmp_path / "y.wav", dtype="int16")[0], steps)
+
+
+def test_resampling_keeps_a_tone(tmp_path):
+    def tone(rate):
+        return 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
+
+    soundfile.write(tmp_path / "x.wav", tone(48000), 48000, subtype="FLOAT")
+    waveform, rate = files.load(tmp_path / "x.wav", 16000)
+    assert (rate, waveform.shape) == (16000, (1, 16000))
+    middle = slice(1000, -1000)
+    assert np.abs(waveform[0, middle].numpy() - tone(16000)[middle]).max() < 1e-4
+    same, _ = files.load(tmp_path / "x.wav", 48000)
+    assert torch.equal(same, files.load(tmp_path / "x.wav")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "bits"),
+    [
+        ("x.wav", "PCM_U8", 8),
+        ("x.wav", "PCM_16", 16),
+        ("x.wav", "PCM_24", 24),
+        ("x.wav", "PCM_32", 24),  # as many of its bits as float32 has
+        ("x.flac", "PCM_S8", 8),
+        ("x.flac", "PCM_24", 24),
+    ],
+)
+def test_integers_are_written_by_the_steps_they_are_read_by(tmp_path, name, subtype, bits):
+    half = 2.0 ** (bits - 1)
+    steps = torch.tensor([[-half, -half + 1, -1, 0, 1, half - 1], [0, 5, 7, -7, half - 2, 3]])
+    assert files.save(tmp_path / name, steps / half, 8000, subtype) == 0
+    assert soundfile.info(tmp_path / name).subtype == subtype
+    assert torch.equal(files.load(tmp_path / name)[0] * half, steps)
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_float_files_keep_what_is_beyond_full_scale(tmp_path, subtype):
+    waveform = torch.tensor([[0.1, -3.0, 2.5]])
+    assert files.save(tmp_path / "x.wav", waveform, 16000, subtype) == 0
+    assert torch.equal(files.load(tmp_path / "x.wav")[0], waveform)
+
+
+@pytest.mark.parametrize(("subtype", "n"), [("PCM_16", 2), ("PCM_U8", 2), ("PCM_24", 2)])
+def test_clipping_is_counted(tmp_path, subtype, n):
+    waveform = torch.tensor([[0.1, -3.0, 1.0, -1.0, 1.001]])
+    assert files.save(tmp_path / "x.wav", waveform, 16000, subtype) == n
+    assert files.load(tmp_path / "x.wav")[0].abs().max() == 1
+
+
+@pytest.mark.parametrize("ending", ["ogg", "mp3", "flac", "wav"])
+@pytest.mark.parametrize(("rate", "n_channels"), [(16000, 1), (44100, 2)])
+def test_formats_keep_length_and_level(tmp_path, ending, rate, n_channels):
+    tone = 0.3 * torch.sin(torch.arange(rate) * 0.05).expand(n_channels, -1)
+    files.save(tmp_path / f"x.{ending}", tone, rate)
+    waveform, read_rate = files.load(tmp_path / f"x.{ending}")
+    assert (read_rate, waveform.shape) == (rate, tone.shape)
+    gain = (waveform * tone).sum() / tone.square().sum()
+    assert abs(gain - 1) < (0.02 if ending in ("ogg", "mp3") else 1e-4)
+
+
+def test_a_float_file_has_the_same_bytes_whenever_it_is_written(tmp_path):
+    files.save(tmp_path / "x.wav", noise(1, 100), 16000, "FLOAT")
+    head = (tmp_path / "x.wav").read_bytes()[:120]
+    time = head.index(b"PEAK") + 12
+    assert head[time : time + 4] == bytes(4)
+    assert torch.equal(files.load(tmp_path / "x.wav")[0], noise(1, 100))
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), RATES)
+@pytest.mark.parametrize("size", [1, 997, 16000])
+def test_blocks_resample_as_the_whole(rate_in, rate_out, size):
+    """Chunk law; soxr's own resampling of the whole is the reference."""
+    waveform = noise(2, 1500 if size == 1 else 40001)
+    resampler = files.Resampler(rate_in, rate_out, 2)
+    parts = [resampler.feed(block) for block in waveform.split(size, -1)]
+    blockwise = torch.cat([*parts, resampler.flush()], -1)
+    whole = torch.from_numpy(soxr.resample(waveform.T.numpy(), rate_in, rate_out).T)
+    assert blockwise.shape[-1] == -(-waveform.shape[-1] * rate_out // rate_in)
+    length = min(whole.shape[-1], blockwise.shape[-1])
+    assert (blockwise[:, :length] - whole[:, :length]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 47999, 48000, 96000, 192000])
+@pytest.mark.parametrize("length", [1, 2, 3, 100, 4801])
+def test_there_and_back_keeps_the_length(rate, length):
+    there = files.Resampler(rate, 16000, 1)
+    low = torch.cat([there.feed(torch.ones(1, length)), there.flush()], -1)
+    assert low.shape[-1] >= 1
+    back = files.Resampler(16000, rate, 1)
+    assert torch.cat([back.feed(low), back.flush(length)], -1).shape == (1, length)
+
+
+def test_there_and_back_is_aligned():
+    """A low tone comes back where it was, sample by sample: no delay, no gain."""
+    tone = torch.sin(torch.arange(48000).double() * 2 * torch.pi / 48).float()[None] / 2
+    there, back = files.Resampler(48000, 16000, 1), files.Resampler(16000, 48000, 1)
+    low = torch.cat([there.feed(tone), there.flush()], -1)
+    again = torch.cat([back.feed(low), back.flush(48000)], -1)
+    assert (again - tone)[:, 2000:-2000].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rate", [None, 16000, 22050])
+def test_a_recording_in_blocks_is_the_file(tmp_path, rate):
+    files.save(tmp_path / "x.wav", noise(2, 30011), 44100)
+    whole, _ = files.load(tmp_path / "x.wav", rate)
+    recording = files.Recording(tmp_path / "x.wav", rate, block_s=0.013)
+    assert recording.length == whole.shape[-1]
+    for _ in range(2):  # each pass anew
+        assert torch.equal(torch.cat(list(recording), -1), whole)
+
+
+@pytest.mark.parametrize("lengths", [[1] * 25, [25], [7, 0, 11, 7], [10, 10, 5], []])
+def test_rechunk_keeps_the_samples(lengths):
+    signal = torch.arange(float(sum(lengths)))[None]
+    blocks = list(files.rechunk(iter(signal.split(lengths, -1)), 5))
+    assert [block.shape[-1] for block in blocks] == [5] * (sum(lengths) // 5)
+    assert torch.equal(torch.cat([signal[:, :0], *blocks], -1), signal)
+
+
+def test_what_goes_wrong_leaves_the_older_file(tmp_path):
+    path = tmp_path / "x.wav"
+    files.save(path, noise(1, 100), 16000)
+    before = path.read_bytes()
+    with contextlib.suppress(ZeroDivisionError), files.Writer(path, 16000, 1) as writer:
+        writer.write(noise(1, 5000))
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="NaN"):
+        files.save(path, torch.full((1, 10), torch.nan), 16000)
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["x.wav"]
+
+
+def test_a_killed_run_s_rest_is_written_over(tmp_path):
+    part = unfinished(tmp_path / "x.wav")
+    part.write_bytes(bytes(10**6))
+    files.save(tmp_path / "x.wav", noise(1, 100), 16000)
+    assert names(tmp_path) == ["x.wav"]
+    assert (tmp_path / "x.wav").stat().st_size == 244
+
+
+def test_names_as_long_as_they_may_be(tmp_path):
+    path = tmp_path / ("é" * 125 + ".wav")  # 254 bytes
+    files.save(path, noise(1, 100), 16000)
+    assert files.load(path)[0].shape == (1, 100)
+
+
+def test_beyond_4_gib(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "RIFF_BYTES", 1000)
+    files.save(tmp_path / "x.wav", noise(1, 600), 16000)
+    assert soundfile.info(tmp_path / "x.wav").format == "RF64"
+    assert files.load(tmp_path / "x.wav")[0].shape == (1, 600)
+    with (
+        pytest.raises(UserError, match="4 GiB"),
+        files.Writer(tmp_path / "y.wav", 16000, 1) as live,
+    ):
+        live.write(noise(1, 600))
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "said"),
+    [
+        ("x.aac", None, "ends in .wav"),
+        ("x.wav", "PCM_17", "choose of PCM_16"),
+        ("x.flac", "FLOAT", "FLAC does not hold FLOAT"),
+        ("folder.wav", None, "a folder has this name"),
+        ("file/x.wav", None, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_told(tmp_path, name, subtype, said):
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=said) as error:
+        files.save(tmp_path / name, noise(1, 10), 16000, subtype)
+    assert str(error.value).startswith(f"{tmp_path / name}: ")
+    assert names(tmp_path) == ["file", "folder.wav"]
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_sizes_that_a_pipe_could_not_know(tmp_path, size):
+    """Unknown, not cut short: what is there is read; libsndfile takes 0 at its word."""
+    path = tmp_path / "x.wav"
+    files.save(path, noise(1, 1000), 16000)
+    content = bytearray(path.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    if size:
+        assert files.load(path)[0].shape == (1, 1000)
+    else:
+        with pytest.raises(UserError, match="no samples"):
+            files.load(path)
+
+
+KINDS = ["missing", "folder", "no bytes", "header only", "text", "no samples", "nan", "infinity"]
+CUT = ["cut wav", "cut flac", "cut mp3", "pipe", "link to itself", "mp3 of hidden length"]
+
+
+@pytest.mark.parametrize("kind", KINDS + CUT)
+def test_a_bad_file_is_one_line_with_its_name(tmp_path, kind):
+    path = tmp_path / "bad.wav"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "no bytes":
+        path.touch()
+    elif kind == "header only":
+        files.save(path, noise(1, 10), 16000)
+        path.write_bytes(path.read_bytes()[:44])
+    elif kind == "text":
+        path.write_text("not a sound\n" * 100)
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif kind in ("nan", "infinity"):
+        value = np.nan if kind == "nan" else -np.inf
+        soundfile.write(path, np.array([0.0, value, 0.0]), 16000, subtype="FLOAT")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "mp3 of hidden length":
+        path = path.with_suffix(".mp3")
+        files.save(path, torch.cat([noise(1, 48000), torch.zeros(1, 480000)], -1), 16000)
+        content = path.read_bytes()  # of a variable bit rate; the first frame would tell the length
+        path.write_bytes(content[content.index(content[:2], 10) :])
+    elif kind.startswith("cut"):
+        path = path.with_suffix("." + kind.removeprefix("cut "))
+        files.save(path, noise(1, 40000), 16000)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError) as error:
+        files.load(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert ";" in message  # what is wrong; the fix

@@ -1,0 +1,212 @@
+"""The command line: what it prints, its exit codes, one line for what is wrong."""
+
+import argparse
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+import speechlab
+from speechlab.cli import main
+from speechlab.evaluation import evaluate
+from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+
+
+@pytest.fixture
+def test_set(tmp_path):
+    """Two pairs of half-second files that a metric without speech can score."""
+    generator = np.random.default_rng(0)
+    for side, gain in (("clean", 0.0), ("noisy", 0.1)):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        for i in range(2):
+            tone = 0.3 * np.sin(np.arange(8000) * 0.05 * (i + 1))
+            signal = tone + gain * generator.standard_normal(8000)
+            soundfile.write(tmp_path / "set" / side / f"p{i}.wav", signal, 16000)
+    return tmp_path / "set"
+
+
+def test_doctor_names_kernels_and_reasons(capsys):
+    assert main.main(["doctor"]) == 0
+    page = capsys.readouterr().out
+    assert f"speechlab {speechlab.__version__}" in page
+    assert "in use on cpu" in page
+    for name in ("reference", "parallel", "numba", "cuda", "mamba-ssm", "torch"):
+        assert name in page
+
+
+def test_weights_list(capsys):
+    assert main.main(["weights", "list"]) == 0
+    assert "CleanUMamba-3N-E8_pruned-500K" in capsys.readouterr().out
+
+
+def test_import_then_load(shared, tmp_path, capsys):
+    source = shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_LSTM.pkl"
+    target = tmp_path / "lstm.safetensors"
+    assert main.main(["import", str(source), str(target)]) == 0
+    assert "443,009 parameters" in capsys.readouterr().out
+    assert speechlab.load(target).config.mixer == "lstm"
+    running = tmp_path / "running.safetensors"
+    assert main.main(["import", str(source), str(running), "--normalize", "running"]) == 0
+    assert speechlab.load(running).look_ahead == 765
+
+
+def test_evaluate_a_checkpoint(test_set, tmp_path, capsys):
+    """A row per file and a summary, from a checkpoint that need not be a good one."""
+    from speechlab.weights.checkpoints import save
+
+    checkpoint = save(tmp_path / "model.safetensors", CleanUMamba(CONFIGS["ablation"]))
+    output = tmp_path / "rows.csv"
+    arguments = ["evaluate", str(test_set), "--output", str(output), "--metrics", "si_sdr", "ssnr"]
+    arguments += ["--jobs", "1", "--checkpoint", str(checkpoint)]
+    assert main.main(arguments) == 0
+    assert "si_sdr" in capsys.readouterr().out
+    rows = pd.read_csv(output)
+    assert len(rows) == 2
+    assert rows["si_sdr"].notna().all()
+
+
+def test_a_file_that_cannot_be_scored_is_told(test_set, tmp_path, capsys):
+    """Exit code 1 and the reason, also where nothing is left to do; the others are scored."""
+    soundfile.write(test_set / "noisy/p1.wav", np.ones((8000, 2)) / 9, 16000)
+    arguments = ["evaluate", str(test_set), "--output", str(tmp_path / "rows.csv")]
+    for _ in range(2):
+        assert main.main([*arguments, "--metrics", "si_sdr", "--jobs", "1"]) == 1
+        told = capsys.readouterr()
+        assert told.err.splitlines()[-1] == (
+            "speechlab: p1: all: p1.wav: 2 channels; scores are for one"
+        )
+        assert "p0" not in told.err and "rows.csv" in told.out
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    from speechlab.weights.checkpoints import save
+
+    return str(save(tmp_path / "model.safetensors", CleanUMamba(CONFIGS["ablation"])))
+
+
+def test_enhance_a_folder_with_a_bad_file(test_set, checkpoint, tmp_path, capsys):
+    """Exit code 1 and a line for the bad one; without it 0, and what is there is skipped."""
+    (test_set / "noisy/bad.wav").write_bytes(b"")
+    arguments = ["enhance", "--checkpoint", checkpoint, "--output", str(tmp_path / "out")]
+    assert main.main([*arguments, str(test_set / "noisy")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "2 ok, 0 skipped, 1 failed\n"
+    assert printed.err.startswith(f"speechlab: {test_set / 'noisy/bad.wav'}: empty")
+    assert printed.err.count("\n") == 1
+    assert soundfile.info(tmp_path / "out/p0.wav").frames == 8000
+    assert main.main([*arguments, str(test_set / "noisy/p*.wav")]) == 0
+    assert capsys.readouterr().out == "0 ok, 2 skipped, 0 failed\n"
+    assert main.main([*arguments, str(test_set / "noisy"), "--mix", "2"]) == 2
+
+
+def test_stream_is_enhance_with_stream(test_set, checkpoint, tmp_path, capsys):
+    source, target = str(test_set / "noisy/p0.wav"), tmp_path / "live.wav"
+    words = ["--checkpoint", checkpoint, "--output"]
+    assert main.main(["stream", *words, str(target), "--input", source]) == 0
+    assert "latency 765 samples (47.8 ms)" in capsys.readouterr().out
+    assert main.main(["enhance", *words, str(tmp_path / "out"), source, "--stream"]) == 0
+    streamed, expected = (
+        soundfile.read(path, dtype="int16")[0].astype(int)
+        for path in (target, tmp_path / "out/p0.wav")
+    )
+    assert np.abs(streamed - expected).max() <= 1
+
+
+def test_check_metrics_goes_on_where_it_was_interrupted(test_set, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "rows.csv"
+    arguments = ["check-metrics", str(test_set), "--jobs", "1", "--output", str(output)]
+    scored, score_file = [], evaluate.score_file
+
+    def interrupted(task):
+        if len(scored) == 1:
+            scored.append("interrupted")
+            raise KeyboardInterrupt
+        scored.append(task.pair.name)
+        return score_file(task)
+
+    monkeypatch.setattr(evaluate, "score_file", interrupted)
+    assert main.main(arguments) == 130
+    assert main.main(arguments) == 0
+    assert scored == ["p0", "interrupted", "p1"]
+    assert "no set with a known row" in capsys.readouterr().out
+    assert len(pd.read_csv(output)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "no/such/set", "--output", "x.csv"], "no/such/set"),
+        (["import", "absent.pkl", "x.safetensors"], "absent.pkl: no such checkpoint"),
+        (["check-metrics", "no/such/set"], "no/such/set"),
+        (["weights", "download", "no_such_weights"], "no_such_weights"),
+        (["enhance", "--checkpoint", "absent.pkl", "--output", "out", "in"], "absent.pkl"),
+        (["stream", "--input", "x.wav", "--output", "y.wav"], "stream needs --checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("speechlab: ")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_interruption_is_told(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("speechlab.cli.doctor.report", interrupt)
+    assert main.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "speechlab: interrupted\n"
+
+
+def test_the_package_alone_imports_neither_torch_nor_numba():
+    """`import speechlab` and `--version` are instant; nothing here needs mamba-ssm either."""
+    heavy = "('torch', 'numba', 'mamba_ssm')"
+    code = f"import sys, speechlab.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"
+    version = [sys.executable, "-m", "speechlab", "--version"]
+    printed = subprocess.run(version, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == f"speechlab {speechlab.__version__}"
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m speechlab doctor | head -1"
+    printed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert printed.stdout.startswith("speechlab ")
+    assert "Traceback" not in printed.stderr
+
+
+def parsers(parser, name="speechlab"):
+    """A parser and those of its subcommands, with what one types to get there."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from parsers(inner, f"{name} {word}")
+
+
+@pytest.mark.parametrize(("name", "parser"), [*parsers(main._parser())])
+def test_help_says_what_everything_is(name, parser):
+    """Every command in its parent's list, every argument, and a default where one is taken."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            listed = {pseudo.dest for pseudo in action._choices_actions if pseudo.help}
+            assert listed == set(action.choices)
+            continue
+        assert action.help or action.choices, f"{name}: {action.dest} has no help"
+
+
+def test_a_command_keeps_its_function():
+    """An argument that is called `run` would take its place."""
+    for name, parser in parsers(main._parser()):
+        assert all(action.dest != "run" for action in parser._actions), name

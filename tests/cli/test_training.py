@@ -1,0 +1,283 @@
+"""Data, training and runs by the command line: what it prints, where it writes, how it goes on."""
+
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+import speechlab
+from speechlab.cli import main
+from speechlab.storage import state as snapshots
+from speechlab.training import loop
+from speechlab.cli.training import assigned
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.errors import UserError
+from speechlab.study.experiments import EXPERIMENTS
+from speechlab.training.runs import Run
+from tests.support.toy_corpus import prepared, words
+from tests.support.training_toys import ended, forked
+
+LIMIT_S = 1800  # of a process that hangs; none that works is near it, however busy the machine
+SMALL = ["n_train=2", "n_held_out=1", "n_noises=1", "n_noises_held_out=1", "noise_s=1", "jobs=1"]
+SMALL += ["n_rooms=1", "n_rooms_held_out=1"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("toy") / "corpus")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, as a user has it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train_words(corpus, **changes):
+    return ["train", "cleanumamba-tiny", "--set", *words(corpus, **changes)]
+
+
+def test_from_nothing_to_a_cleaned_file(place, capsys):
+    """Prepare, train, enhance, in the folders where everything lies by default."""
+    assert main.main(["data", "prepare", "synthetic", "--set", *SMALL]) == 0
+    assert "1 test pairs" in capsys.readouterr().out
+    assert main.main(train_words("synthetic")) == 0
+    printed = capsys.readouterr()
+    run = Path("results/runs/cleanumamba-tiny")
+    first, second = printed.out.splitlines()
+    assert first == f"{run}: finished at step 6 of 6"
+    lines = printed.err.splitlines()  # no bar in a log
+    told = [line.split(",")[0] for line in lines]
+    steps = [f"cleanumamba-tiny: step {step} of 6" for step in (0, 3, 6)]
+    assert [line for line in dict.fromkeys(told) if line in steps] == steps
+    assert second.startswith("best on dev: si_sdr ") and second.endswith(f"{run}/best.safetensors")
+    [noisy] = (place / "data/synthetic/test/noisy").iterdir()
+    assert main.main(["enhance", str(noisy), "--checkpoint", str(run), "--output", "out"]) == 0
+    samples, rate = soundfile.read(place / "out" / noisy.name)
+    assert rate == 16000 and np.isfinite(samples).all()
+    assert len(samples) == soundfile.info(noisy).frames
+
+
+def test_the_same_command_goes_on_and_another_is_refused(place, corpus, capsys):
+    command = train_words(corpus)
+    assert main.main(command) == 0
+    printed = capsys.readouterr().out
+    content = {path: path.read_bytes() for path in Path("results/runs/cleanumamba-tiny").iterdir()}
+    assert main.main(command) == 0 and capsys.readouterr().out == printed
+    assert main.main([*command, "training.lr=0.5"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "lr was 0.005, is 0.5" in error
+    assert {path: path.read_bytes() for path in content} == content
+
+
+def test_a_run_is_resumed_finetuned_and_compared(place, corpus, capsys):
+    assert main.main([*train_words(corpus, training__n_steps=2), "--name", "one"]) == 0
+    for setting in ("n_steps=4", "training.n_steps=5"):  # as in `train`
+        assert main.main(["resume", "results/runs/one", "--set", setting]) == 0
+    run = Run.open("results/runs/one")
+    assert [note["n_steps"] for note in run.settings["changes"]] == [4, 5] and run.step == 5
+    own = [word for word in words(corpus) if not word.startswith("model.")]
+    assert main.main(["finetune", "results/runs/one", "--name", "two", "--set", *own]) == 0
+    assert speechlab.load("results/runs/two").config == speechlab.load("results/runs/one").config
+    capsys.readouterr()
+    assert main.main(["runs"]) == 0
+    table = capsys.readouterr().out
+    assert table.index("one") < table.index("two") and table.count("finished") == 2
+    assert main.main(["runs", "one", "two"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    assert lines[0].split() == ["one", "two"]
+    assert told["config.start"][-1] == "results/runs/one" and "best.si_sdr" in told
+    assert told["training.n_steps"] == ["5", "6"] and "training.batch_size" not in told
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train", "train needs an EXPERIMENT; `speechlab train --list` has them"),
+        ("train no", "no experiment 'no'; there are: cleanumamba-tiny, "),
+        ("train cleanumamba-tiny", "not there yet; run `speechlab data prepare synthetic`"),
+        ("train cleanumamba-tiny --set n_steps=3", "'n_steps'; set training.n_steps"),
+        ("train cleanumamba-tiny --set training.lr=fast", "TrainingConfig.lr must be float"),
+        ("train cleanumamba-tiny --set n_steps", "--set takes KEY=VALUE, not 'n_steps'"),
+        ("train cleanumamba-tiny --name a/b", "name is 'a/b'"),
+        ("resume results/runs/no", "results/runs/no: holds no run"),
+        ("finetune no.safetensors --name x", "no.safetensors: no such checkpoint"),
+        ("finetune x --name x --set model.d_model=8", "takes the model from the checkpoint"),
+        ("finetune x --name x --experiment no", "no experiment 'no'"),
+        ("runs no", "results/runs/no: holds no run"),
+        ("data prepare no", "no corpus 'no'; there are: synthetic, "),
+        ("data show no", "no corpus 'no'"),
+        ("data prepare synthetic --folder /dev/null", "/dev/null: is a file; name a folder"),
+        ("data prepare synthetic --set n_train=many", "SyntheticConfig.n_train must be int"),
+        ("data prepare synthetic --set n=1", "SyntheticConfig has no setting 'n'; it has: n_train"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(place, capsys, command, said):
+    assert main.main(command.split()) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.startswith("speechlab: ")
+    assert printed.err.count("\n") == 1 and not printed.out and not list(place.iterdir())
+
+
+def test_what_there_is_to_train(capsys):
+    assert main.main(["train", "--list"]) == 0
+    page = capsys.readouterr().out
+    assert all(name in page for name in EXPERIMENTS)
+    settings = ["mixture.snr_db=[0, 1]", "losses.si_sdr=1", "name=x"]
+    assert main.main(["train", "cleanumamba-tiny", "--list", "--set", *settings]) == 0
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert {*settings[:2], 'name="x"', "training.lr=0.005", "model.d_model=32"} <= set(shown)
+    assert all("=" in line for line in shown)
+
+
+def test_what_data_there_is(place, corpus, capsys):
+    assert main.main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(CORPORA)]] == list(CORPORA)
+    assert max(map(len, lines)) <= 100 and "data show" in lines[-1]
+    (place / "data").mkdir()
+    (place / "data/synthetic").symlink_to(corpus)
+    main.main(["data", "list"])
+    assert capsys.readouterr().out.splitlines()[1].split()[1] == "yes"
+    for name, known in CORPORA.items():
+        assert main.main(["data", "show", name]) == 0
+        page = capsys.readouterr().out
+        assert all(text in page for text in (known.licence, known.source, known.layout))
+
+
+@pytest.mark.parametrize(("folder", "name"), [("there", "there"), ("data/own", "own")])
+def test_data_elsewhere_says_how_to_train_on_it(place, monkeypatch, capsys, folder, name):
+    asked = []
+    corpus = dataclasses.replace(CORPORA["synthetic"], prepare=lambda *given: asked.append(given))
+    monkeypatch.setitem(CORPORA, "synthetic", corpus)
+    command = ["data", "prepare", "synthetic", "--folder", folder, "--set", "n_train=5"]
+    assert main.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"""--set 'corpora=["{name}"]'""")
+    [(target, config, _)] = asked
+    assert target == Path(folder) and config == corpus.config(n_train=5)
+
+
+def test_words_are_json_or_text():
+    given = ["a=1e-3", "b=true", "c=[1, 2]", "d=x=y", "e=", 'f="1"', "g.h=null"]
+    wanted = {"a": 1e-3, "b": True, "c": [1, 2], "d": "x=y", "e": "", "f": "1", "g.h": None}
+    assert assigned(given) == wanted
+    for word in ("a", "=1"):
+        with pytest.raises(UserError, match="KEY=VALUE"):
+            assigned([word])
+
+
+def test_ctrl_c_is_a_line_and_the_run_goes_on(place, corpus, capsys):
+    changes = {"training__log_every": 1, "training__validate_every": 40}
+    command = train_words(corpus, training__n_steps=40, **changes)
+    history = Path("results/runs/cleanumamba-tiny/history.csv")
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, begun in the background
+        take_step, steps = loop.take_step, iter(range(4))
+
+        def stops_there(*words):  # until the signal comes, however late
+            return take_step(*words) if next(steps, None) is not None else time.sleep(LIMIT_S)
+
+        loop.take_step = stops_there
+        with Path("stderr").open("w") as sys.stderr:
+            code = main.main(command)
+        os._exit(code)
+
+    child = forked(work)
+    deadline = time.monotonic() + LIMIT_S
+    while len(Run(history.parent).history) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGINT)
+    assert ended(child) == 130
+    lines = Path("stderr").read_text().splitlines()
+    first, *others, last = lines  # others: where the machine is so slow that a minute passes
+    assert (first, last) == ("cleanumamba-tiny: step 0 of 40", "speechlab: interrupted")
+    assert all(line.startswith("cleanumamba-tiny: step ") for line in others)
+    run = Run.open(history.parent)
+    assert 3 <= run.step <= 4
+    assert main.main(command) == 0 and run.step == 40
+    assert run.history["step"].tolist() == list(range(1, 41))
+    assert main.main([*command, "name=whole"]) == 0
+    names = "last.safetensors", "dev.csv", "validations.csv"
+    one, other = (
+        [Path("results/runs", run, name).read_bytes() for name in names]
+        for run in ("cleanumamba-tiny", "whole")
+    )
+    assert one == other
+
+
+def test_two_processes_are_one(place, corpus, capsys):
+    """By torchrun; 9 examples in batches of 4: of the last the second process has none."""
+    command = train_words(corpus)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "-m", "speechlab"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = subprocess.run(
+        [*torchrun, *command, "name=two"], env=environment, capture_output=True, text=True
+    )
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("finished at step 6 of 6") == 1 and both.stdout.count("\n") == 2
+    assert main.main([*command, "name=one"]) == 0
+    one, two = (Run.open(Path("results/runs", name)) for name in ("one", "two"))
+    states = [snapshots.from_bytes(run.last.read_bytes(), run.last) for run in (one, two)]
+    alone, shared = (state["objective"] for state in states)
+    assert max((alone[name] - shared[name]).abs().max() for name in alone) < 2e-6
+    assert two.settings["world_size"] == 2 and two.history["step"].tolist() == [2, 4, 6]
+    pd.testing.assert_frame_equal(one.dev, two.dev, rtol=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_training_opens_nothing_of_the_test_split(place):
+    """As the kernel tells it: every file that any process opens, by whatever library."""
+    corpus = prepared(place / "corpus")
+    folders = [folder for folder in [corpus, *corpus.rglob("*")] if folder.is_dir()]
+    opened = Opened(folders)
+    assert main.main(train_words(corpus, training__n_steps=2, training__n_workers=1)) == 0
+    assert main.main(["resume", "results/runs/cleanumamba-tiny", "--set", "n_steps=4"]) == 0
+    own = [word for word in words(corpus) if not word.startswith("model.")]
+    tune = ["finetune", "results/runs/cleanumamba-tiny", "--name", "two", "--set", *own]
+    assert main.main(tune) == 0
+    names = opened.names()
+    assert {"corpus.json", "train.csv", "dev.csv", "dev_mixture_0.wav"} <= names
+    assert any(name.startswith("train_speech") for name in names)
+    assert not [name for name in names if name.startswith("test")]
+    (corpus / "test.csv").read_bytes()
+    (corpus / "test/test_speech_0.wav").read_bytes()
+    assert opened.names() == {"test.csv", "test_speech_0.wav"}  # the law sees what it forbids
+
+
+class Opened:
+    """Watches folders: names of the files in them that are opened."""
+
+    OPEN = 0x20  # the bit of an event that asks for, and tells of, an opened file
+
+    def __init__(self, folders: list[Path]) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.file = libc.inotify_init1(os.O_NONBLOCK)
+        for folder in folders:
+            assert libc.inotify_add_watch(self.file, os.fsencode(folder), self.OPEN) > 0
+
+    def names(self) -> set[str]:
+        """Since the last call."""
+        events, found = b"", set()
+        try:
+            while True:
+                events += os.read(self.file, 1 << 20)
+        except BlockingIOError:
+            pass
+        while events:  # 12 bytes, the length of the name, the name and zeros behind it
+            length = int.from_bytes(events[12:16], sys.byteorder)
+            found.add(events[16 : 16 + length].rstrip(b"\0").decode())
+            events = events[16 + length :]
+        return found - {""}  # the folder itself

@@ -1,0 +1,167 @@
+"""What the corpora share: held-out groups, conversion, and work that can be gone on with."""
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechlab.data import manifest
+from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Corpus
+from speechlab.data.manifest import Item
+from speechlab.errors import UserError
+from tests.support import tiny_corpora
+from tests.support.training_toys import ended, forked
+
+GROUPS = st.sets(st.text(min_size=1, max_size=8), min_size=2, max_size=30)
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    level: float = 1.0
+    raw: str = preparing.elsewhere()
+    jobs: int = preparing.elsewhere(1)
+
+
+TOY = Corpus("toy", "Toy", "none", "nowhere", 0.0, "", ToyConfig, lambda *_: None)
+
+
+@given(GROUPS, st.floats(0, 100))
+def test_some_groups_are_held_out_and_never_all(groups, percent):
+    held = preparing.held_out(groups, percent)
+    assert held and held < groups
+
+
+@given(GROUPS, st.text(min_size=1, max_size=8))
+def test_another_group_moves_no_other_one_out_of_those_held(groups, new):
+    """With one exception: where nothing fell under the percentage, the nearest one stood in."""
+    before = preparing.held_out(groups, 30)
+    after = preparing.held_out(groups | {new}, 30)
+    if len(before) > 1:
+        assert before <= after
+
+
+def test_about_the_percentage_is_held_out():
+    held = preparing.held_out({f"p{number}" for number in range(2000)}, 10)
+    assert 150 < len(held) < 250
+
+
+def item(task: str) -> Item:
+    return Item(task, "speech", f"{task}.wav", 10, 16000, (), (f"of {task}",), (task,), snr_db=1.5)
+
+
+def test_lines_come_in_the_order_of_the_tasks_and_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "SHARD", 3)
+    made = []
+
+    def make(task: str) -> Item:
+        made.append(task)
+        return item(task)
+
+    tasks = {"train": [f"t{i}" for i in range(7)], "dev": ["d0"]}
+    for told in ([], []):
+        found = preparing.items(tmp_path, TOY, ToyConfig(), tasks, make, told.append)
+        assert found == {split: [item(task) for task in names] for split, names in tasks.items()}
+    assert told == ["8 of 8 recordings are there already"]
+    assert made == tasks["train"] + tasks["dev"]
+    more = {**tasks, "train": [*tasks["train"][:6], "other"]}
+    preparing.items(tmp_path, TOY, ToyConfig(), more, make, lambda line: None)
+    assert made[8:] == ["other"]
+
+
+def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
+    """The second finds it prepared; what is there needs no lock, and failing leaves nothing."""
+    target, told = tmp_path / "corpus", []
+    reader, writer = os.pipe()
+
+    @preparing.alone
+    def prepare(target, config, tell):
+        if preparing.is_ready(target, TOY, config):
+            return tell("ready")
+        os.write(writer, b"!")
+        time.sleep(0.4)
+        made = preparing.items(target, TOY, config, {"train": ["a"]}, item, lambda line: None)
+        preparing.finish(target, TOY, config, made, "mend it")
+
+    child = forked(lambda: prepare(target, ToyConfig(), print))
+    assert os.read(reader, 1) == b"!"
+    prepare(target, ToyConfig(), told.append)
+    assert ended(child) == 0
+    assert told == [f"{target}: another process prepares it; waiting for that", "ready"]
+    (tmp_path / "corpus.lock").mkdir()  # nobody could hold that
+    prepare(target, ToyConfig(), told.append)
+    assert told[2:] == ["ready"]
+
+
+def test_a_preparation_that_fails_leaves_no_lock(tmp_path):
+    @preparing.alone
+    def prepare(target, config, tell):
+        raise UserError("nothing to prepare")
+
+    with pytest.raises(UserError, match="nothing to prepare"):
+        prepare(tmp_path / "corpus", ToyConfig(), print)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_corpus_is_prepared_alone(tmp_path, monkeypatch, name):
+    def waited_for(path, *_):
+        raise UserError(f"waits for {path}")
+
+    monkeypatch.setattr(preparing.locks, "waited_for", waited_for)
+    with pytest.raises(UserError, match=rf"waits for .*/{name}\.lock"):
+        CORPORA[name].prepare(tmp_path / name, CORPORA[name].config(), print)
+
+
+def test_a_corpus_tells_its_options_and_not_where_it_was_made(tmp_path):
+    config = ToyConfig(raw=str(tmp_path / "private"))
+    assert not preparing.is_ready(tmp_path, TOY, config)
+    preparing.finish(tmp_path, TOY, config, {"train": [item("a")]}, "mend it", n_found=3)
+    about = json.loads((tmp_path / "corpus.json").read_text())
+    assert about["options"] == {"level": 1.0}
+    assert "private" not in (tmp_path / "corpus.json").read_text()
+    assert about["n_found"] == 3 and about["licence"] == "none"
+    assert preparing.is_ready(tmp_path, TOY, replace(config, raw="elsewhere", jobs=5))
+    with pytest.raises(UserError, match=r"other options \(level 1\.0 there, 2\.0 asked\)"):
+        preparing.is_ready(tmp_path, TOY, ToyConfig(level=2.0))
+    with pytest.raises(UserError, match="corpus toy there, other asked"):
+        preparing.is_ready(tmp_path, replace(TOY, name="other"), config)
+    (tmp_path / "dev.csv").write_text((tmp_path / "train.csv").read_text())
+    with pytest.raises(UserError, match="changed by hand"):
+        preparing.is_ready(tmp_path, TOY, config)
+
+
+def test_overlapping_splits_are_one_message_with_the_fix(tmp_path):
+    splits = {"train": [item("a")], "dev": [replace(item("b"), recordings=("a",))]}
+    with pytest.raises(UserError, match=r"recording a is in both train and dev; mend it"):
+        preparing.finish(tmp_path, TOY, ToyConfig(), splits, "mend it")
+    assert not (tmp_path / manifest.ABOUT).exists()
+
+
+def test_a_folder_with_other_manifests_is_left_alone(tmp_path):
+    (tmp_path / "train.csv").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        preparing.is_ready(tmp_path, TOY, ToyConfig())
+
+
+def test_conversion_averages_channels_and_resamples(tmp_path):
+    source = tiny_corpora.noise(tmp_path / "a.wav", seconds=0.3, sample_rate=44100, n_channels=2)
+    assert preparing.convert(source, tmp_path / "b.wav", 16000) == 4800
+    info = soundfile.info(tmp_path / "b.wav")
+    assert (info.channels, info.samplerate, info.subtype) == (1, 16000, "PCM_16")
+
+
+def test_sounds_are_found_at_any_depth_and_once(tmp_path):
+    for name in ("b.wav", "a/b.flac", "a/.hidden.wav", "__MACOSX/b.wav", ".git/b.wav"):
+        tiny_corpora.noise(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no sound")
+    assert list(preparing.sounds(tmp_path)) == ["a/b", "b"]
+    tiny_corpora.noise(tmp_path / "b.flac")
+    with pytest.raises(UserError, match=r"b\.flac and .*b\.wav have one name"):
+        preparing.sounds(tmp_path)

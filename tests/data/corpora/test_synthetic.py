@@ -1,0 +1,283 @@
+"""The embedded corpus: the same bytes however it is made, splits apart, mixtures as asked."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechlab.audio import files
+from speechlab.config import from_dict, override, to_dict
+from speechlab.data import manifest
+from speechlab.data.corpora import synthetic
+from speechlab.data.corpora.synthetic import SyntheticConfig
+from speechlab.data.test_sets import find_pairs
+from speechlab.errors import UserError
+
+pytest.importorskip("espeakng_loader")
+pytest.importorskip("pyroomacoustics")
+
+TINY = SyntheticConfig(
+    n_train=4,
+    n_held_out=5,
+    n_noises=1,
+    n_noises_held_out=1,
+    noise_s=3.0,
+    n_rooms=1,
+    n_rooms_held_out=1,
+    rt60_s=(0.15, 0.2),
+    jobs=1,
+)
+# The first 16 digits of some files' SHA-256, with the versions in constraints.txt.
+FROZEN = {
+    "train/speech/train_speech_0000.wav": "2384372bd21ac444",
+    "train/rooms/train_room_0000.wav": "d3e6e6245918b098",
+    "dev/noise/dev_noise_coloured_0000.wav": "0ae00ef3f8df381f",
+    "dev/noise/dev_noise_modulated_0000.wav": "e42522286c0bdc77",
+    "test/noise/test_noise_impulsive_0000.wav": "a27f1a48fb66cee2",
+    "test/noise/test_noise_hum_0000.wav": "85af5af9a15fb2dc",
+    "test/noise/test_noise_babble_0000.wav": "496e38975a9c1782",
+    "test/noisy/test_0003_impulsive.wav": "fea75759f9d7b9b4",
+}
+FROZEN_WITH = {
+    "espeakng-loader": "0.2.4",
+    "numpy": "2.4.6",
+    "pyroomacoustics": "0.10.1",
+    "soxr": "1.1.0",
+}
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from speechlab.config import from_dict
+from speechlab.data.corpora.synthetic import SyntheticConfig, prepare
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]), from_dict(SyntheticConfig, json.loads(sys.argv[2])), print)
+"""
+
+
+def said_nothing(_):
+    """Takes what `prepare` tells."""
+
+
+def digests(folder):
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
+
+
+def items(folder, *kinds):
+    found = [i for split in manifest.SPLITS for i in manifest.parse(folder / f"{split}.csv")]
+    return [item for item in found if item.kind in kinds]
+
+
+def samples(folder, path):
+    return files.load(folder / path)[0][0].double().numpy()
+
+
+def level_db(wave):
+    return 10 * np.log10(np.mean(wave**2))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic.prepare(folder, TINY, said_nothing)
+    return folder
+
+
+def test_killed_and_gone_on_with_the_bytes_are_the_same(corpus, tmp_path):
+    """Other processes, another order, kill -9 in the middle, a torn file: nothing shows."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    other = tmp_path / "corpus"
+    config = json.dumps(to_dict(replace(TINY, jobs=2)))
+    command = [sys.executable, str(program), str(other), config]
+    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    while run.poll() is None and len(list(other.rglob("*.wav"))) < 6:
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (other / manifest.ABOUT).exists()
+    with pytest.raises(UserError, match="no prepared corpus"):
+        manifest.read(other, "train")
+    (other / "train" / "speech" / "train_speech_0003.wav").unlink(missing_ok=True)
+    (other / "train" / "speech" / "train_speech_0003.wav.part").write_bytes(b"RIFF half of it")
+    synthetic.prepare(other, TINY, said_nothing)
+    assert digests(other) == digests(corpus)
+
+
+def test_frozen_bytes(corpus):
+    found = {path: digests(corpus)[path][:16] for path in FROZEN}
+    if {name: metadata.version(name) for name in FROZEN_WITH} != FROZEN_WITH:
+        pytest.skip("frozen with other versions")
+    assert found == FROZEN
+
+
+def test_prepared_again_nothing_happens(corpus):
+    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+    told = []
+    synthetic.prepare(corpus, replace(TINY, jobs=2), told.append)
+    assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
+    assert len(told) == 1 and "already" in told[0]
+
+
+def test_splits_share_nothing(corpus):
+    """Neither voices, sentences, noise nor rooms; and what is written passes the manifest's law."""
+    splits = {split: manifest.parse(corpus / f"{split}.csv") for split in manifest.SPLITS}
+    manifest.check_disjoint(splits)
+    for name in ("speakers", "recordings", "sha256"):
+        seen = [
+            {value for item in rows for value in np.atleast_1d(getattr(item, name))}
+            for rows in splits.values()
+        ]
+        assert all(seen) and sum(map(len, seen)) == len(set.union(*seen)), name
+
+
+def test_default_splits_share_nothing():
+    """Of the plan alone, with every voice and sentence in it."""
+    config = SyntheticConfig()
+    splits = {
+        split: [
+            recipe.item
+            for of in (synthetic._recordings, synthetic._babbles, synthetic._mixtures)
+            for recipe in of(config, split, "")
+        ]
+        for split in manifest.SPLITS
+    }
+    manifest.check_disjoint(splits)
+    said = [item for item in splits["train"] if item.kind == "speech"]
+    assert len({item.speakers for item in said}) == 28
+    assert len({r for item in said for r in item.recordings}) > 230
+
+
+def test_the_manifest_tells_the_files(corpus):
+    for item in items(corpus, *manifest.KINDS):
+        content = (corpus / item.path).read_bytes()
+        wave = samples(corpus, item.path)
+        assert hashlib.sha256(content).hexdigest() == item.sha256
+        assert len(wave) == item.n_frames > 0 and item.sample_rate == 16000
+        assert (item.kind in ("speech", "mixture")) == bool(item.text)
+    assert manifest.about(corpus)["key"] == synthetic.key(TINY)
+    assert manifest.data_hash(corpus)
+
+
+def test_mixtures_are_speech_plus_noise_at_the_snr(corpus):
+    mixtures = items(corpus, "mixture")
+    assert len(mixtures) == 2 * TINY.n_held_out
+    for item in mixtures:
+        noisy, clean = samples(corpus, item.path), samples(corpus, item.sources[0])
+        measured = level_db(clean) - level_db(noisy - clean)
+        assert measured == pytest.approx(item.snr_db, abs=0.1)
+        assert TINY.snr_db[0] <= item.snr_db <= TINY.snr_db[1]
+    kinds = {(item.name[: item.name.index("_")], item.name.split("_")[2]) for item in mixtures}
+    assert kinds == {(split, kind) for split in ("dev", "test") for kind in synthetic.NOISES}
+
+
+def test_snrs_of_each_kind_cover_the_range():
+    """8 mixtures of a kind: one in each eighth of -5 to 15 dB."""
+    recipes = synthetic._mixtures(SyntheticConfig(), "test", "")
+    for kind in synthetic.NOISES:
+        snrs = [r.item.snr_db for r in recipes if r.item.name.endswith(kind)]
+        assert sorted((np.array(snrs) + 5) // 2.5) == list(range(8))
+
+
+def test_no_babble_holds_the_sentences_that_it_is_mixed_with():
+    for split in ("dev", "test"):
+        recipes = synthetic._mixtures(SyntheticConfig(), split, "")
+        talks = [item for item, _ in synthetic._talks(SyntheticConfig(), split)]
+        babble = {r.item.path: r.item for r in synthetic._babbles(SyntheticConfig(), split, "")}
+        for recipe, talk in zip(recipes, talks, strict=True):
+            noise = babble.get(recipe.arguments[4])
+            assert noise is None or not set(noise.recordings) & set(talk.recordings)
+
+
+def test_nothing_is_clipped_and_levels_are_sane(corpus):
+    for item in items(corpus, *manifest.KINDS):
+        for path in (item.path, *item.sources):
+            wave = samples(corpus, path)
+            assert np.abs(wave).max() <= synthetic.PEAK + 2**-15
+            assert abs(wave.mean()) < 0.01
+            assert -50 < level_db(wave) < -15
+    for item in items(corpus, "speech"):
+        assert level_db(samples(corpus, item.path)) == pytest.approx(-26, abs=0.01)
+        assert 2.5 < item.seconds < 12
+
+
+def test_ready_pairs_are_found(corpus):
+    for split in ("dev", "test"):
+        pairs = find_pairs(corpus / split)
+        assert len(pairs) == TINY.n_held_out
+        assert all(pair.noisy.name == pair.clean.name for pair in pairs)
+
+
+def test_a_room_with_its_gain_has_a_direct_sound_of_level_1(corpus):
+    for item in items(corpus, "room"):
+        wave = samples(corpus, item.path) * 10 ** (item.gain_db / 20)
+        assert wave.max() == pytest.approx(0.91, abs=0.05) and np.abs(wave).argmax() == 64
+
+
+def test_another_seed_is_another_corpus():
+    first, second = (
+        synthetic._by_rule(Path(), replace(TINY, seed=seed), "train", "hum", 0)[0]
+        for seed in (0, 1)
+    )
+    assert not np.allclose(first, second)
+    assert synthetic.key(TINY) != synthetic.key(replace(TINY, seed=1))
+    assert synthetic.key(TINY) == synthetic.key(replace(TINY, jobs=3))
+
+
+def test_a_file_does_not_depend_on_how_many_there_are():
+    """A smaller corpus is the beginning of a larger one."""
+    few, many = (
+        {r.item.name: replace(r, arguments=r.arguments[1:]) for r in recipes}
+        for recipes in (
+            synthetic._recordings(config, "train", "")
+            for config in (synthetic.SMOKE, SyntheticConfig())
+        )
+    )
+    assert few and all(many[name] == recipe for name, recipe in few.items())
+
+
+def test_other_options_or_versions_are_refused(corpus, monkeypatch):
+    with pytest.raises(UserError, match="seed"):
+        synthetic.prepare(corpus, replace(TINY, seed=1), said_nothing)
+    monkeypatch.setattr(synthetic, "GENERATOR", 2)
+    with pytest.raises(UserError, match="generator 1 there, 2 here"):
+        synthetic.prepare(corpus, TINY, said_nothing)
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_train": 0}, {"snr_db": (5, -5)}, {"rt60_s": (0.0, 0.2)}, {"sample_rate": 100}]
+)
+def test_impossible_options_are_refused(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        override(SyntheticConfig(), **change)
+
+
+def test_options_travel_as_json():
+    assert from_dict(SyntheticConfig, to_dict(TINY)) == TINY
+
+
+def test_without_the_extra_the_fix_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(UserError, match=r"pip install 'speechlab\[synth\]'"):
+        synthetic.prepare(tmp_path / "corpus", TINY, said_nothing)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_the_rooms_leave_torch_as_it_is():
+    """pyroomacoustics beside PyTorch: neither its threads nor its default type change."""
+    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+    synthetic._response(Path(), TINY, "train", 0)
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, kind)

@@ -1,0 +1,171 @@
+"""Published test sets: the rate that they are scored at, and the check of their known rows."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+import speechlab
+from speechlab.data import test_sets
+from speechlab.evaluation import evaluate
+from speechlab.errors import UserError
+from speechlab.evaluation.evaluate import summarise
+from speechlab.evaluation.metrics import METRICS
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = 16000
+
+
+@pytest.fixture
+def known_set(tmp_path, monkeypatch):
+    """Four pairs of a second, noise in noise, as a published set of any size and known row."""
+    folder = tmp_path / "tiny_set"
+    for i in range(4):
+        clean = 0.1 * draw(i) * np.sin(np.arange(RATE) / 2000) ** 2
+        write(folder / "clean" / f"p{i}.wav", clean)
+        write(folder / "noisy" / f"p{i}.wav", clean + 0.01 * draw(i + 100))
+
+    def make(n_files=4, **known):
+        entry = test_sets.TestSet("Tiny", frozenset(), r"p\d", n_files, known)
+        monkeypatch.setattr(test_sets, "TEST_SETS", {"tiny": entry})
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A file that `speechlab.load` gives a model for: one that halves its input."""
+
+    def make(sample_rate=RATE):
+        model = torch.nn.Linear(1, 1)
+        model.forward, model.sample_rate = lambda noisy: noisy / 2, sample_rate
+        monkeypatch.setattr(speechlab, "load", lambda _: model, raising=False)
+        path = tmp_path / "half.pkl"
+        path.touch()
+        return path
+
+    return make
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out" / "rows.csv"
+
+
+def draw(seed):
+    return np.random.default_rng(seed).standard_normal(RATE)
+
+
+def write(path, samples, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="PCM_16")
+
+
+def run(test_set, output, **options):
+    return evaluate.evaluate(test_set, output, jobs=1, progress=False, **options)
+
+
+def test_a_known_set_keeps_its_rate(known_set, output, checkpoint):
+    rows = run(known_set(), output, checkpoint=checkpoint(sample_rate=8000), limit=1)
+    assert rows.loc[0, "failed"] == "all: the model is for 8000 Hz, the file has 16000 Hz"
+
+
+@pytest.mark.parametrize("kind", ["noisy", "estimates", "checkpoint"])
+def test_a_set_at_48_khz_scores_as_at_16_khz(known_set, output, checkpoint, kind):
+    """VoiceBank-DEMAND is downloaded at 48 kHz. Estimates may have a third rate.
+
+    Close, not equal: of this noise some lies at 8 kHz, where a resampler cuts.
+    """
+    folder = known_set()
+    shutil.copytree(folder / "noisy", folder.parent / "estimates")
+    source = {
+        "noisy": {},
+        "estimates": {"estimates": folder.parent / "estimates"},
+        "checkpoint": {"checkpoint": checkpoint()},
+    }[kind]
+    at_16 = run(folder, output, **source, limit=2)
+    settings = json.loads(output.with_suffix(".json").read_text())
+    assert "sample_rate" not in settings and "soxr" not in settings["versions"]
+    for path in folder.parent.rglob("*.wav"):
+        rate = 44100 if path.parent.name == "estimates" else 48000
+        write(path, soxr.resample(soundfile.read(path)[0], RATE, rate, "VHQ"), rate)
+    at_48 = run(folder, output.with_name("at_48.csv"), **source, limit=2)
+    assert (at_48["failed"] == "").all()
+    for metric in METRICS:
+        np.testing.assert_allclose(at_48[metric], at_16[metric], atol=0.05, err_msg=metric)
+    settings = json.loads(output.with_name("at_48.json").read_text())
+    assert settings["sample_rate"] == RATE and "soxr" in settings["versions"]
+    with pytest.raises(UserError, match="differs in"):
+        run(folder, output, **source, limit=2)
+
+
+def test_committed_rows_can_be_gone_on_with(shared, tmp_path):
+    """The settings of rows in results/ are still those of the command that made them."""
+    name = "metrics/dns2020_no_reverb/noisy"
+    for suffix in (".csv", ".json"):
+        shutil.copy(ROOT / "results" / f"{name}{suffix}", tmp_path)
+    before = (tmp_path / "noisy.json").read_bytes()
+    folder = shared / "audio/pairs/dns2020_no_reverb"
+    rows = run(folder, tmp_path / "noisy.csv")
+    assert len(rows) == 150
+    assert (tmp_path / "noisy.json").read_bytes() == before
+
+
+def test_the_known_row_of_a_complete_set(known_set):
+    measured = evaluate.check_metrics(known_set(), jobs=1, progress=False).table
+    assert list(measured["metric"]) == list(METRICS)
+    means = measured.set_index("metric")["measured"]
+    close = {"si_sdr": means["si_sdr"] + 0.019, "ssnr": means["ssnr"] - 0.019}
+    check = evaluate.check_metrics(known_set(**close), jobs=1, progress=False)
+    assert check.passed is True
+    assert list(check.table["verdict"]).count("met") == 2
+    assert "Tiny: complete, 4 files; known row met" in str(check)
+    check = evaluate.check_metrics(
+        known_set(**close | {"ssnr": means["ssnr"] + 0.021}), jobs=1, progress=False
+    )
+    assert check.passed is False
+    assert "NOT met" in str(check)
+
+
+def test_an_incomplete_set_is_named_as_such(known_set):
+    check = evaluate.check_metrics(known_set(n_files=824, ssnr=0.0), jobs=1, progress=False)
+    assert check.passed is None
+    assert check.reason == "incomplete, 4 of 824 files: not comparable"
+    assert not check.table["verdict"].any()
+    limited = evaluate.check_metrics(known_set(ssnr=0.0), jobs=1, limit=1, progress=False)
+    assert limited.reason == "incomplete, 1 of 4 files: not comparable"
+
+
+def test_a_known_metric_that_failed_everywhere_is_not_met(known_set):
+    for i in range(4):
+        write(known_set() / "noisy" / f"p{i}.wav", np.zeros(RATE))
+    check = evaluate.check_metrics(known_set(si_sdr=0.0), jobs=1, progress=False)
+    assert check.passed is False
+
+
+def test_a_known_row_with_a_failed_file_is_not_met(known_set, output):
+    folder = known_set()
+    write(folder / "noisy" / "p3.wav", np.zeros((RATE, 2)))
+    rows = evaluate.evaluate(folder, output, jobs=1, progress=False)
+    means = summarise(rows)["mean"]
+    check = evaluate.compare(rows, known_set(si_sdr=means["si_sdr"]))
+    assert check.passed is False
+    assert check.reason == "complete, 4 files; known row NOT met; 1 failed"
+    assert "met" not in list(check.table["verdict"])
+
+
+def test_noisy_dns_files_as_published(shared):
+    """The first clips of the real set: recognised, every metric that has a known value has one."""
+    folder = shared / "audio/pairs/dns2020_no_reverb"
+    check = evaluate.check_metrics(folder, jobs=1, limit=2, progress=False)
+    assert check.test_set == "DNS-2020 synthetic no_reverb"
+    assert check.reason == "incomplete, 2 of 150 files: not comparable"
+    known = check.table.dropna(subset="known")
+    assert list(known["metric"]) == ["pesq_wb", "pesq_nb", "stoi", "si_sdr"]
+    assert known["measured"].notna().all()

@@ -1,0 +1,221 @@
+"""What goes where, what is refused before any work, and the log."""
+
+import csv
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from speechlab.inference.batch import Job, Log, Result, alone, plan
+from speechlab.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Working folder, with a tree of empty files: a plan reads none."""
+    monkeypatch.chdir(tmp_path)
+    names = ["a.wav", "sub/b.flac", "sub/deep/c.MP3", "notes.txt", ".hidden.wav", "x.wav/d.ogg"]
+    for name in names:
+        path = tmp_path / "noisy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def targets(*inputs, output="out"):
+    return sorted(job.target.as_posix() for job in plan(inputs, Path(output)))
+
+
+def test_a_folder_is_searched_all_through(folder):
+    """A folder that is named like a file is a folder; hidden and other files are not sound."""
+    every = ["out/a.wav", "out/sub/b.wav", "out/sub/deep/c.wav", "out/x.wav/d.wav"]
+    assert targets("noisy") == every
+    assert targets(folder / "noisy/") == every
+    assert targets("noisy/x.wav") == ["out/d.wav"]
+
+
+def test_files_go_by_their_names(folder):
+    assert targets("noisy/a.wav", "noisy/sub/b.flac") == ["out/a.wav", "out/b.wav"]
+    assert targets("noisy/notes.txt") == ["out/notes.txt.wav"]  # whoever names it, gets it tried
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("noisy/*.wav", ["out/a.wav", "out/x.wav/d.wav"]),
+        ("noisy/*/*.flac", ["out/sub/b.wav"]),
+        ("noisy/**/*.flac", ["out/sub/b.wav"]),
+        ("noisy/**/[ad].*", ["out/a.wav", "out/x.wav/d.wav"]),
+        ("nois?/sub/*", ["out/noisy/sub/b.wav", "out/noisy/sub/deep/c.wav"]),
+    ],
+)
+def test_patterns(folder, pattern, found):
+    assert targets(pattern) == found
+
+
+def test_a_name_with_brackets_is_a_name(folder):
+    (folder / "noisy/take[1].wav").touch()
+    assert targets("noisy/take[1].wav") == ["out/take[1].wav"]
+
+
+def test_links_are_followed_but_not_in_circles(folder):
+    (folder / "noisy/sub/up").symlink_to(folder / "noisy")
+    (folder / "noisy/other").symlink_to(folder / "noisy/sub/deep")
+    (folder / "noisy/self.wav").symlink_to("self.wav")  # fails when it is read, with its name
+    found = targets("noisy")
+    assert "out/other/c.wav" in found
+    assert "out/self.wav" in found
+    assert not [name for name in found if "/up/" in name]
+
+
+def test_an_output_inside_the_input_is_no_input(folder):
+    (folder / "noisy/out").mkdir()
+    (folder / "noisy/out/a.wav").touch()
+    assert targets("noisy", output="noisy/out")[:2] == ["noisy/out/a.wav", "noisy/out/sub/b.wav"]
+    assert len(targets("noisy", output="noisy/out")) == 4
+
+
+def test_the_same_file_twice_is_one_job(folder):
+    assert targets("noisy/a.wav", "noisy/./a.wav", "noisy/*.wav")[0] == "out/a.wav"
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """A function that shuts a folder, for root too; it opens it where it is told so."""
+    closed, scandir = set(), os.scandir
+
+    def refusing(path="."):
+        if Path(path).resolve() in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    return lambda path, again=False: (closed.discard if again else closed.add)(path.resolve())
+
+
+def test_a_shut_subfolder_is_a_job_that_cannot_be_done(folder, shut):
+    shut(folder / "noisy/sub")
+    jobs = {job.source.as_posix(): job for job in plan(["noisy", "noisy/**/*.wav"], Path("out"))}
+    assert sorted(jobs) == ["noisy/a.wav", "noisy/sub", "noisy/x.wav/d.ogg"]
+    fault = jobs["noisy/sub"].fault
+    assert fault.startswith("noisy/sub: cannot be read (Permission denied); ")
+    assert "\n" not in fault
+    assert not any(job.fault for name, job in jobs.items() if name != "noisy/sub")
+    assert len(plan(["noisy/*.wav"], Path("out"))) == 2  # no need to look into it
+
+
+def test_a_shut_input_is_refused(folder, shut):
+    shut(folder / "noisy")
+    with pytest.raises(UserError, match=r"noisy: cannot be read \(Permission denied\); "):
+        plan(["noisy"], Path("out"))
+
+
+def test_a_shut_folder_is_in_nobody_s_way(folder, shut):
+    """Its files are not known: another input's may go where they would have gone."""
+    (folder / "more/sub").mkdir(parents=True)
+    (folder / "more/sub/e.wav").touch()
+    shut(folder / "noisy/sub")
+    jobs = plan(["noisy", "more"], Path("out"))
+    assert {job.target.as_posix() for job in jobs if not job.fault} >= {"out/sub/e.wav"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "said"),
+    [
+        (["noisy"], "noisy", "is the input and the output folder"),
+        (["noisy/*.wav"], "noisy/../noisy", "is the input and the output folder"),
+        (["noisy/a.wav"], "noisy", "is an input, and would be overwritten"),
+        (["absent"], "out", "absent: no such file"),
+        (["noisy/*.opus"], "out", "no sound files"),
+        (["nowhere/*.wav"], "out", "no such file or folder"),
+        (["empty"], "out", "no sound files"),
+        (["same"], "out", "would both become out/a.wav"),
+        (["noisy", "same/a.flac"], "out", "would both become out/a.wav"),
+        (["mixed"], "out", "would be a file and the folder of"),
+    ],
+)
+def test_what_is_refused(folder, inputs, output, said):
+    for name in ("same/a.wav", "same/a.flac", "mixed/x.flac", "mixed/x.wav/y.wav", "empty/x.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(UserError) as error:
+        targets(*inputs, output=output)
+    assert said in str(error.value)
+    assert ";" in str(error.value) or "(" in str(error.value)
+    assert not (folder / "out").exists()
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def result(folder, name, status="ok", **values):
+    return Result(f"in/{name}", str(folder / name), status, **values)
+
+
+def test_a_row_is_on_disk_at_once_and_the_last_one_counts(tmp_path):
+    path = tmp_path / "enhance.csv"
+    with Log(path) as log:
+        log.add(result(tmp_path, "a.wav", "failed", reason="why, and\nwhere"))
+        assert len(rows(path)) == 1
+        log.add(result(tmp_path, "a.wav", seconds=7200.0625, clipped=0))
+    (row,) = rows(path)
+    assert (row["output"], row["status"], row["seconds"]) == ("a.wav", "ok", "7200.0625")
+    assert row["clipped"] == "0"
+    assert row["rtf"] == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["enhance.csv"]
+
+
+def test_a_torn_line_is_dropped_and_numbers_stay(tmp_path):
+    path = tmp_path / "enhance.csv"
+    with Log(path) as log:
+        log.add(result(tmp_path, "a.wav", seconds=2.0, sample_rate=16000, made_with="abc"))
+    with path.open("a") as file:
+        file.write("in/b.wav,b.wa")
+    with Log(path) as log:
+        assert [row["output"] for row in rows(path)] == ["a.wav"]
+        again = log.add(log.skipped(Job(tmp_path / "in", tmp_path / "a.wav")))
+        log.refuse_others([tmp_path / "a.wav"], "abc")
+        with pytest.raises(UserError, match="was made with another model"):
+            log.refuse_others([tmp_path / "a.wav"], "def")
+    assert (again.status, again.seconds, again.sample_rate) == ("skipped", 2.0, 16000)
+    assert [(row["status"], row["seconds"]) for row in rows(path)] == [("skipped", "2")]
+
+
+def test_a_run_that_dies_leaves_what_it_was_making(tmp_path):
+    """Between an output's name and its row: the settings are known, the rest is not trusted."""
+    path, job = tmp_path / "enhance.csv", Job(tmp_path / "in", tmp_path / "a.wav")
+    log = Log(path).__enter__()
+    log.start(job, "abc")  # and nothing after it
+    (row,) = rows(path)
+    assert (row["output"], row["status"], row["made_with"]) == ("a.wav", "started", "abc")
+    assert list(pd.read_csv(path)["made_with"]) == ["abc"]
+    after = Log(path)
+    assert after.unsure(job.target)
+    after.refuse_others([job.target], "abc")
+    with pytest.raises(UserError, match="was made with another model"):
+        after.refuse_others([job.target], "def")
+    log.__exit__()
+
+
+def test_another_table_is_not_overwritten(tmp_path):
+    (tmp_path / "enhance.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not the log of an earlier run"):
+        Log(tmp_path / "enhance.csv")
+
+
+def test_one_run_at_a_time(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        alone(tmp_path / "out"),
+        pytest.raises(UserError, match="another run writes there"),
+        alone(tmp_path / "out"),
+    ):
+        pass
+    with alone(tmp_path / "out"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="no folder to write to"), alone(tmp_path / "file"):
+        pass

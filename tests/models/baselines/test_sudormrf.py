@@ -1,0 +1,79 @@
+"""SuDoRM-RF: size, cost, a block against loops at lengths that do not halve evenly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from speechlab.evaluation.cost import count_macs, n_params
+from speechlab.errors import UserError
+from speechlab.models.baselines.sudormrf import CONFIGS, SuDoRMRF, UConvBlock
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def published():
+    with torch.device("meta"):
+        return SuDoRMRF(CONFIGS["published"])
+
+
+def test_the_size_is_the_published_one():
+    assert n_params(published()) == 2_630_801
+
+
+def test_macs_are_products_of_weights_and_frames():
+    """800 frames a second, of which a block halves some three times."""
+    block = 2 * 128 * 512 + 5 * 512 * (1 + 1 / 2 + 1 / 4 + 1 / 8)
+    per_frame = 512 * 21 + 512 * 128 + 16 * block + 128 * 1024 + 2 * 512 * 21
+    assert count_macs(published()).total == pytest.approx(800 * per_frame)
+
+
+def normed(x, norm):
+    """x (C, L): one mean and variance of all."""
+    mean, variance = x.mean(), x.var(correction=0)
+    return (x - mean) / (variance + 1e-8).sqrt() * norm.weight[:, None] + norm.bias[:, None]
+
+
+def prelu(x, module):
+    return torch.where(x > 0, x, module.weight[:, None] * x)
+
+
+def pointwise(x, conv):
+    return conv.weight[:, :, 0] @ x + conv.bias[:, None]
+
+
+def depthwise(x, conv):
+    (taps,), (stride,), n_frames = conv.kernel_size, conv.stride, x.shape[1]
+    columns = []
+    for middle in range(0, n_frames, stride):
+        seen = [middle + tap - taps // 2 for tap in range(taps)]
+        heard = [x[:, i] if 0 <= i < n_frames else torch.zeros_like(x[:, 0]) for i in seen]
+        columns.append(sum(conv.weight[:, 0, i] * y for i, y in enumerate(heard)) + conv.bias)
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 13])
+@pytest.mark.parametrize("n_scales", [1, 4])
+@torch.no_grad()
+def test_a_block_is_its_formula(length, n_scales):
+    block = UConvBlock(3, 4, 5, n_scales).double()
+    x = torch.randn(2, 3, length, dtype=torch.float64)
+    for item, found in zip(x, block(x), strict=True):
+        y = prelu(normed(pointwise(item, block.widen), block.widen_norm), block.widen_prelu)
+        levels = []
+        for conv, norm in block.scales:
+            y = normed(depthwise(y, conv), norm)
+            levels.append(y)
+        total = torch.zeros_like(levels[0])
+        for i, level in enumerate(levels):  # every frame hears the one of each level it is in
+            total += level[:, [frame // 2**i for frame in range(length)]]
+        total = prelu(normed(total, block.norm), block.prelu)
+        torch.testing.assert_close(found, item + pointwise(total, block.narrow))
+
+
+def test_an_even_convolution_has_no_middle():
+    with pytest.raises(UserError, match="d_conv must be odd, not 4"):
+        SuDoRMRF(replace(CONFIGS["tiny"], d_conv=4))

@@ -1,0 +1,65 @@
+"""Figures of spectra and of a metric GAN's terms: units on the axes, drawn where they are."""
+
+from math import pi
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from speechlab.report import figures
+from speechlab.report import figures_spectral
+
+TABLE = pd.DataFrame(np.eye(5, 4), index=np.linspace(0, 8000, 5), columns=np.linspace(0, 1, 4))
+PHASES = pd.DataFrame(np.full((5, 4), np.nan), index=TABLE.index, columns=TABLE.columns)
+
+
+def history() -> pd.DataFrame:
+    names = ("discriminator", "discriminator.clean", "discriminator.grad_norm", "generator.phase")
+    return pd.DataFrame({"step": [1, 2], "lr": 1.0} | {name: [3.0, 2.0] for name in names})
+
+
+def errors() -> pd.DataFrame:
+    return pd.DataFrame({"noisy": [0.01, 0.02, -3.1, np.nan], "semamba_advanced": [0.01] * 4})
+
+
+FIGURES = {
+    "terms": lambda: figures_spectral.terms(history()),
+    "magnitudes": lambda: figures_spectral.magnitudes({"as it is": TABLE, "raised": TABLE**0.3}),
+    "phases": lambda: figures_spectral.phases({"noisy": TABLE, "clean": PHASES}),
+    "phase_errors": lambda: figures_spectral.phase_errors(errors()),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_units_on_every_axis(name):
+    figure = FIGURES[name]()
+    named = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
+    assert all("(" in text for text in named if text) and sum(map(bool, named)) >= 2
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_table_gives_the_same_bytes(name, tmp_path):
+    files = [figures.save(FIGURES[name](), tmp_path / f"{i}.svg") for i in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_terms_are_drawn_and_no_other_column():
+    panels = figures_spectral.terms(history()).axes
+    titles = [axes.get_title("left") for axes in panels]
+    assert titles == ["discriminator: clean", "generator: phase"]
+    assert [axes.get_ylabel() for axes in panels] == ["(no unit)", "(rad)"]
+    assert panels[0].lines[0].get_xydata().tolist() == [[1, 3], [2, 2]]
+    assert all(axes.get_ylim()[0] == 0 for axes in panels)
+
+
+def test_magnitudes_have_a_scale_each_and_phases_one_for_the_whole_circle():
+    scales = [axes.images[0].get_clim() for axes in FIGURES["magnitudes"]().axes if axes.images]
+    assert scales == [(0, 1), (0, 1)]
+    limits = {axes.images[0].get_clim() for axes in FIGURES["phases"]().axes if axes.images}
+    assert limits == {(-pi, pi)}
+
+
+def test_phase_errors_are_shares_of_what_there_is():
+    [axes] = FIGURES["phase_errors"]().axes
+    for stairs in axes.patches:
+        assert stairs.get_data().values.sum() == pytest.approx(100)

@@ -1,0 +1,70 @@
+"""Locks: one process at a time; whatever becomes of a process, its lock is free again."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from speechlab.storage import locks
+from speechlab.errors import UserError
+from tests.support.training_toys import ended, forked
+
+
+def holder(path, seconds=30.0):
+    """The process id of a child that holds the file now."""
+    reader, writer = os.pipe()
+
+    def work():
+        with locks.waited_for(path, lambda line: None, ""):
+            os.write(writer, b"!")
+            time.sleep(seconds)
+
+    child = forked(work)
+    assert os.read(reader, 1) == b"!"
+    return child
+
+
+def test_the_second_waits_and_is_told_once(tmp_path):
+    path, told = tmp_path / "new/lock", []
+    child = holder(path, seconds=0.5)
+    begun = time.monotonic()
+    with locks.waited_for(path, told.append, "busy"):
+        assert time.monotonic() - begun > 0.3 and told == ["busy"]
+        assert ended(child) == 0
+    assert not path.exists()
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    path, told = tmp_path / "lock", []
+    child = holder(path)
+    os.kill(child, signal.SIGKILL)
+    ended(child)
+    assert path.exists()
+    with locks.waited_for(path, told.append, "busy"):
+        pass
+    assert told == [] and not path.exists()
+
+
+def test_never_two_at_once(tmp_path, monkeypatch):
+    """Though each removes the file that the others wait for."""
+    path, note = tmp_path / "lock", tmp_path / "inside"
+
+    def work():
+        for _ in range(15):
+            with locks.waited_for(path, lambda line: None, ""):
+                note.touch(exist_ok=False)
+                note.unlink()
+
+    monkeypatch.setattr(locks, "POLL_S", 0.001)
+    children = [forked(work) for _ in range(3)]
+    assert [ended(child) for child in children] == [0, 0, 0]
+
+
+def test_a_place_without_leave_to_write_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="lock: cannot be written"),
+        locks.waited_for(tmp_path / "file/lock", print, ""),
+    ):
+        pass

@@ -1,0 +1,402 @@
+"""Every notebook runs at smoke size and without any data; so do the programs in examples/."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import soundfile
+
+from speechlab.weights import checkpoints
+from speechlab.study import experiments
+from speechlab.study import launch
+from speechlab.report import separation
+from speechlab.report import spectral
+from speechlab.config import replaced
+from speechlab.data import manifest
+from speechlab.models.baselines import conv_tasnet
+from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.models.baselines.conv_tasnet import ConvTasNet
+from speechlab.study.notebooks import LOCAL
+from speechlab.training.runs import Run
+from tests.support import toy_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LIMIT_S = 1800  # of a process that hangs; none that works is near it, however busy the machine
+PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
+HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
+
+
+def run(notebook: str, results: Path, environment: dict[str, str], **parameters: object) -> str:
+    """Execute a notebook as `make study` does; returns all the text that it shows."""
+    executed = results / notebook
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", "--cwd", str(FOLDER), *PATIENT]
+    for key, value in {"results": str(results), "jobs": 1, **parameters}.items():
+        command += ["-p", key, str(value)]
+    environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | environment
+    command += [str(FOLDER / notebook), str(executed)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = nbformat.read(executed, as_version=4).cells
+    shown = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not [
+        output for output in shown if output.get("name") == "stderr" and "Warn" in output.text
+    ]
+    return "\n".join(str(output.get("data", output.get("text", ""))) for output in shown)
+
+
+@pytest.mark.parametrize("cwd", [ROOT, FOLDER], ids=["root", "notebooks"])
+def test_papermill_alone(cwd, tmp_path):
+    """No --cwd: paths in the parameters count from the notebooks' folder all the same."""
+    notebook, executed = (
+        os.path.relpath(FOLDER / "11_paper_tables.ipynb", cwd),
+        tmp_path / "o.ipynb",
+    )
+    words = {"test_set": tmp_path / "nowhere", "results": tmp_path / "results"}
+    words |= {"profile": "smoke"}
+    command = [sys.executable, "-m", "papermill", notebook, str(executed), *PATIENT]
+    command += [word for key, value in words.items() for word in ("-p", key, str(value))]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "41.4M | 3.067" in executed.read_text()  # from ../results/published
+
+
+def committed() -> dict[Path, float]:
+    """What must not change while tests run: everything in results/ that a study does not make."""
+    paths = (ROOT / "results").rglob("*")
+    left_out = {"runs", "notebooks", LOCAL}
+    kept = [path for path in paths if not left_out & set(path.relative_to(ROOT).parts)]
+    return {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asks_a_question_and_keeps_the_order(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = notebook.cells
+    assert re.match(r"# .+\?\n\n", cells[0].source)
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert re.findall(r"^## (.+)$", prose, re.M) == HEADINGS
+    tags = [cell.metadata.get("tags", []) for cell in cells if cell.cell_type == "code"]
+    assert tags[1] == ["parameters"] and sum(map(bool, tags)) == 1  # right after the imports
+    assert notebook.metadata.kernelspec.name == "python3"
+    [said] = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert re.search(r'^results = "../results"', said, re.M)
+    assert re.search(r"^publish = False  # True: replace the committed ", said, re.M)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+def with_weights(shared: Path) -> dict[str, str]:
+    """The environment of a user who has the published files."""
+    return {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"), "OMP_NUM_THREADS": "1"}
+
+
+def paper_tables_at_smoke_size(request, results):
+    shared = request.getfixturevalue("shared")
+    test_set = shared / "audio" / "pairs" / "dns2020_no_reverb"
+    shown = run(
+        "11_paper_tables.ipynb", results, with_weights(shared), profile="smoke", test_set=test_set
+    )
+    assert "incomplete, 2 of 150 files" in shown
+    [output] = (results / "runs").iterdir()  # a part of the set stays out of the way of the whole
+    rows = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "Experiment_CleanU_Mamba.csv")
+    noisy = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "noisy.csv")
+    assert len(rows) == len(noisy) == 2
+    assert (rows["pesq_wb"] > noisy["pesq_wb"]).all()
+    assert len(list((output / "tables").iterdir())) == 12
+    assert len(list((output / "figures").iterdir())) == 2
+
+
+def paper_tables_without_data(request, results):
+    environment = {"XDG_CACHE_HOME": str(results / "cache")}
+    shown = run("11_paper_tables.ipynb", results, environment, test_set=results / "nowhere")
+    assert "speechlab weights download Experiment_CleanU_Mamba" in shown
+    assert "data/README.md" in shown
+    assert "| E8 full | 41.4M | 3.067 |" in shown
+    assert "nothing is reproduced here yet" in shown
+    assert "| SEMamba advanced non-causal | 2.26M | 2,258,769 | 65.46 in 2 s |" in shown
+    assert "speechlab weights download SEMamba_advanced" in shown
+    for counts in (spectral.COUNTS, separation.COUNTS):  # made here, as committed
+        assert (results / LOCAL / counts).read_bytes() == (ROOT / "results" / counts).read_bytes()
+    assert {path.name for path in results.iterdir() if path.is_dir()} <= {LOCAL, "cache"}
+    assert "| SepMamba (S) + DM | 21.2 |" in shown and "| U-Mamba-Net, F = 64 | 7.12 |" in shown
+    assert "not measured: no weights here" in shown and "not measured: no test set" in shown
+
+
+def streaming_at_smoke_size(request, results):
+    shared = request.getfixturevalue("shared")
+    dev_pairs = shared / "audio" / "pairs" / "voicebank_demand_train"
+    name = "10_streaming_and_cost.ipynb"
+    shown = run(name, results, with_weights(shared), profile="smoke", dev_pairs=dev_pairs)
+    assert "fused" in shown and "modules" in shown
+    rows = pd.read_csv(results / "runs" / "10" / "streamed" / "level_dev_pairs.csv")
+    assert list(zip(rows["gain_db"], rows["silence_s"], strict=True)) == [(0, 0), (12, 0), (0, 10)]
+    assert (rows["loss"] < 0.2).all()
+
+
+def streaming_without_data(request, results):
+    name, environment = "10_streaming_and_cost.ipynb", {"XDG_CACHE_HOME": str(results / "cache")}
+    shown = run(name, results, environment, profile="smoke", dev_pairs=results / "nowhere")
+    assert "The committed rows are shown instead" in shown and "0.303" in shown
+    assert "speechlab weights download Experiment_CleanU_Mamba" in shown
+    assert "random weights, 442K" in shown
+
+
+def prepare_data_at_smoke_size(request, results):
+    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert shown.count("<audio") == 12 and shown.count("image/png") == 3
+    assert "of 2 s, drawn as for cleanumamba-tiny: mixed on the fly, at -5 to 15 dB SNR" in shown
+    output = results / "runs" / "smoke"
+    table = pd.read_csv(output / "tables" / "corpus_synthetic.csv", index_col=["split", "kind"])
+    assert table.loc[("dev", "mixture"), "files"] == 5
+    assert table.loc["train"].index.tolist() == ["speech", "room", "noise"]
+    assert len(list((output / "figures").iterdir())) == 3
+    assert not (results / "figures").exists()
+    noisy = pd.read_csv(output / "tables" / "corpus_two_talkers_noisy.csv", index_col=0)
+    assert noisy.loc["train", "kind"].tolist() == ["speech", "noise", "room"]
+
+
+def prepare_data_of_recordings(request, results):
+    """The words follow the data: crops as long as that profile trains on, of ready mixtures."""
+    folder = toy_corpus.prepared(results / "own")
+    about = manifest.about(folder) | {"licence": "the user's own"}
+    (folder / manifest.ABOUT).write_text(json.dumps(about))
+    words = {"profile": "real", "folder": folder, "n_examples": 3}
+    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    crops = "3 examples of 10 s, drawn as for cleanumamba-442k-voicebank: cut from ready mixtures"
+    assert crops in shown and f"Read here: `{folder}` (data {about['data_hash'][:8]})" in shown
+    assert [path.name for path in (results / LOCAL / "tables").iterdir()] == ["corpus_own.csv"]
+    assert not (results / "tables").exists()
+
+
+def prepare_data_without_data(request, results):
+    words = {"corpus": "dns2020", "folder": results / "dns2020"}
+    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "DNS-Challenge" in shown
+    assert (results / "runs" / "smoke" / "tables" / "corpus_synthetic.csv").exists()
+    assert not (results / "tables").exists() and not (results / LOCAL).exists()
+
+
+def training_at_smoke_size(request, results):
+    words = {"profile": "smoke"}
+    shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "53,521 parameters" in shown and shown.count("<audio") == 8
+    output = results / "runs" / "smoke"
+    rows = pd.read_csv(output / "dev" / "cleanumamba-tiny.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == SYSTEMS_OF_5
+    assert len(pd.read_csv(output / "cleanumamba-tiny" / "validations.csv")) == 2
+    assert len(list((output / "figures").iterdir())) == 3
+    assert not (results / "figures").exists() and not (results / "dev").exists()
+
+
+def training_without_data(request, results):
+    """Nor is there a training: a model is given."""
+    checkpoint = results / "given.safetensors"
+    checkpoints.save(checkpoint, CleanUMamba(tiny_config()))
+    words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint}
+    shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
+    output = results / "runs" / "smoke"
+    rows = pd.read_csv(output / "dev" / "given-given.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == SYSTEMS_OF_5
+    assert not (output / "cleanumamba-tiny").exists()
+
+
+def a_finished_run(request, results):
+    """Of the command line, on other data than the study's; it is looked at, under its own name."""
+    corpus = toy_corpus.prepared(results / "own")
+    settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
+    there = launch.train(replaced(experiments.TINY, settings), results, progress=False)
+    before = {path.name: path.read_bytes() for path in there.folder.iterdir()}
+    name, words = "02_train_cleanumamba.ipynb", {"checkpoint": there.folder}
+    shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" not in shown and "other data" not in shown
+    assert f"Read here: `{corpus}`" in shown and "6 steps done" in shown
+    assert {path.name: path.read_bytes() for path in there.folder.iterdir()} == before
+    rows = pd.read_csv(results / LOCAL / "dev" / "theirs.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == dict.fromkeys(SYSTEMS_OF_5, 3)
+    assert {path.stem for path in (results / LOCAL / "figures").iterdir()} == {
+        f"theirs_{figure}" for figure in ("training", "by_snr", "spectrograms")
+    }
+    assert not any((results / name).exists() for name in ("runs", "dev", "figures"))
+
+
+def a_run_of_the_same_name(request, results):
+    """Begun with other settings: it is left alone, and the error names the way out."""
+    other = Run.create(results / "runs" / "smoke" / "cleanumamba-tiny", {"system": "another"})
+    before = (other.folder / "config.json").read_bytes()
+    name, environment = "02_train_cleanumamba.ipynb", {"OMP_NUM_THREADS": "1"}
+    with pytest.raises(AssertionError, match=r"was begun .*name the run anew"):
+        run(name, results, environment, profile="smoke")
+    assert [path.name for path in other.folder.iterdir()] == ["config.json"]
+    assert (other.folder / "config.json").read_bytes() == before
+    run(name, results, environment, profile="smoke", name="mine")
+    assert (results / "runs" / "smoke" / "dev" / "mine.csv").exists()
+
+
+def semamba_at_smoke_size(request, results):
+    shown = run("03_train_semamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "24,009 parameters" in shown and shown.count("<audio") == 5
+    assert "the network, then PCS" in shown and "share within" in shown
+    rows = spectral_results(results, "semamba-tiny")
+    systems = ("noisy", "wiener", "semamba_advanced", "stretched")
+    assert rows.groupby("system", sort=False).size().to_dict() == dict.fromkeys(systems, 5)
+
+
+def mpsenet_at_smoke_size(request, results):
+    shown = run("04_train_mpsenet_mamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "28,356 parameters" in shown and shown.count("<audio") == 4
+    assert "cross_attention" in shown and "share within" in shown
+    rows = spectral_results(results, "mpsenet-mamba-tiny")
+    systems = ("noisy", "wiener", "mpsenet_mamba")
+    assert rows.groupby("system", sort=False).size().to_dict() == dict.fromkeys(systems, 5)
+
+
+def spectral_results(results: Path, name: str) -> pd.DataFrame:
+    """Dev rows of a training of a few steps, which has written all its figures, and no others."""
+    output = results / "runs" / "smoke"
+    assert len(pd.read_csv(output / name / "validations.csv")) == 2
+    kinds = ("training", "terms", "by_snr", "front_end", "phases", "phase_errors", "spectrograms")
+    assert {path.stem for path in (output / "figures").iterdir()} == {f"{name}_{k}" for k in kinds}
+    assert not (results / "figures").exists() and not (results / "dev").exists()
+    return pd.read_csv(output / "dev" / f"{name}.csv")
+
+
+def of_a_file(name: str, checkpoint: Path, results: Path, **parameters: str) -> str:
+    """Without data nor a training: a model is given. Returns what is shown."""
+    words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint} | parameters
+    shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
+    output = results / "runs" / "smoke"
+    assert (output / "dev" / f"{checkpoint.stem}-given.csv").exists()
+    assert len(list((output / "figures").iterdir())) == 5  # a file has no curves
+    return shown
+
+
+def semamba_without_data(request, results):
+    """With weights under the published names, which do not tell what they are of."""
+    published = request.getfixturevalue("shared") / "golden/semamba/small_h16_n2/state.safetensors"
+    shown = of_a_file("03_train_semamba.ipynb", published, results, system="semamba_advanced")
+    assert "FrontEnd(n_fft=400, hop_length=100" in shown
+
+
+def mpsenet_without_data(request, results):
+    checkpoint = results / "given.safetensors"
+    checkpoints.save(checkpoint, launch.untrained(experiments.MPSENET_TINY))
+    assert "28,356 parameters" in of_a_file("04_train_mpsenet_mamba.ipynb", checkpoint, results)
+
+
+def separation_results(results: Path, name: str, system: str) -> None:
+    """Rows of talkers and all figures of a training of a few steps, beside its run."""
+    output = results / "runs" / "smoke"
+    assert len(pd.read_csv(output / name / "validations.csv")) == 2
+    rows = pd.read_csv(output / "dev" / f"{name}.csv")
+    assert rows.groupby("system", sort=False).size().to_dict() == {"mixture": 8, system: 8}
+    kinds = ("training", "by_likeness", "spectrograms")
+    assert {path.stem for path in (output / "figures").iterdir()} == {f"{name}_{k}" for k in kinds}
+    assert not (results / "figures").exists() and not (results / "dev").exists()
+
+
+def sepmamba_at_smoke_size(request, results):
+    shown = run("05_train_sepmamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "148,178 parameters" in shown and shown.count("<audio") == 10
+    assert "mixture, unprocessed" in shown and "estimate of talker 1, 2" in shown
+    separation_results(results, "sepmamba-tiny", "sepmamba")
+
+
+def sepmamba_without_data(request, results):
+    """With weights under the published names, which do not tell what they are of."""
+    published = (
+        request.getfixturevalue("shared") / "golden/sepmamba/small_noncausal/state.safetensors"
+    )
+    words = {"corpus": results / "nowhere" / "two_talkers", "system": "sepmamba_s"}
+    environment = {"OMP_NUM_THREADS": "1"}
+    shown = run("05_train_sepmamba.ipynb", results, environment, checkpoint=published, **words)
+    assert "Not all is here" in shown and "speechlab data prepare two_talkers" in shown
+    assert (results / "runs" / "smoke" / "dev" / "state-given.csv").exists()
+
+
+def umambanet_at_smoke_size(request, results):
+    shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    assert "427,023 parameters" in shown and shown.count("<audio") == 10
+    assert "| U-Mamba-Net, F = 128, without Mamba |" in shown and "unet_kernel_size" in shown
+    separation_results(results, "umambanet-tiny", "umambanet")
+
+
+def umambanet_without_data(request, results):
+    """In a room; a model of another kind is given."""
+    checkpoint = results / "given.safetensors"
+    checkpoints.save(checkpoint, ConvTasNet(conv_tasnet.CONFIGS["tiny"]))
+    words = {"corpus": results / "nowhere" / "two_talkers_noisy", "checkpoint": checkpoint}
+    shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    assert "Not all is here" in shown and "Conv-TasNet" in shown
+    assert (results / "runs" / "smoke" / "dev" / "given-given.csv").exists()
+
+
+SYSTEMS_OF_5 = dict.fromkeys(("noisy", "wiener", "cleanumamba"), 5)  # files each
+
+# Every notebook has an entry: functions of pytest's request and a folder for its results.
+CHECKS = {
+    "01_prepare_data.ipynb": (
+        prepare_data_at_smoke_size,
+        prepare_data_of_recordings,
+        prepare_data_without_data,
+    ),
+    "02_train_cleanumamba.ipynb": (
+        training_at_smoke_size,
+        training_without_data,
+        a_finished_run,
+        a_run_of_the_same_name,
+    ),
+    "03_train_semamba.ipynb": (semamba_at_smoke_size, semamba_without_data),
+    "04_train_mpsenet_mamba.ipynb": (mpsenet_at_smoke_size, mpsenet_without_data),
+    "05_train_sepmamba.ipynb": (sepmamba_at_smoke_size, sepmamba_without_data),
+    "06_train_umambanet.ipynb": (umambanet_at_smoke_size, umambanet_without_data),
+    "10_streaming_and_cost.ipynb": (streaming_at_smoke_size, streaming_without_data),
+    "11_paper_tables.ipynb": (paper_tables_at_smoke_size, paper_tables_without_data),
+}
+
+
+def test_every_notebook_is_run():
+    assert {path.name for path in NOTEBOOKS} == set(CHECKS)
+    assert all(CHECKS.values())
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check for checks in CHECKS.values() for check in checks],
+    ids=lambda check: check.__name__,
+)
+def test_a_notebook_runs(check, request, tmp_path):
+    before = committed()
+    check(request, tmp_path)
+    assert committed() == before
+
+
+def example(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def test_example_enhance(shared, tmp_path):
+    noisy = shared / "audio" / "pairs" / "dns2020_no_reverb" / "noisy" / "fileid_9.flac"
+    weights = {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints")}
+    done = example("enhance.py", noisy, tmp_path / "enhanced.wav", **weights)
+    assert done.returncode == 0, done.stderr
+    assert soundfile.info(tmp_path / "enhanced.wav").frames == soundfile.info(noisy).frames
+    failed = example("enhance.py", tmp_path / "nothing.wav", tmp_path / "out.wav", **weights)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+
+
+def test_example_mixers():
+    done = example("mixers.py")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 5

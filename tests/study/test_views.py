@@ -1,0 +1,183 @@
+"""A notebook's parameters say which training is looked at; its dev scores say who is ahead."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from speechlab.study import experiments
+from speechlab.study import launch
+from speechlab.study import views
+from speechlab.study import runner
+from speechlab.config import replaced
+from speechlab.errors import UserError
+from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.audio.pcs import pcs
+from tests.support import toy_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return toy_corpus.prepared(tmp_path_factory.mktemp("corpus") / "own")
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch):
+    """Where corpora lie is a setting of the process."""
+    monkeypatch.setattr("speechlab.data.corpora.catalogue.DATA", views.catalogue.DATA)
+
+
+def choose(corpus, tmp_path, about="semamba", profile="quick", **parameters):
+    return views.choose(about, profile, corpus=str(corpus), results=tmp_path, **parameters)
+
+
+def test_a_profile_names_the_experiment_and_the_corpus_its_place(corpus, tmp_path):
+    chosen = choose(corpus, tmp_path, seed=2)
+    assert chosen.name == "semamba-tiny-seed2" and chosen.experiment.training.seed == 2
+    assert chosen.experiment.corpora == ("own",) and chosen.missing == ""
+    assert (chosen.run, chosen.runs) == (None, tmp_path / "runs")
+    assert chosen.output == tmp_path / "local"  # beside the committed rows
+    assert choose(corpus, tmp_path, publish=True).output == tmp_path
+    assert choose(corpus, tmp_path, name="mine").name == "mine"
+    assert choose(corpus, tmp_path, checkpoint="a/b.safetensors").name == "b-given"
+
+
+def test_a_run_brings_its_own_experiment(corpus, tmp_path):
+    settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
+    run = launch.train(replaced(experiments.TINY, settings), tmp_path, progress=False)
+    chosen = views.choose("semamba", "quick", checkpoint=str(run.folder), results=tmp_path)
+    assert chosen.run == run and chosen.name == "theirs"
+    assert chosen.experiment == experiments.from_settings(run.settings["config"])
+
+
+def test_a_run_begun_in_the_root_is_looked_at_from_notebooks(corpus, tmp_path, monkeypatch):
+    """Its corpus is named as it was there, by a path or by its name in data/."""
+    for folder in ("data", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data/own").symlink_to(corpus)
+    for number, words in enumerate(("data/own", "own")):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("speechlab.data.corpora.catalogue.DATA", Path("data"))
+        settings = toy_corpus.SETTINGS | {"name": f"theirs{number}", "corpora": (words,)}
+        run = launch.train(replaced(experiments.TINY, settings), "results/runs", progress=False)
+        monkeypatch.chdir("notebooks")
+        chosen = views.choose("semamba", "quick", checkpoint=f"../{run.folder}")
+        assert chosen.missing == "" and launch.dev_scores(chosen.experiment)
+
+
+def test_what_a_given_run_has_heard_is_said(corpus, tmp_path, monkeypatch):
+    """Beside its own corpus nothing; beside another one, that it may have heard the dev files."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(str(what)))
+    settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
+    begun = views.Chosen(replaced(experiments.TINY, settings), None, tmp_path, tmp_path, "")
+    model, run = views.trained(begun)
+    assert run.step == 6 and not model.training
+    other = toy_corpus.prepared(tmp_path / "other", of="other ")
+    for folder, said in ((corpus, False), (other, True)):
+        shown.clear()
+        words = {"corpus": str(folder), "checkpoint": str(run.folder), "results": tmp_path}
+        given, same = views.trained(views.choose("semamba", "quick", **words), str(run.folder))
+        assert same == run and any("trained on other data" in text for text in shown) == said
+        assert all(map(torch.equal, given.parameters(), model.parameters()))
+    of_file = views.trained(begun, str(run.folder / "best.safetensors"))
+    assert of_file[1] is None and type(of_file[0]) is type(model)
+
+
+def test_rows_and_figures_are_saved_under_the_name(tmp_path):
+    chosen = views.Chosen(experiments.TINY, None, tmp_path / "runs", tmp_path, "")
+    views.save(chosen, scores(), {key: Figure() for key in ("training", "spectrograms")})
+    name = "cleanumamba-tiny"
+    saved = pd.read_csv(tmp_path / "dev" / f"{name}.csv")
+    pd.testing.assert_frame_equal(saved, scores(), rtol=1e-5)  # six digits are written
+    kept = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert kept == {f"{name}_training.svg", f"{name}_spectrograms.png"}
+
+
+@pytest.mark.parametrize("about", runner.TRAINED)
+def test_a_stand_in_keeps_out_of_the_way_of_results(about, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "stand_in", lambda folder, *_: folder / "synthetic")
+    chosen = choose(tmp_path / "nowhere" / "synthetic", tmp_path, about)
+    assert "speechlab data prepare synthetic" in chosen.missing
+    assert chosen.output == chosen.runs == tmp_path / "runs" / "smoke"
+    assert chosen.experiment.training.n_steps == runner.FEW_STEPS["training.n_steps"]
+    small = choose(tmp_path / "nowhere", tmp_path, about, "smoke", publish=True)
+    assert small.missing == "" and small.output == chosen.output  # asked for, never published
+
+
+@pytest.mark.parametrize("asked", [{"profile": "real"}, {"experiment": "semamba-tiny"}])
+def test_what_was_asked_for_has_no_stand_in(asked, tmp_path):
+    with pytest.raises(UserError, match="synthetic"):
+        choose(tmp_path / "nowhere" / "synthetic", tmp_path, **asked)
+
+
+def scores() -> pd.DataFrame:
+    """Ten files; "mine" is ahead of noisy in SI-SDR, behind in PESQ, and as "wiener" is."""
+    files, rng = [f"f{i}" for i in range(10)], np.random.default_rng(0)
+    better = 1 + rng.random(10)
+    parts = {
+        "noisy": {"si_sdr": better * 0, "pesq_wb": better + 1},
+        "wiener": {"si_sdr": better + 0.1 * (-1.0) ** np.arange(10), "pesq_wb": better * 0},
+        "semamba_advanced": {"si_sdr": better, "pesq_wb": better * 0},
+    }
+    rows = [pd.DataFrame({"file": files, "system": k} | v) for k, v in parts.items()]
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_an_interval_says_who_is_ahead():
+    table = views.gains(scores(), "semamba_advanced", ("noisy", "wiener"))
+    said = table["the network is"].tolist()
+    assert said == ["ahead", "not told apart", "behind", "not told apart"]
+    assert (table["files"] == 10).all() and (table["files that failed"] == 0).all()
+
+
+def test_files_in_the_order_of_their_gain():
+    dev = scores()
+    gain = dev[dev["system"] == "semamba_advanced"].set_index("file")["si_sdr"]
+    assert views.by_gain(dev, "semamba_advanced") == gain.sort_values().index.tolist()
+
+
+def test_means_have_a_row_per_system_in_its_order():
+    table = views.means(scores())
+    assert table.index.tolist() == ["noisy, unprocessed", "Wiener filter", "SEMamba"]
+    assert table["files"].tolist() == [10, 10, 10]
+
+
+def test_dev_scores_know_the_snr_where_noise_was_added(corpus, monkeypatch):
+    mixtures = launch.splits.read((str(corpus),), "dev")["mixture"]
+    dev = views.dev_scores({"noisy": views.Untouched(16000)}, mixtures)
+    known = pd.Series({source.item.name: source.item.snr_db for source in mixtures}, dtype=float)
+    noisy = dev.set_index("file")["si_sdr"]
+    assert dev.set_index("file")["snr_db"].tolist() == known.fillna(noisy).tolist()
+    assert set(dev["system"]) == {"noisy"} and len(dev) == len(mixtures)
+
+
+def test_stretched_is_the_model_then_pcs():
+    noisy = torch.randn(1, 1, 4000, generator=torch.Generator().manual_seed(0)) / 10
+    model = views.Untouched(16000)
+    heard = views.listened({"noisy": model, "stretched": views.Stretched(model)}, noisy[0], 0)
+    assert torch.equal(heard["noisy, unprocessed"], noisy[0])
+    assert torch.equal(heard["the network, then PCS"], pcs(noisy[0]))
+
+
+def test_spectra_are_at_the_level_that_the_model_works_at():
+    model = launch.untrained(experiments.lookup("semamba-tiny")).eval()
+    noisy, clean = torch.randn(2, 1, 8000, generator=torch.Generator().manual_seed(0)) / 100
+    spectra = views.spectra(model, noisy, clean)
+    assert list(spectra) == ["noisy", "semamba_advanced", "clean"]
+    assert len({spectrum.mag.shape for spectrum in spectra.values()}) == 1
+    back = model.front_end.synthesise(spectra["noisy"], 8000)
+    assert back.square().mean().sqrt() == pytest.approx(1, rel=1e-3)
+    estimate = model.front_end.synthesise(spectra["semamba_advanced"], 8000)
+    wanted = model(noisy[None])[0, 0] * model.gain(noisy[None])[0, 0]
+    assert torch.allclose(estimate, wanted, atol=1e-5)
+
+
+def test_a_system_is_known_by_its_class():
+    assert views.system_of(CleanUMamba(tiny_config())) == "cleanumamba"
+    with pytest.raises(StopIteration):
+        views.system_of(nn.Identity())

@@ -1,0 +1,110 @@
+"""Objectives: of sources whose order is free, the best order is learned, and no other."""
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch import nn
+
+from speechlab.losses import waveform
+from speechlab.data.loader import Batch
+from speechlab.training.objectives import PermutationInvariant, Supervised
+
+LOSSES = {"si_sdr": waveform.si_sdr, "l1": waveform.l1}
+WEIGHTS = {"si_sdr": 0.1, "l1": 3.0}
+
+
+class Given(nn.Module):
+    """A model whose estimate is a parameter, whatever it hears."""
+
+    def __init__(self, estimate):
+        super().__init__()
+        self.estimate = nn.Parameter(estimate)
+
+    def forward(self, noisy):
+        return self.estimate
+
+
+def drawn(n_examples, n_sources, seed=0, n_samples=200):
+    generator = torch.Generator().manual_seed(seed)
+    shape = n_examples, n_sources, n_samples
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+def total(objective, clean):
+    """The weighted sum of the terms, (B,)."""
+    (phase,) = objective.phases()
+    terms = phase.terms(Batch(clean.sum(1, keepdim=True), clean, len(clean), 1), {})
+    return sum(phase.weights[name] * term for name, term in terms.items())
+
+
+@pytest.mark.parametrize("n_sources", [1, 2, 3, 4])
+def test_every_order_of_the_estimates_counts_alike(n_sources):
+    """The sources with some noise, in all their orders at once: each example finds its own."""
+    noise, clean = drawn(1, n_sources)
+    estimate = clean + 0.1 * noise
+    orders = list(permutations(range(n_sources)))
+    shuffled = torch.cat([estimate[:, list(order)] for order in orders])
+    values = total(
+        PermutationInvariant(Given(shuffled), LOSSES, WEIGHTS), clean.expand_as(shuffled)
+    )
+    expected = total(Supervised(Given(estimate), LOSSES, WEIGHTS), clean)
+    assert torch.allclose(values, expected.expand_as(values), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_sources", [2, 3, 4, 5])
+def test_it_is_brute_force_with_the_gradient_of_the_best_order(n_sources):
+    estimate, clean = drawn(4, n_sources)
+    objective = PermutationInvariant(Given(estimate), LOSSES, WEIGHTS)
+    values = total(objective, clean)
+    values.sum().backward()
+    tried = estimate.clone().requires_grad_()
+    of_orders = torch.stack(
+        [
+            sum(WEIGHTS[name] * loss(tried[:, list(order)], clean) for name, loss in LOSSES.items())
+            for order in permutations(range(n_sources))
+        ]
+    )
+    best = of_orders.min(0).values
+    (gradient,) = torch.autograd.grad(best.sum(), tried)
+    assert torch.allclose(values, best, rtol=1e-12)
+    assert torch.allclose(objective.model.estimate.grad, gradient, rtol=1e-9, atol=1e-15)
+
+
+def test_a_loss_that_weighs_nothing_has_no_say():
+    """It is told in the order that the others chose."""
+    estimate, clean = drawn(6, 3)
+    both, one = (
+        PermutationInvariant(Given(estimate), LOSSES, {"si_sdr": 1.0, "l1": weight})
+        for weight in (0.0, 100.0)
+    )
+    alone = PermutationInvariant(Given(estimate), {"si_sdr": waveform.si_sdr})
+    assert torch.equal(total(both, clean), total(alone, clean))
+    assert not torch.equal(both._permutation(estimate, clean), one._permutation(estimate, clean))
+
+
+def test_the_loss_of_the_published_code(shared):
+    """SepMamba: the mean over the sources of -SI-SDR, its order chosen for each example."""
+    import numpy as np
+
+    folder = shared / "golden/sepmamba/loss"
+    clean, estimate, known = (np.load(folder / f"{name}.npy") for name in ("src", "gen", "loss"))
+    objective = PermutationInvariant(Given(torch.from_numpy(estimate)), {"si_sdr": waveform.si_sdr})
+    assert total(objective, torch.from_numpy(clean)).mean().item() == pytest.approx(
+        float(known), abs=1e-5
+    )
+
+
+def test_a_nan_stays_in_its_example():
+    estimate, clean = drawn(2, 2)
+    estimate[1, 0, 5] = torch.nan
+    values = total(PermutationInvariant(Given(estimate), LOSSES, WEIGHTS), clean)
+    assert values.isnan().tolist() == [False, True]
+
+
+def test_a_batch_of_none():
+    """What a process gets where there are fewer examples than processes."""
+    empty = torch.zeros(0, 2, 0)
+    values = total(PermutationInvariant(Given(empty), LOSSES, WEIGHTS), empty)
+    assert values.shape == (0,)
+    values.sum().backward()

@@ -1,0 +1,77 @@
+"""What is seen of a training: a line now and then where nobody watches a bar."""
+
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from speechlab.training import progress
+from tests.support.training_toys import Sines, gan, train
+
+
+def numbers(line, name):
+    return float(re.search(rf"[:,] {re.escape(name)} (\S+?)(,|$)", line)[1])
+
+
+def test_a_line_at_the_beginning_and_at_every_validation(tmp_path):
+    lines = []
+    run = train(tmp_path / "run", tell=lines.append, log_every=5)
+    assert [line.split(",")[0] for line in lines] == [
+        f"run: step {step} of 12" for step in (0, 5, 10, 12)
+    ]
+    assert all("\n" not in line for line in lines) and lines[0] == "run: step 0 of 12"
+    for line, row, scores in zip(
+        lines[1:], run.history.to_dict("records"), run.validations["mse"], strict=True
+    ):
+        for name in ("loss", "loss.mae", "loss.mse"):
+            assert numbers(line, name) == pytest.approx(row[name], rel=1e-3)
+        assert numbers(line, "dev mse") == pytest.approx(scores, rel=1e-3)
+        assert numbers(line, "samples/s") == pytest.approx(row["samples_per_s"], rel=1e-2)
+        assert re.search(r", \d\d:\d\d left$", line) and "grad_norm" not in line
+
+
+def test_a_line_about_once_a_minute(tmp_path, monkeypatch):
+    """Also before the first row of the history."""
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    lines = []
+    train(tmp_path / "run", gan(), tell=lines.append, n_steps=4, log_every=3)
+    assert [int(line.split()[2]) for line in lines] == [0, 1, 2, 3, 4, 4]  # the last validates
+    assert all(numbers(line, "generator") > 0 < numbers(line, "samples/s") for line in lines[1:])
+
+
+def test_a_run_that_goes_on_tells_from_where(tmp_path):
+    train(tmp_path / "run", n_steps=12)
+    lines = []
+    train(tmp_path / "run", tell=lines.append, n_steps=12)
+    assert lines == []  # it has ended
+    (tmp_path / "run/last.safetensors").unlink()
+    train(tmp_path / "run", tell=lines.append, score_start=True, n_steps=12)
+    assert [int(line.split()[2]) for line in lines] == [0, 0, 5, 10, 12]
+
+
+def test_what_fails_is_told(tmp_path):
+    """Steps that were skipped, and dev files without a score."""
+    lines = []
+    frame = pd.DataFrame({"file": ["a", "b"], "mse": [math.nan, 2.0]})
+    bad = Sines(bad={(1, 3)})
+    train(tmp_path / "run", examples=bad, scores=lambda model: frame, tell=lines.append)
+    assert "dev mse 2 (1 of 2 files failed)" in lines[-1] and numbers(lines[-1], "skipped") == 1
+
+
+def test_the_time_left_is_that_of_the_steps_to_come(tmp_path, monkeypatch):
+    """By a clock that ticks a second for every example, of which a step has three on average."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    class Slow(Sines):
+        def example(self, *key):
+            now[0] += 1
+            return super().example(*key)
+
+    lines = []
+    train(tmp_path / "run", examples=Slow(), tell=lines.append, n_steps=150, validate_every=30)
+    left = {line.split()[2]: line.split(", ")[-1] for line in lines[1:]}
+    assert (
+        left["30"] == "06:00 left" and left["120"] == "01:30 left" and left["150"] == "00:00 left"
+    )

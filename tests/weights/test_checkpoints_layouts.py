@@ -1,0 +1,197 @@
+"""Published files as trainings save them: every layout loads to the same output, or is named."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import speechlab
+from speechlab.weights.checkpoints import import_checkpoint, read_pickle, save
+from speechlab.config import override
+from speechlab.errors import UserError
+from speechlab.models.sepmamba import CONFIGS, SepMamba
+from speechlab.weights.names import MARKS, recognise, unwrapped
+
+NAMES = {"small_causal": "sepmamba_s_causal", "small_noncausal": "sepmamba_s"}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+TRAINING = {"epoch": 3, "step": torch.tensor(4), "optimizer": OPTIMIZER}
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+LAYOUTS = {
+    "bare": lambda s: s,
+    "bare and an int": lambda s: s | {"epoch": 3},
+    "parameters": lambda s: {name: torch.nn.Parameter(t) for name, t in s.items()},
+    "double": lambda s: {name: t.double() for name, t in s.items()},
+    "model_state_dict": lambda s: {"model_state_dict": s, "rng": torch.zeros(9)} | TRAINING,
+    "wrapped model_state_dict": lambda s: {"model_state_dict": prefixed(s, "module.")} | TRAINING,
+    "generator": lambda s: {"generator": s},
+    "state_dict": lambda s: {"state_dict": s, "callbacks": {"early": {"best": torch.zeros(1)}}},
+    "Lightning": lambda s: {"state_dict": prefixed(s, "model."), "hyper_parameters": {"dim": 64}},
+    **{key: lambda s, key=key: {key: s} | TRAINING for key in ("model", "net", "params")},
+    **{key: lambda s, key=key: {key: s} | TRAINING for key in ("weights", "model_state", "mine")},
+    "known first": lambda s: {"ema": prefixed(s, "a."), "model": s},
+    **{f"{p}*": lambda s, p=p: prefixed(s, p) for p in ("module.", "model.", "_orig_mod.", "net.")},
+    "twice": lambda s: prefixed(s, "module._orig_mod.model."),
+}
+
+
+@pytest.fixture(params=NAMES)
+def golden(request, shared):
+    """Name, published tensors, and the output of the model they give."""
+    file = shared / "golden/sepmamba" / request.param / "state.safetensors"
+    name = NAMES[request.param]
+    return name, load_file(file), output(speechlab.load(file, name))
+
+
+def output(model):
+    with torch.inference_mode():
+        return model(torch.linspace(-1, 1, 300)[None, None] ** 3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_output(golden, tmp_path, layout):
+    """By the published name, by the system, and without either."""
+    name, state, wanted = golden
+    torch.save(LAYOUTS[layout](state), tmp_path / "best.pth")
+    for system in (name, "sepmamba", None):
+        assert torch.equal(output(speechlab.load(tmp_path / "best.pth", system)), wanted)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module.net."])
+def test_prefixes_in_safetensors(golden, tmp_path, prefix):
+    name, state, wanted = golden
+    save_file(prefixed(state, prefix), tmp_path / "best.safetensors", {"format": "pt"})
+    for system in (name, "sepmamba", None):
+        assert torch.equal(output(speechlab.load(tmp_path / "best.safetensors", system)), wanted)
+
+
+def test_half_precision_and_legacy_files(golden, tmp_path):
+    name, state, _ = golden
+    state = {key: tensor.half() for key, tensor in state.items()}
+    torch.save({"model": state}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    model = speechlab.load(tmp_path / "old.pt", name)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (lambda s: s | {"epoch": torch.tensor(3)}, "has an unknown epoch"),
+        (
+            lambda s: prefixed(s, "model.") | {"loss.weight": torch.zeros(2)},
+            r"not the weights of a SepMamba: no tensor is named down\.0\.mamba_layer\.\*; the "
+            r"file's are model\.\S+, loss\.weight and \d+ more; save the model's own",
+        ),
+        (
+            lambda s: {"a.b": torch.zeros(2)},
+            r"no tensor is named down\.0\.mamba_layer\.\*; the file's are a\.b; save the model's",
+        ),
+        (lambda s: {"model": s, "net": s}, r"holds several state dicts \(model, net\); save"),
+        (lambda s: {"ours": s, "ema": s}, r"holds several state dicts \(ours, ema\); save"),
+        (lambda s: {"epoch": 3, "loss": 0.5}, "holds no named tensors; its keys: epoch, loss$"),
+        (lambda s: {}, "holds no named tensors; its keys: none$"),
+        (lambda s: {"TSTransformer.0.x": torch.zeros(2)}, "a SepMamba: name system mpsenet$"),
+    ],
+)
+def test_what_cannot_be_told_is_named_in_one_line(golden, tmp_path, content, told):
+    name, state, _ = golden
+    torch.save(content(state), tmp_path / "odd.pth")
+    with pytest.raises(UserError, match=rf"odd\.pth: .*{told}") as error:
+        speechlab.load(tmp_path / "odd.pth", name)
+    assert "\n" not in str(error.value) and "mamba.ahead" not in str(error.value)
+
+
+def test_the_way_out_is_a_command_that_exists(tmp_path):
+    """`separate --checkpoint` has no --system; `import` has."""
+    torch.save({"net": {"x.weight": torch.zeros(2)}}, tmp_path / "odd.pth")
+    command = r"`speechlab import \S+odd\.pth OUT\.safetensors --system NAME`, one of cleanumamba"
+    told = rf"does not tell what it holds: its tensors are x\.weight; name its system in {command}"
+    with pytest.raises(UserError, match=told):
+        speechlab.load(tmp_path / "odd.pth")
+
+
+def test_ours_load_by_the_name_they_were_imported_by(golden, tmp_path):
+    """File and run directory; by name, by system, and without either."""
+    name, state, wanted = golden
+    torch.save(state, tmp_path / "best.pth")
+    (tmp_path / "run").mkdir()
+    ours = tmp_path / "run" / "best.safetensors"
+    import_checkpoint(tmp_path / "best.pth", ours, name)
+    for path in (ours, ours.parent):
+        for system in (name, "sepmamba", None):
+            assert torch.equal(output(speechlab.load(path, system)), wanted)
+    again = import_checkpoint(ours, tmp_path / "again.safetensors", name)
+    assert torch.equal(output(again), wanted)
+
+
+@pytest.mark.parametrize("held", CONFIGS)
+def test_ours_of_another_name_is_named(held, tmp_path):
+    """Sizes and direction are the name's; the level is not. Other systems are refused."""
+    config = override(CONFIGS[held], normalize="utterance")
+    path = save_empty(tmp_path / "ours.safetensors", config)
+    assert speechlab.load(path, held).config == config
+    for other in CONFIGS.keys() - {held}:
+        with pytest.raises(UserError, match=f"ours.*: .* weights of {held}, not of {other}"):
+            speechlab.load(path, other)
+    with pytest.raises(UserError, match="holds a sepmamba, not a mpsenet"):
+        speechlab.load(path, "mpsenet")
+
+
+def test_ours_of_the_other_direction_is_named(golden, tmp_path):
+    """Also at other sizes than the published ones."""
+    name, state, _ = golden
+    other = {"sepmamba_s": "sepmamba_m_causal", "sepmamba_s_causal": "sepmamba_m"}[name]
+    torch.save(state, tmp_path / "best.pth")
+    import_checkpoint(tmp_path / "best.pth", tmp_path / "ours.safetensors", name)
+    with pytest.raises(UserError, match=rf"ours\.safetensors: these .* those of {other} do not"):
+        speechlab.load(tmp_path / "ours.safetensors", other)
+
+
+def save_empty(path, config):
+    with torch.device("meta"):
+        model = SepMamba(config)
+    return save(path, model.to_empty(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "system"),
+    [
+        ("sepmamba/small_causal", "sepmamba"),
+        ("semamba/small_h16_n2", "semamba_advanced"),
+        ("mpsenet/small_c16", "mpsenet"),
+        ("mpsenet_mamba/small_c16_1_2", "mpsenet_mamba"),
+    ],
+)
+def test_every_system_is_told_by_its_mark(shared, tmp_path, folder, system):
+    """Wrapped and nested files load as the plain ones named."""
+    file = shared / "golden" / folder / "state.safetensors"
+    state, named = load_file(file), speechlab.load(file, system)
+    assert recognise(state) == system and unwrapped(state) is state
+    torch.save({"model": prefixed(state, "module.")} | TRAINING, tmp_path / "best.pth")
+    model = speechlab.load(tmp_path / "best.pth")
+    assert model.config == named.config
+    assert all(map(torch.equal, model.parameters(), named.parameters()))
+
+
+def test_published_files_are_told_by_their_marks(shared):
+    """CleanUMamba's; a discriminator is of no system and stays as it is."""
+    files = list((shared / "upstream_checkpoints/cleanumamba").glob("*.pkl"))
+    assert files
+    for path in files:
+        state, _ = read_pickle(path)
+        assert recognise(state) == "cleanumamba" and unwrapped(state) is state
+    path = shared / "upstream_checkpoints/semamba/pretrained_discriminator.pth"
+    state, _ = read_pickle(path)
+    assert recognise(state) is None and unwrapped(state) is state
+
+
+def test_marks_of_several_systems_tell_none():
+    assert recognise([mark + "x" for mark in MARKS.values()]) is None
+    for system, mark in MARKS.items():
+        assert recognise([mark + "x"]) == system
+    for names in ([], ["a."], ["a", "b.c"], ["x.y.z"]):
+        state = dict.fromkeys(names, torch.zeros(1))
+        assert unwrapped(state) is state

@@ -1,0 +1,275 @@
+"""A download is the published bytes or an error, whatever the server does."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from speechlab.storage import download
+from speechlab.weights import hub
+from speechlab.errors import UserError
+from tests.support.bad_server import CONTENT, serving
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def row(path: str, content: bytes = CONTENT, system: str = "toy") -> hub.PublishedFile:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return hub.PublishedFile(system, "owner/toy", COMMIT, path, blob)
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A loopback server in place of the authors' repositories, an empty cache, and no patience."""
+    monkeypatch.setattr(download, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(download, "TIMEOUT_S", 5.0)
+    monkeypatch.setattr(
+        hub, "_rows", lambda: (row("runs/model.pkl"), row("other/best", b"other"))
+    )
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPEECHLAB_WEIGHTS", raising=False)
+    with serving() as server:
+        monkeypatch.setattr(hub, "BASE_URL", server.address)
+        yield server
+
+
+def part_file() -> Path:
+    return hub.cache_folder() / "owner/toy" / COMMIT / "runs/model.pkl.part"
+
+
+def leave_part(content: bytes) -> Path:
+    part = part_file()
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+    return part
+
+
+def test_download_is_the_published_file_and_is_fetched_once(server):
+    path = hub.download("model", progress=False)
+    assert path.read_bytes() == CONTENT
+    assert path == hub.find("model") == hub.download("model", progress=False)
+    assert server.paths == [f"/owner/toy/{COMMIT}/runs/model.pkl"]
+    assert not part_file().exists()
+
+
+def test_a_cut_connection_is_resumed_and_only_the_rest_is_fetched(server):
+    server.behaviour = ("cut", "cut", "plain")
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    n = len(CONTENT)
+    second = n // 3
+    third = second + (n - second) // 3
+    assert server.ranges == [None, f"bytes={second}-", f"bytes={third}-"]
+
+
+def test_a_part_of_an_earlier_call_is_resumed(server):
+    leave_part(CONTENT[:600_000])
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=600000-"]
+
+
+def test_a_complete_part_is_only_verified(server):
+    leave_part(CONTENT)
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize("wrong", [b"x" * 600_000, CONTENT + b"more"])
+def test_a_bad_part_of_an_earlier_call_is_fetched_again_from_the_start(server, wrong):
+    leave_part(wrong)
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(wrong)}-", None]
+
+
+@pytest.mark.parametrize("behaviour", ["whole", "nameless"])
+def test_a_server_that_ignores_range_restarts_the_file(server, behaviour):
+    leave_part(b"x" * 600_000)
+    server.behaviour = (behaviour,)
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    assert len(server.ranges) == 1
+
+
+def test_a_part_that_was_not_asked_for_is_not_written(server):
+    leave_part(CONTENT[:600_000])
+    server.behaviour = ("elsewhere", "plain")
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+
+
+def test_a_stalled_connection_times_out_and_is_resumed(server, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_S", 2.0)  # the second answer must be in time
+    server.behaviour = ("stall", "plain")
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-"]
+
+
+def test_other_bytes_are_refused_by_name_and_leave_nothing(server):
+    server.behaviour = ("lie",)
+    with pytest.raises(UserError, match=r"other content than the published model"):
+        hub.download("model", progress=False)
+    assert not part_file().exists()
+    assert hub.find("model") is None
+    assert len(server.ranges) == 1
+
+
+def test_not_found_is_not_tried_again(server):
+    server.behaviour = ("missing",)
+    with pytest.raises(
+        UserError, match=r"HTTP 404.*put model\.pkl into a folder.*SPEECHLAB_WEIGHTS"
+    ):
+        hub.download("model", progress=False)
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("behaviour", ["busy", "silent"])
+def test_passing_trouble_is_tried_again_then_told(server, behaviour):
+    server.behaviour = (behaviour, behaviour, "plain")
+    assert hub.download("model", progress=False).read_bytes() == CONTENT
+    server.behaviour = (behaviour,)
+    with pytest.raises(UserError, match=r"cannot be fetched: .*SPEECHLAB_WEIGHTS") as caught:
+        hub.download("best", progress=False)
+    assert "\n" not in str(caught.value)
+    assert len(server.ranges) == 3 + 4
+
+
+def test_what_came_stays_when_the_server_gives_up(server):
+    server.behaviour = ("cut", "busy")
+    with pytest.raises(UserError, match="HTTP 503"):
+        hub.download("model", progress=False)
+    assert part_file().read_bytes() == CONTENT[: len(CONTENT) // 3]
+
+
+def test_no_network_is_one_line_that_says_what_to_do(server, monkeypatch):
+    monkeypatch.setattr(hub, "BASE_URL", "http://127.0.0.1:9")  # discard: nobody listens
+    with pytest.raises(UserError, match=r"no connection.*SPEECHLAB_WEIGHTS") as caught:
+        hub.download("model", progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_told(server):
+    part_file().parent.mkdir(parents=True)
+    part_file().symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"model\.pkl\.part cannot be written: No space left"):
+        hub.download("model", progress=False)
+    assert len(server.ranges) == 1
+
+
+def test_a_cache_that_is_no_folder_is_told(server, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        hub.download("model", progress=False)
+
+
+def test_offline_never_touches_the_network(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"model is not in .*SPEECHLAB_WEIGHTS.*model\.pkl"):
+        hub.download("model", progress=False)
+    deep = tmp_path / "any" / "depth"
+    deep.mkdir(parents=True)
+    (deep / "model.pkl").write_bytes(CONTENT)
+    assert hub.download("model", progress=False) == deep / "model.pkl"
+    assert server.ranges == []
+
+
+def test_offline_folder_comes_before_the_cache(server, monkeypatch, tmp_path):
+    cached = hub.download("model", progress=False)
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(tmp_path))
+    assert hub.find("model") == cached
+    other = tmp_path / "offline"
+    other.mkdir()
+    (other / "model.pkl").write_bytes(CONTENT)
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(other))
+    assert hub.find("model") == other / "model.pkl"
+
+
+def test_a_wrong_file_of_the_right_name_is_named(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.pkl").write_bytes(CONTENT[:-1])
+    for call in (hub.find, hub.download):
+        with pytest.raises(UserError, match=r"a.model\.pkl is not the published model"):
+            call("model")
+    assert hub.table().loc[0, "where"].startswith("unusable: ")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "model.pkl").write_bytes(CONTENT)
+    assert hub.find("model") == tmp_path / "b" / "model.pkl"
+
+
+def test_an_offline_folder_that_is_not_there_is_told(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(tmp_path / "nowhere"))
+    for call in (hub.table, lambda: hub.find("model")):
+        with pytest.raises(UserError, match=r"SPEECHLAB_WEIGHTS names .*nowhere"):
+            call()
+
+
+def test_cache_folder_follows_the_platform(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/someone"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("LOCALAPPDATA", "/local")
+    for platform, folder in {
+        "linux": "/home/someone/.cache",
+        "darwin": "/home/someone/Library/Caches",
+        "win32": "/local",
+    }.items():
+        monkeypatch.setattr(sys, "platform", platform)
+        assert hub.cache_folder() == Path(folder, "speechlab", "weights")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert hub.cache_folder() == Path("/elsewhere/speechlab/weights")
+
+
+def test_names_are_unique_and_addresses_whole():
+    rows = hub.published()
+    assert len({r.name.lower() for r in rows}) == len(rows) > 20
+    for r in rows:
+        assert (
+            hub.lookup(r.name)
+            is hub.lookup(r.path)
+            is hub.lookup(f"{r.system}/{r.name}")
+            is r
+        )
+        assert r.url.startswith(f"https://raw.githubusercontent.com/{r.repository}/{r.commit}/")
+
+
+def test_the_same_bytes_under_two_names_are_two_names():
+    twins = [hub.lookup("best_model"), hub.lookup("large_model/g_00157500")]
+    assert twins[0] != twins[1]
+    assert twins[0].git_blob_sha1 == twins[1].git_blob_sha1
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("experiment_cleanu_mamba", "Experiment_CleanU_Mamba"),
+        ("Experiment_CleanU_Mamba.pkl", "Experiment_CleanU_Mamba"),
+        ("experiments/Experiment_CleanU_Mamba2.pkl", "Experiment_CleanU_Mamba2"),
+        ("E8_pruned-500k", "CleanUMamba-3N-E8_pruned-500K"),
+        ("VD", "vd"),
+    ],
+)
+def test_lookup_accepts_any_case_and_unique_ends(name, found):
+    assert hub.lookup(name).name == found
+
+
+def test_unknown_and_ambiguous_names_are_told():
+    with pytest.raises(
+        UserError, match="cleanumamba/CleanUMamba-3N-E6_pruned-500k, cleanumamba/CleanU"
+    ):
+        hub.lookup("pruned-500K")
+    for name in ("nothing", "", "/"):
+        with pytest.raises(UserError, match="speechlab weights list"):
+            hub.lookup(name)
+    with pytest.raises(UserError, match="known systems are cleanumamba, "):
+        hub.published("nothing")
+    assert {r.system for r in hub.published("mpsenet")} == {"mpsenet"}
+
+
+def test_real_files_have_their_published_ids(shared, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(shared / "upstream_checkpoints"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    table = hub.table()
+    assert list(table.columns) == ["name", "system", "source", "where"]
+    assert not table["where"].str.startswith("unusable").any()
+    present = table[table["where"] != ""]
+    assert (present["system"] == "cleanumamba").sum() == 10
+    assert hub.find("Experiment_CleanU_Mamba").stat().st_size == 917_588
