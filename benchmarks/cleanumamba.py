@@ -26,12 +26,12 @@ from torch import nn
 from tqdm import tqdm
 
 import speechlab
-from speechlab.evaluation.cost import cost, peak_memory
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
+from speechlab.evaluation.cost import cost, peak_memory
 from speechlab.inference.fused import fuse
 from speechlab.inference.stream import Stream
+from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
 
 ABLATION = "Experiment_CleanU_Mamba"  # 442K
 HALF_MILLION = "CleanUMamba-3N-E8_pruned-500K"

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from speechlab.audio import files
-from speechlab.report import separation
 from speechlab.evaluation.cost import added_memory, macs_per_second, n_params
-from speechlab.report.separation import BASE, BUILT
+from speechlab.report import separation
 from speechlab.report.cleanumamba import replace_text
+from speechlab.report.separation import BASE, BUILT
 
 MODELS = ("sepmamba_s", "sepmamba_s_causal", "sepmamba_m", "umambanet_f128", "conv_tasnet")
 MODELS += ("dprnn", "sepformer", "sudormrf")

@@ -28,18 +28,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from speechlab.losses import waveform
-from speechlab.evaluation.cost import n_params
-from speechlab.data.manifest import Item
-from speechlab.data.recordings import Source
-from speechlab.training.distributed import World
-from speechlab.layers.scan import backend_status
 from speechlab.data.loader import Batch, batches
+from speechlab.data.manifest import Item
 from speechlab.data.mixing import MixtureConfig, Mixtures
+from speechlab.data.recordings import Source
+from speechlab.evaluation.cost import n_params
+from speechlab.layers.scan import backend_status
+from speechlab.losses import waveform
 from speechlab.models.cleanumamba import CleanUMamba, ablation_config
+from speechlab.training.distributed import World
+from speechlab.training.loop import Supervised
 from speechlab.training.schedule import TrainingConfig
 from speechlab.training.state import State, take_step
-from speechlab.training.loop import Supervised
 
 PORTIONS = [(4, 4.0), (2, 10.0)]  # examples in a batch, seconds of each: ours, as published
 BACKENDS = ("numba", "reference")

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 import speechlab
 from speechlab.audio import files
+from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
 from speechlab.report import figures
+from speechlab.report.spectrogram import spectrogram_db
 from speechlab.weights import hub
 from speechlab.weights.checkpoints import locate
-from speechlab.evaluation.cost import n_params
-from speechlab.errors import UserError
-from speechlab.report.spectrogram import spectrogram_db
 
 NONE_HERE = "none is here yet: `speechlab weights download NAME`, or give a path"
 MAX_SECONDS = 120  # longer recordings may not fit into memory in one pass

@@ -6,8 +6,8 @@ import pytest
 
 from speechlab.config import from_dict, override, replaced, to_dict
 from speechlab.errors import UserError
-from speechlab.study.experiments import TINY
 from speechlab.models.cleanumamba import CONFIGS, CleanUMambaConfig, ablation_config
+from speechlab.study.experiments import TINY
 
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), ablation_config("mha")])

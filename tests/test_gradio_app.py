@@ -15,9 +15,9 @@ import soundfile
 import torch
 
 from gradio_app import app
-from speechlab.weights.checkpoints import save
 from speechlab.config import override
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+from speechlab.weights.checkpoints import save
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000  # Hz

@@ -18,8 +18,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from speechlab.audio import containers
-from speechlab.audio import ogg
+from speechlab.audio import containers, ogg
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from speechlab.audio.files import rechunk
-from speechlab.errors import UserError
 from speechlab.audio.stft import istft, stft
+from speechlab.errors import UserError
 
 SAMPLE_RATE = 16000  # Hz
 BLOCK_S = 10.0  # seconds that are stretched at once

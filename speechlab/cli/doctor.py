@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import speechlab
-from speechlab.weights import hub
 from speechlab.errors import UserError
 from speechlab.layers.scan import backend_status, default_backend
+from speechlab.weights import hub
 
 PACKAGES = (
     *("torch", "numpy", "scipy", "numba", "mamba-ssm", "causal-conv1d", "soundfile", "soxr"),

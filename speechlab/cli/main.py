@@ -55,8 +55,8 @@ def download_weights(options: argparse.Namespace) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> None:
-    from speechlab.weights.checkpoints import import_checkpoint
     from speechlab.evaluation.cost import n_params
+    from speechlab.weights.checkpoints import import_checkpoint
 
     changes = {"normalize": options.normalize} if options.normalize else {}
     model = import_checkpoint(options.source, options.target, options.system, **changes)
@@ -116,8 +116,7 @@ def _counted(statuses: list[str]) -> int:
 
 
 def stream(options: argparse.Namespace) -> None:
-    from speechlab.inference import devices
-    from speechlab.inference import live
+    from speechlab.inference import devices, live
     from speechlab.inference.enhance import load_causal
 
     if options.list_devices:
@@ -131,9 +130,9 @@ def stream(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    from speechlab.data.test_sets import has_mixtures
     from speechlab.evaluation import evaluate as of_pairs
     from speechlab.evaluation import evaluate_mixtures as of_mixtures
-    from speechlab.data.test_sets import has_mixtures
 
     evaluation = of_mixtures if has_mixtures(options.test_set) else of_pairs
     rows = evaluation.evaluate(

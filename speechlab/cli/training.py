@@ -57,9 +57,8 @@ def prepare_data(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    from speechlab.study import experiments
-    from speechlab.study import launch
     from speechlab.config import to_dict
+    from speechlab.study import experiments, launch
 
     if options.list and options.experiment is None:
         print(experiments.table().to_string(index=False))

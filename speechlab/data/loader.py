@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from speechlab.errors import UserError
 from speechlab.data.mixing import Examples, generator
+from speechlab.errors import UserError
 from speechlab.parallel import context, obey_parent
 
 Key = tuple[int, int]  # epoch, index

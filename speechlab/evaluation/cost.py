@@ -39,11 +39,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from speechlab.audio.level import no_level
 from speechlab.errors import UserError
 from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
 from speechlab.layers.time_frequency import Attention
 from speechlab.models.cleanumamba import CleanUMamba
-from speechlab.audio.level import no_level
 
 LENGTH_S = 4.0  # seconds that attention over all frames is counted for
 MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {

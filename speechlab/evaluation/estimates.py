@@ -14,9 +14,9 @@ import speechlab
 from speechlab.audio import files as audio
 from speechlab.data.test_sets import sample_rates, sound_files
 from speechlab.errors import UserError
-from speechlab.storage.atomic import sha256
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
 from speechlab.parallel import finished, n_processors
+from speechlab.storage.atomic import sha256
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -58,8 +58,8 @@ def find(
 
 def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
     """The model is loaded here too, so that a bad file is told before any work."""
-    from speechlab.weights.checkpoints import locate
     from speechlab.evaluation.cost import n_params
+    from speechlab.weights.checkpoints import locate
 
     path = locate(checkpoint)
     model = speechlab.load(path)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from speechlab.evaluation import evaluate as evaluation
 from speechlab.data.test_sets import Mixture, find_mixtures, names_of_sources, sample_rates, title
 from speechlab.errors import UserError
+from speechlab.evaluation import evaluate as evaluation
 from speechlab.evaluation.estimates import find, mono, processed, rate_and_versions, scored
 from speechlab.evaluation.metrics import rounded, truncated
 from speechlab.evaluation.rows import Row, Rows, cell, refuse_unwritable

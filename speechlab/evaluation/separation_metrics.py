@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from fast_bss_eval.numpy.metrics import square_cosine_metrics
 
-from speechlab.losses import waveform
 from speechlab.evaluation import metrics
 from speechlab.evaluation.metrics import SDR_TAPS
+from speechlab.losses import waveform
 
 IMPROVEMENTS = {"si_snri": "si_snr", "si_sdri": "si_sdr", "sdri": "sdr", "siri": "sir"}
 METRICS = (*IMPROVEMENTS, "sir", *metrics.METRICS)

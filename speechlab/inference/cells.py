@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from speechlab.layers.kernels import step
 from speechlab.layers.kernels.elementary import CONSTANTS
-from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
 from speechlab.layers.kernels.matmul import pack, padded
+from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
 from speechlab.layers.stacks import Block, Stack, TransformerLayer
 
 State = tuple[Any, ...]

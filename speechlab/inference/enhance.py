@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 import speechlab
 from speechlab.audio import files
-from speechlab.inference.batch import Job, Result, digest, plan, run
-from speechlab.errors import UserError
 from speechlab.audio.level import utterance_level
-from speechlab.models.spectral import SpectralModel
-from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.audio.pcs import check_rate, pcs_blocks
+from speechlab.errors import UserError
+from speechlab.inference.batch import Job, Result, digest, plan, run
+from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.inference.stream import refusal
+from speechlab.models.spectral import SpectralModel
 
 LOG = "enhance.csv"
 CHUNK_S = 1.0  # seconds; longer ones take more memory and are not faster

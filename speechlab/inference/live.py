@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.audio import files
-from speechlab.inference.devices import KEPT_S, LIVE_S, Loudspeaker, Microphone, block_length
 from speechlab.errors import UserError
+from speechlab.inference.devices import KEPT_S, LIVE_S, Loudspeaker, Microphone, block_length
 from speechlab.inference.stream import Stream
 
 BARS = " ▁▂▃▄▅▆▇█"

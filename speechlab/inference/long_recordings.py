@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
-from speechlab.errors import UserError
 from speechlab.audio.level import LEAST
+from speechlab.audio.spectrum import Spectrum
+from speechlab.errors import UserError
+from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
 from speechlab.models.semamba_basic import SEMambaBasic
 from speechlab.models.spectral import SpectralModel
-from speechlab.audio.spectrum import Spectrum
 
 Moments = dict[str, tuple[Tensor, Tensor]]  # instance norm -> mean and variance, (C,) each
 Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and which frames count

@@ -32,16 +32,16 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.audio import files
-from speechlab.inference.batch import OTHER, Job, Log, Result, digest, plan, run
-from speechlab.inference.overlap_add import FADE_S, Cut, across_channels, in_order, joined
+from speechlab.audio.level import no_level, utterance_level
 from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
-from speechlab.inference.enhance import check_subtype, whole_level, write
 from speechlab.errors import UserError
-from speechlab.losses.waveform import reordered
-from speechlab.audio.level import no_level, utterance_level
+from speechlab.inference.batch import OTHER, Job, Log, Result, digest, plan, run
+from speechlab.inference.enhance import check_subtype, whole_level, write
 from speechlab.inference.long_recordings import Kept
+from speechlab.inference.overlap_add import FADE_S, Cut, across_channels, in_order, joined
 from speechlab.inference.stream import Stream
+from speechlab.losses.waveform import reordered
 
 LOG = "separate.csv"
 # Seconds in the model at once. An utterance goes through as a whole; of a conversation the model

@@ -249,7 +249,10 @@ def _missing(name: str) -> str | None:
     """Why a backend cannot run on this machine; None if it can."""
     if name == "cuda" and not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
-    modules = {"numba": "speechlab.layers.kernels.scan_torch", "cuda": "mamba_ssm.ops.selective_scan_interface"}
+    modules = {
+        "numba": "speechlab.layers.kernels.scan_torch",
+        "cuda": "mamba_ssm.ops.selective_scan_interface",
+    }
     try:
         import_module(modules.get(name, __name__))
     except (ImportError, OSError) as error:  # OSError: a compiled library that does not load

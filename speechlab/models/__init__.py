@@ -1,16 +1,16 @@
 """One architecture a file; `SYSTEMS` names each with its configuration and its class."""
 
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from speechlab.models.baselines.dprnn import DPRNN, DPRNNConfig
+from speechlab.models.baselines.sepformer import SepFormer, SepFormerConfig
+from speechlab.models.baselines.sudormrf import SuDoRMRF, SuDoRMRFConfig
+from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 from speechlab.models.mpsenet import MPSENet, MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformer, MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
 from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
 from speechlab.models.semamba_basic import SEMambaBasic, SEMambaBasicConfig
-from speechlab.models.baselines.sepformer import SepFormer, SepFormerConfig
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig
-from speechlab.models.baselines.sudormrf import SuDoRMRF, SuDoRMRFConfig
 from speechlab.models.umambanet import UMambaNet, UMambaNetConfig
 
 SYSTEMS = {

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
-from speechlab.layers.stacks import STACKS, check_options, init_residual
-from speechlab.layers.conv import strided, transposed
-from speechlab.models.base import ChunkedModel
 from speechlab.audio.level import LEVELS
+from speechlab.errors import UserError
+from speechlab.layers.conv import strided, transposed
+from speechlab.layers.stacks import STACKS, check_options, init_residual
+from speechlab.models.base import ChunkedModel
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 

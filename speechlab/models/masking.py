@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.models.base import check_shape
-from speechlab.audio.level import LEVELS
 
 Activation = Literal["none", "relu", "sigmoid"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

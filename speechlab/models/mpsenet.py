@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.errors import UserError
 from speechlab.layers.time_frequency import Axes, Normed, TimeFrequency, TransformerBlock
 from speechlab.models.spectral import SpectralModel
-from speechlab.audio.spectrum import FrontEnd, Spectrum
 
 
 @dataclass(frozen=True)

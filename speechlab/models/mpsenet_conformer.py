@@ -13,11 +13,11 @@ from typing import Literal
 
 from torch import nn
 
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.errors import UserError
 from speechlab.layers.conformer import ConformerBlock
 from speechlab.layers.time_frequency import Axes, TimeFrequency
 from speechlab.models.mpsenet import TimeFrequencyModel, check
-from speechlab.audio.spectrum import FrontEnd
 
 
 @dataclass(frozen=True)

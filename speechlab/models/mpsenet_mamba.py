@@ -20,10 +20,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.time_frequency import Axes, CrossAttention, along_axes
 from speechlab.models.mpsenet import TimeFrequencyModel, check, transformers
-from speechlab.audio.spectrum import FrontEnd
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import Direction, a_few_at_once, sequence_layer
 from speechlab.models.spectral import SpectralModel
-from speechlab.audio.spectrum import FrontEnd
 
 LAYER = {"d_state": 16, "d_conv": 4, "expand": 4}
 

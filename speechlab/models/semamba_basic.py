@@ -33,15 +33,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
-from speechlab.layers.bidirectional import Direction, sequence_layer
-from speechlab.layers.mixers import Mamba
-from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
-from speechlab.layers.stacks import Block, Stack
-from speechlab.models.base import ChunkedModel
 from speechlab.audio.level import LEVELS
 from speechlab.audio.spectrum import Spectrum
 from speechlab.audio.stft import overlap_add, whole_frames
+from speechlab.errors import UserError
+from speechlab.layers.bidirectional import Direction, sequence_layer
+from speechlab.layers.mixers import Mamba
+from speechlab.layers.stacks import Block, Stack
+from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
+from speechlab.models.base import ChunkedModel
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 SLOPE = 0.2  # of LeakyReLU below zero

@@ -33,13 +33,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import BothWays, Direction
+from speechlab.layers.conv import strided, transposed
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
-from speechlab.layers.conv import strided, transposed
 from speechlab.models.base import ChunkedModel
-from speechlab.audio.level import LEVELS
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
-from speechlab.models.base import check_shape
 from speechlab.audio.level import LEVELS, rms_gain, rms_level
 from speechlab.audio.spectrum import FrontEnd, Spectrum
+from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
+from speechlab.models.base import check_shape
 
 
 class SpectralModel(nn.Module):
@@ -25,7 +25,9 @@ class SpectralModel(nn.Module):
     """
 
     look_ahead = None  # samples of future that an output sample needs: all of them
-    chunk_s = 30.0  # seconds at once of a longer recording (`inference.long_recordings`): 3 GB or so
+    chunk_s = (
+        30.0  # seconds at once of a longer recording (`inference.long_recordings`): 3 GB or so
+    )
     needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
 
     def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:

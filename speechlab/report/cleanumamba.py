@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from speechlab.report import figures
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing
 from speechlab.evaluation.statistics import mean_interval
+from speechlab.report import figures
+from speechlab.storage.atomic import replacing
 
 RESULTS = Path("results")
 TEST_SET = "dns2020_no_reverb"  # the folder of the set below
@@ -374,13 +374,14 @@ def update_readme(path: str | Path, block: str) -> None:
 
 def main() -> None:
     """Rebuild what is committed under results/ and in README.md, from the per-file CSVs."""
-    parser = argparse.ArgumentParser(prog="python -m speechlab.report.cleanumamba", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m speechlab.report.cleanumamba", description=main.__doc__
+    )
     parser.add_argument(
         "--root", type=Path, default=Path(), help="of the repository; default: here"
     )
     root = parser.parse_args().root
-    from speechlab.report import separation
-    from speechlab.report import spectral
+    from speechlab.report import separation, spectral
 
     try:
         write(root / RESULTS)

@@ -78,10 +78,7 @@ def configuration(name: str) -> Any:
     from dataclasses import replace
 
     from speechlab.models import sepmamba, umambanet
-    from speechlab.models.baselines import conv_tasnet
-    from speechlab.models.baselines import dprnn
-    from speechlab.models.baselines import sepformer
-    from speechlab.models.baselines import sudormrf
+    from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 
     published = {"conv_tasnet": conv_tasnet, "dprnn": dprnn, "sepformer": sepformer}
     published["sudormrf"] = sudormrf

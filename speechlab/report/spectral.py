@@ -13,7 +13,14 @@ from typing import Any
 import pandas as pd
 
 from speechlab.errors import UserError
-from speechlab.report.cleanumamba import count, markdown_table, number, per_file, replace_text, write_tables
+from speechlab.report.cleanumamba import (
+    count,
+    markdown_table,
+    number,
+    per_file,
+    replace_text,
+    write_tables,
+)
 
 COUNTS = Path("benchmarks/spectral_macs.csv")
 TEST_SETS = ("voicebank_demand_test", "voicebank_demand_test_118")  # whole, and what we have of it

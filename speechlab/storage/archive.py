@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-from speechlab.storage.download import bytes_bar, check_space
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing, unfinished
+from speechlab.storage.download import bytes_bar, check_space
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 CHUNK_BYTES = 1 << 18

@@ -12,18 +12,13 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from speechlab.losses import waveform as losses
-from speechlab.evaluation import metrics
-from speechlab.training import schedule
-from speechlab.study import separation
-from speechlab.evaluation import separation_metrics
-from speechlab.evaluation.cost import n_params
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.config import from_dict, override, replaced
-from speechlab.errors import UserError
-from speechlab.training.loggers import LOGGERS
-from speechlab.training.metric_gan import PUBLISHED as GANS
-from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.data.mixing import MixtureConfig, PairConfig
+from speechlab.errors import UserError
+from speechlab.evaluation import metrics, separation_metrics
+from speechlab.evaluation.cost import n_params
+from speechlab.losses import waveform as losses
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig, ablation_config, tiny_config
 from speechlab.models.mpsenet import MPSENetConfig
@@ -31,9 +26,13 @@ from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMambaConfig
 from speechlab.models.semamba import LAYER, SEMambaAdvancedConfig
 from speechlab.models.semamba_basic import SEMambaBasicConfig
+from speechlab.study import separation
+from speechlab.training import schedule
+from speechlab.training.loggers import LOGGERS
+from speechlab.training.metric_gan import PUBLISHED as GANS
+from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.training.objectives import Loss
 from speechlab.training.schedule import TrainingConfig
-from speechlab.audio.spectrum import FrontEnd
 
 LOSSES: dict[str, Loss] = {
     "l1": losses.l1,

@@ -16,22 +16,22 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from speechlab.evaluation import separation_metrics
-from speechlab.data import splits
-from speechlab.training import loop
-from speechlab.weights.checkpoints import load
 from speechlab.config import to_dict
-from speechlab.data.recordings import Source, talkers
-from speechlab.training.distributed import own_device
-from speechlab.errors import UserError
-from speechlab.study.experiments import LOSSES, Experiment, check, from_settings, n_sources
-from speechlab.training.metric_gan import MetricGAN
+from speechlab.data import splits
 from speechlab.data.mixing import Examples, Mixtures, Pairs, whole_pairs
+from speechlab.data.recordings import Source, talkers
+from speechlab.errors import UserError
+from speechlab.evaluation import separation_metrics
 from speechlab.models import SYSTEMS
+from speechlab.study.experiments import LOSSES, Experiment, check, from_settings, n_sources
+from speechlab.training import loop
 from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
+from speechlab.training.distributed import own_device
+from speechlab.training.metric_gan import MetricGAN
 from speechlab.training.objectives import Objective, PermutationInvariant, Supervised
 from speechlab.training.progress import Tell
 from speechlab.training.runs import FOLDER, Run
+from speechlab.weights.checkpoints import load
 
 Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
 

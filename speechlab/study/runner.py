@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechlab.study import execution
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing, sha256
+from speechlab.study import execution
 from speechlab.study.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
 
 FOLDER = Path("notebooks")
@@ -156,9 +156,7 @@ def stand_in(folder: str | Path, corpus: str = "synthetic") -> Path:
     "synthetic", or one that is made from it; another name is that of "synthetic".
     """
     from speechlab.config import override
-    from speechlab.data.corpora import catalogue
-    from speechlab.data.corpora import synthetic
-    from speechlab.data.corpora import two_speakers
+    from speechlab.data.corpora import catalogue, synthetic, two_speakers
 
     target = Path(folder) / "synthetic"
     synthetic.prepare(target, override(synthetic.SMOKE, jobs=1), print)

@@ -12,10 +12,7 @@ from typing import TypeVar
 from speechlab.config import replaced
 from speechlab.data.mixing import MixtureConfig, PairConfig
 from speechlab.models import sepmamba, umambanet
-from speechlab.models.baselines import conv_tasnet
-from speechlab.models.baselines import dprnn
-from speechlab.models.baselines import sepformer
-from speechlab.models.baselines import sudormrf
+from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 from speechlab.training.schedule import TrainingConfig
 
 Base = TypeVar("Base")  # an Experiment, whose module reads this one

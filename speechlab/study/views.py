@@ -14,24 +14,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from speechlab.weights import checkpoints
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.report import figures as plots
-from speechlab.data import splits
-from speechlab.study import runner
+from speechlab.audio.pcs import pcs
+from speechlab.audio.spectrum import Spectrum
 from speechlab.config import replaced
+from speechlab.data import splits
 from speechlab.data.corpora import catalogue
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
-from speechlab.study.experiments import Experiment
+from speechlab.evaluation.statistics import paired_difference
 from speechlab.models import SYSTEMS
 from speechlab.models.spectral import SpectralModel
+from speechlab.report import figures as plots
+from speechlab.study import experiments, launch, runner
+from speechlab.study.experiments import Experiment
 from speechlab.study.notebooks import note_inputs, output_folder
-from speechlab.audio.pcs import pcs
 from speechlab.training.runs import Run
-from speechlab.audio.spectrum import Spectrum
-from speechlab.evaluation.statistics import paired_difference
+from speechlab.weights import checkpoints
 
 METRICS = ("si_sdr", "pesq_wb")
 PICTURES = ("spectrograms", "front_end", "phases")  # figures of pixels, not of lines

@@ -6,13 +6,10 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.study import runner
 from speechlab.config import override, replaced
-from speechlab.data.corpora import catalogue
 from speechlab.data import manifest
-from speechlab.data.corpora import two_speakers
+from speechlab.data.corpora import catalogue, two_speakers
+from speechlab.study import experiments, launch, runner
 
 IN_TWOS = {two_speakers.CORPUS.name: "clean", two_speakers.NOISY.name: "in a room"}  # titles
 

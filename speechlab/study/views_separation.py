@@ -11,21 +11,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from speechlab.evaluation import evaluate_mixtures
-from speechlab.report import figures
-from speechlab.evaluation import separation_metrics
+from speechlab.audio.pitch import median_pitch, semitones
 from speechlab.data import splits
-from speechlab.evaluation.cost import n_params
+from speechlab.data.mixing import whole_pairs
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
+from speechlab.evaluation import evaluate_mixtures, separation_metrics
+from speechlab.evaluation.cost import n_params
 from speechlab.evaluation.evaluate import failures
-from speechlab.study.experiments import Experiment
-from speechlab.data.mixing import whole_pairs
-from speechlab.study.notebooks import show_players
-from speechlab.audio.pitch import median_pitch, semitones
-from speechlab.training.runs import Run
+from speechlab.report import figures
 from speechlab.report.figures_separation import APART
 from speechlab.report.spectrogram import spectrogram_db
+from speechlab.study.experiments import Experiment
+from speechlab.study.notebooks import show_players
+from speechlab.training.runs import Run
 
 METRICS = ("si_snri", "si_sdri", "sdr", "sir", "stoi", "pesq_nb")
 

@@ -23,22 +23,22 @@ import pandas as pd
 import torch
 from torch import nn
 
-from speechlab.weights import checkpoints
-from speechlab.storage import state as snapshots
-from speechlab.evaluation.cost import n_params
 from speechlab.config import from_dict, override, to_dict
-from speechlab.training.distributed import World, is_writer, joined
-from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing
 from speechlab.data.loader import Batch, batches
 from speechlab.data.mixing import Examples
+from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
 from speechlab.models import SYSTEMS
-from speechlab.training.objectives import Objective, Phase, Supervised
 from speechlab.parallel import threads
+from speechlab.storage import state as snapshots
+from speechlab.storage.atomic import replacing
+from speechlab.training.distributed import World, is_writer, joined
+from speechlab.training.objectives import Objective, Phase, Supervised
 from speechlab.training.progress import Record, Tell, recording
 from speechlab.training.runs import Run
 from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, check, epoch_of, factor
 from speechlab.training.state import State, take_step
+from speechlab.weights import checkpoints
 
 __all__ = ["Objective", "Phase", "Supervised", "TrainingConfig", "fit", "resume"]
 

@@ -24,15 +24,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from speechlab.losses import spectral as losses
-from speechlab.errors import UserError
-from speechlab.data.loader import Batch
-from speechlab.training.discriminator import MetricDiscriminator
-from speechlab.models.spectral import SpectralModel
-from speechlab.training.objectives import Objective, Phase
 from speechlab.audio.pcs import pcs
-from speechlab.training.pesq_targets import SAMPLE_RATE, PesqTargets
 from speechlab.audio.spectrum import Spectrum
+from speechlab.data.loader import Batch
+from speechlab.errors import UserError
+from speechlab.losses import spectral as losses
+from speechlab.models.spectral import SpectralModel
+from speechlab.training.discriminator import MetricDiscriminator
+from speechlab.training.objectives import Objective, Phase
+from speechlab.training.pesq_targets import SAMPLE_RATE, PesqTargets
 
 WEIGHTS = {  # of the generator's terms
     **{"metric": 0.05, "magnitude": 0.9, "phase": 0.3},

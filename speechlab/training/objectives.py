@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
 from speechlab.data.loader import Batch
+from speechlab.errors import UserError
 from speechlab.losses.waveform import pairwise, pit, reordered
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (estimate, clean), both (B, S, T) -> (B,)

@@ -30,11 +30,10 @@ import pandas as pd
 import torch
 
 import speechlab
-from speechlab.storage import locks
-from speechlab.storage import state
-from speechlab.training.distributed import is_writer
 from speechlab.errors import UserError
+from speechlab.storage import locks, state
 from speechlab.storage.atomic import replacing
+from speechlab.training.distributed import is_writer
 
 FOLDER = Path("results/runs")  # where runs lie unless another folder is named
 PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")

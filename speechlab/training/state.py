@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechlab.training.distributed import World
 from speechlab.data.loader import Batch
+from speechlab.training.distributed import World
 from speechlab.training.objectives import Objective, Phase
 from speechlab.training.schedule import TrainingConfig
 

@@ -21,13 +21,13 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 import speechlab
-from speechlab.storage import state as snapshots
-from speechlab.weights import hub
-from speechlab.evaluation.cost import n_params
 from speechlab.config import from_dict, override, to_dict
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing, sha256
+from speechlab.evaluation.cost import n_params
 from speechlab.models import SYSTEMS
+from speechlab.storage import state as snapshots
+from speechlab.storage.atomic import replacing, sha256
+from speechlab.weights import hub
 from speechlab.weights.converters import CONVERTERS, NAMED
 from speechlab.weights.names import listed, recognise, unwrapped
 

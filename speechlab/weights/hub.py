@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from speechlab.storage import download as downloads
 from speechlab.errors import UserError
+from speechlab.storage import download as downloads
 
 BASE_URL = "https://raw.githubusercontent.com"  # of raw files: BASE_URL/owner/name/commit/path
 OFFLINE_VARIABLE = "SPEECHLAB_WEIGHTS"  # a folder with the files; once set, no network is touched

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.errors import UserError
 from speechlab.layers.dense import Codec
 from speechlab.models.mpsenet import MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMambaConfig
-from speechlab.weights.names import check_mark, renamed
 from speechlab.weights.codec import rename_codec
-from speechlab.audio.spectrum import FrontEnd
+from speechlab.weights.names import check_mark, renamed
 
 StateDict = dict[str, Tensor]
 

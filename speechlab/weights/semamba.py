@@ -8,8 +8,8 @@ from torch import Tensor
 from speechlab.config import from_dict
 from speechlab.errors import UserError
 from speechlab.models.semamba import SEMambaAdvancedConfig
-from speechlab.weights.names import check_mark, renamed
 from speechlab.weights.codec import rename_codec
+from speechlab.weights.names import check_mark, renamed
 
 StateDict = dict[str, Tensor]
 

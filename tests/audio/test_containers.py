@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechlab.audio import files
-from speechlab.audio import containers
+from speechlab.audio import containers, files
 from speechlab.errors import UserError
 
 N = 30000  # frames: more than a second, several pages of an Ogg stream

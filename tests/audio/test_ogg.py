@@ -5,8 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from speechlab.audio import files
-from speechlab.audio import ogg
+from speechlab.audio import files, ogg
 from speechlab.errors import UserError
 
 CODECS = {"VORBIS": "x.ogg", "OPUS": "x.opus"}

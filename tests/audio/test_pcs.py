@@ -5,10 +5,10 @@ import pytest
 import soundfile
 import torch
 
-from speechlab.inference import enhance
 from speechlab.audio import pcs as module
-from speechlab.errors import UserError
 from speechlab.audio.pcs import VERSIONS, _gains, pcs, pcs_blocks
+from speechlab.errors import UserError
+from speechlab.inference import enhance
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 

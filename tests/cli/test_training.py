@@ -16,12 +16,12 @@ import soundfile
 
 import speechlab
 from speechlab.cli import main
-from speechlab.storage import state as snapshots
-from speechlab.training import loop
 from speechlab.cli.training import assigned
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.errors import UserError
+from speechlab.storage import state as snapshots
 from speechlab.study.experiments import EXPERIMENTS
+from speechlab.training import loop
 from speechlab.training.runs import Run
 from tests.support.toy_corpus import prepared, words
 from tests.support.training_toys import ended, forked

@@ -12,11 +12,11 @@ import pytest
 import soundfile
 import torch
 
+from speechlab.data.loader import Batch, batches
 from speechlab.data.manifest import Item
+from speechlab.data.mixing import Example, MixtureConfig, Mixtures
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
-from speechlab.data.loader import Batch, batches
-from speechlab.data.mixing import Example, MixtureConfig, Mixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of few processors
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechlab.data import mixing
 from speechlab.config import from_dict, override, to_dict
+from speechlab.data import mixing
 from speechlab.data.manifest import Item
+from speechlab.data.mixing import MixtureConfig, Mixtures, PairConfig, Pairs
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
-from speechlab.data.mixing import MixtureConfig, Mixtures, PairConfig, Pairs
 
 RATE = 8000
 SMALL = MixtureConfig(segment_s=0.5, sample_rate=RATE)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechlab.data import recordings
-from speechlab.data import manifest
+from speechlab.data import manifest, recordings
 from speechlab.data.manifest import KINDS, SPLITS, Item
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError

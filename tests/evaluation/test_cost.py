@@ -12,10 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import speechlab
-from speechlab.evaluation import cost as complexity
-from speechlab.evaluation.cost import count_macs, macs_per_second, profiled_macs
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.evaluation import cost as complexity
+from speechlab.evaluation.cost import count_macs, macs_per_second, profiled_macs
 from speechlab.layers.mixers import MIXERS
 from speechlab.models import (
     MPSENetConformer,

@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 import speechlab
-from speechlab.evaluation import evaluate
 from speechlab.errors import UserError
+from speechlab.evaluation import evaluate
 from speechlab.evaluation.evaluate import summarise
 from speechlab.evaluation.metrics import METRICS
 

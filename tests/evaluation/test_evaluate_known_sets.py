@@ -12,8 +12,8 @@ import torch
 
 import speechlab
 from speechlab.data import test_sets
-from speechlab.evaluation import evaluate
 from speechlab.errors import UserError
+from speechlab.evaluation import evaluate
 from speechlab.evaluation.evaluate import summarise
 from speechlab.evaluation.metrics import METRICS
 

@@ -12,8 +12,8 @@ import torch
 import speechlab
 from speechlab.cli import main
 from speechlab.data import test_sets
-from speechlab.evaluation import evaluate_mixtures
 from speechlab.errors import UserError
+from speechlab.evaluation import evaluate_mixtures
 from speechlab.evaluation.evaluate_mixtures import evaluate, means, summarise
 from speechlab.evaluation.separation_metrics import SILENT, usual
 

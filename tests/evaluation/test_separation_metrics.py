@@ -7,10 +7,19 @@ import fast_bss_eval
 import numpy as np
 import pytest
 
-from speechlab.evaluation import metrics
-from speechlab.evaluation import separation_metrics
 from speechlab.audio.files import load
-from speechlab.evaluation.separation_metrics import ALONE, IMPROVEMENTS, NO_OTHER, SILENT, mean, permutation, said, score, usual
+from speechlab.evaluation import metrics, separation_metrics
+from speechlab.evaluation.separation_metrics import (
+    ALONE,
+    IMPROVEMENTS,
+    NO_OTHER,
+    SILENT,
+    mean,
+    permutation,
+    said,
+    score,
+    usual,
+)
 
 RATE = 8000
 QUICK = (*IMPROVEMENTS, *IMPROVEMENTS.values())

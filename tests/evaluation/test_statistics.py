@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
-from speechlab.evaluation.statistics import comparisons, differences, holm, mean_interval, mean_intervals, paired_difference, seeds_interval
+from speechlab.evaluation.statistics import (
+    comparisons,
+    differences,
+    holm,
+    mean_interval,
+    mean_intervals,
+    paired_difference,
+    seeds_interval,
+)
 
 
 def test_means_of_groups():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from speechlab.inference.batch import Job, Log, Result, alone, plan
 from speechlab.errors import UserError
+from speechlab.inference.batch import Job, Log, Result, alone, plan
 
 
 @pytest.fixture

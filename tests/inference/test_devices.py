@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.inference import devices
-from speechlab.inference import live
 from speechlab.errors import UserError
+from speechlab.inference import devices, live
 
 RATE = 16000
 GOOD = SimpleNamespace(input_overflow=False, output_underflow=False)

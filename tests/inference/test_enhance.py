@@ -13,10 +13,10 @@ import soundfile
 import torch
 
 from speechlab.audio import files
-from speechlab.inference import enhance
-from speechlab.weights.checkpoints import save
 from speechlab.errors import UserError
+from speechlab.inference import enhance
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from speechlab.weights.checkpoints import save
 
 TINY = CleanUMambaConfig(
     down_channels=(4, 6, 8),

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from speechlab.audio import files
-from speechlab.inference import batch
-from speechlab.weights.checkpoints import save
-from speechlab.inference.enhance import enhance_all
 from speechlab.errors import UserError
+from speechlab.inference import batch
+from speechlab.inference.enhance import enhance_all
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from speechlab.weights.checkpoints import save
 
 
 @pytest.fixture

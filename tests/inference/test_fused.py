@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import speechlab
-from speechlab.inference import fused as stepping
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.inference import fused as stepping
+from speechlab.inference.fused import Fused, fuse
+from speechlab.inference.stream import Stream
 from speechlab.layers.kernels import step
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
-from speechlab.inference.fused import Fused, fuse
-from speechlab.inference.stream import Stream
 
 TINY = CleanUMambaConfig(
     down_channels=(4, 35, 5),

@@ -18,10 +18,9 @@ import torch
 
 from speechlab.audio import files
 from speechlab.cli import main
-from speechlab.inference import devices
-from speechlab.inference import live
-from speechlab.inference.enhance import enhance_file
 from speechlab.errors import UserError
+from speechlab.inference import devices, live
+from speechlab.inference.enhance import enhance_file
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 
 

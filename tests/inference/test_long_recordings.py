@@ -8,14 +8,14 @@ from torch import nn
 
 import speechlab
 from speechlab.audio import files
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.config import override
-from speechlab.inference.enhance import enhance_blocks
 from speechlab.errors import UserError
+from speechlab.inference.enhance import enhance_blocks
+from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
 from speechlab.models.semamba_basic import CONFIGS, SEMambaBasic
 from speechlab.models.spectral import SpectralModel
-from speechlab.inference.long_recordings import in_one_pass, overlapped
-from speechlab.audio.spectrum import FrontEnd
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import speechlab
 from speechlab.config import override
+from speechlab.inference.stream import PATHS, Stream
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
-from speechlab.inference.stream import PATHS, Stream
 
 DAY = 24 * 3600 * 16000  # samples
 WINDOW = 50  # frames that attention sees

@@ -12,20 +12,19 @@ import soundfile
 import torch
 
 from speechlab.audio import files
-from speechlab.inference import batch
 from speechlab.cli import main
-from speechlab.inference import separate
-from speechlab.weights.checkpoints import load, save
-from speechlab.evaluation.cost import peak_memory
 from speechlab.config import override
-from speechlab.inference.enhance import enhance_all, enhance_blocks, enhance_file, load_causal
 from speechlab.errors import UserError
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
-from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
-from speechlab.models.sepmamba import SepMamba, SepMambaConfig
+from speechlab.evaluation.cost import peak_memory
+from speechlab.inference import batch, separate
+from speechlab.inference.enhance import enhance_all, enhance_blocks, enhance_file, load_causal
 from speechlab.inference.separate import separate_all, separate_blocks, separate_file
-from tests.support.separation_toys import RATE, Splitter, flips, talk
+from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
+from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from speechlab.models.sepmamba import SepMamba, SepMambaConfig
+from speechlab.weights.checkpoints import load, save
 from tests.inference.test_enhance import BAD, GOOD, break_file, noise, write
+from tests.support.separation_toys import RATE, Splitter, flips, talk
 
 TINY = ConvTasNetConfig(
     n_filters=8, d_model=6, d_skip=6, d_hidden=8, n_blocks=2, n_repeats=1, n_sources=2

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from speechlab.audio import files
-from speechlab.inference import separate
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.inference import separate
 from speechlab.inference.separate import mixing_gains, separate_blocks, separate_file
-from tests.support.separation_toys import RATE, Splitter, talk
 from tests.inference.test_separate import WHOLE, noise, run, tiny, whole
+from tests.support.separation_toys import RATE, Splitter, talk
 
 
 @pytest.fixture(scope="module")

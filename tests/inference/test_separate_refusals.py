@@ -3,11 +3,11 @@
 import pytest
 
 from speechlab.audio import files
-from speechlab.inference import separate
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.models.sepmamba import SepMamba
+from speechlab.inference import separate
 from speechlab.inference.separate import separate_blocks, separate_file
+from speechlab.models.sepmamba import SepMamba
 from tests.inference.test_separate import WHOLE, noise, tiny
 
 

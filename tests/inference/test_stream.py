@@ -7,16 +7,16 @@ import torch
 import speechlab
 from speechlab.audio import files
 from speechlab.cli import main
-from speechlab.weights.checkpoints import save
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.inference.stream import PATHS, Stream
 from speechlab.layers.mixers import MIXERS
 from speechlab.models import SYSTEMS, semamba_basic, sepmamba
+from speechlab.models.baselines.wiener import WienerFilter
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
 from speechlab.models.semamba_basic import LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig
-from speechlab.models.baselines.wiener import WienerFilter
-from speechlab.inference.stream import PATHS, Stream
+from speechlab.weights.checkpoints import save
 
 TINY = CleanUMambaConfig(
     down_channels=(4, 6, 5),

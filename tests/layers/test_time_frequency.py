@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from speechlab.errors import UserError
-from speechlab.layers.time_frequency import Attention, CrossAttention, TimeFrequency, TransformerBlock, along_axes
+from speechlab.layers.time_frequency import (
+    Attention,
+    CrossAttention,
+    TimeFrequency,
+    TransformerBlock,
+    along_axes,
+)
 
 
 def close(found, wanted):

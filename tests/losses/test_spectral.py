@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechlab.losses import spectral as losses
 from speechlab.audio.spectrum import FrontEnd, Spectrum
+from speechlab.losses import spectral as losses
 
 FRONT = FrontEnd()
 # system: edges, offsets of the consistency, name of the consistency in the golden files

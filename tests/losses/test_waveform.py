@@ -12,7 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechlab.evaluation import metrics
-from speechlab.losses.waveform import BANDS, EXHAUSTIVE_MAX, RESOLUTIONS, at_lengths, l1, multi_resolution_stft, pairwise, pit, reordered, si_sdr, si_snr, snr
+from speechlab.losses.waveform import (
+    BANDS,
+    EXHAUSTIVE_MAX,
+    RESOLUTIONS,
+    at_lengths,
+    l1,
+    multi_resolution_stft,
+    pairwise,
+    pit,
+    reordered,
+    si_sdr,
+    si_snr,
+    snr,
+)
 
 STFT = {band: partial(multi_resolution_stft, band=band) for band in BANDS}
 LOSSES = {"l1": l1, "snr": snr, "si_sdr": si_sdr, "si_snr": si_snr, **STFT}

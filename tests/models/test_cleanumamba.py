@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import speechlab
-from speechlab.evaluation.cost import n_params
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba, CleanUMambaConfig, ablation_config
 

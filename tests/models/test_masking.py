@@ -6,15 +6,12 @@ import pytest
 import torch
 
 import speechlab
-from speechlab.weights.checkpoints import save
 from speechlab.errors import UserError
-from speechlab.models import SYSTEMS
-from speechlab.models.baselines import conv_tasnet
-from speechlab.models.baselines import dprnn
-from speechlab.models.baselines import sepformer
-from speechlab.models.baselines import sudormrf
-from speechlab.models.masking import MaskConvolution, MaskingModel
 from speechlab.inference.stream import Stream
+from speechlab.models import SYSTEMS
+from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
+from speechlab.models.masking import MaskConvolution, MaskingModel
+from speechlab.weights.checkpoints import save
 
 PEERS = {
     "conv_tasnet": conv_tasnet.CONFIGS["tiny"],

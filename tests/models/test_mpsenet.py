@@ -6,16 +6,16 @@ import torch
 from safetensors.torch import load_file
 
 import speechlab
-from speechlab.weights.checkpoints import save
-from speechlab.evaluation.cost import n_params
+from speechlab.audio.level import rms_gain
+from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
 from speechlab.models import SYSTEMS
-from speechlab.audio.level import rms_gain
 from speechlab.models.mpsenet import MPSENet, MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import CONFIGS, MPSENetMambaConfig
-from speechlab.audio.spectrum import FrontEnd, Spectrum
+from speechlab.weights.checkpoints import save
 from tests.support.phase_channels import PhaseChannels
 
 FRONT_END = FrontEnd(n_fft=32, hop_length=8, win_length=32, offsets="mpsenet")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import speechlab
+from speechlab.audio.spectrum import FrontEnd
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.models.mpsenet_conformer import MPSENetConformer, MPSENetConformerConfig
-from speechlab.audio.spectrum import FrontEnd
 
 SMALL = MPSENetConformerConfig(
     d_model=8,

@@ -7,13 +7,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import speechlab
-from speechlab.weights import checkpoints
-from speechlab.evaluation.cost import n_params
+from speechlab.audio.level import rms_gain
+from speechlab.audio.spectrum import Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.audio.level import rms_gain
+from speechlab.evaluation.cost import n_params
 from speechlab.models.semamba import CONFIGS, SEMambaAdvanced, SEMambaAdvancedConfig
-from speechlab.audio.spectrum import Spectrum
+from speechlab.weights import checkpoints
 from tests.support.phase_channels import PhaseChannels
 from tests.support.reference_front_end import ReferenceFrontEnd
 

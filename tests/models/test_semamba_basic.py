@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional as F
 
 import speechlab
-from speechlab.weights.checkpoints import save
-from speechlab.evaluation.cost import n_params
-from speechlab.config import from_dict, override, to_dict
-from speechlab.inference.enhance import enhance_blocks
-from speechlab.errors import UserError
-from speechlab.models.semamba_basic import CONFIGS, LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
 from speechlab.audio.stft import overlap_add, stft, whole_frames
+from speechlab.config import from_dict, override, to_dict
+from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
+from speechlab.inference.enhance import enhance_blocks
+from speechlab.models.semamba_basic import CONFIGS, LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
+from speechlab.weights.checkpoints import save
 
 LAYER = {
     ("mamba", "forward"): {"d_state": 4},

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 import speechlab
 from speechlab.audio import files as audio
-from speechlab.losses import waveform
-from speechlab.weights.checkpoints import import_checkpoint
-from speechlab.evaluation.cost import n_params
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
+from speechlab.losses import waveform
 from speechlab.models.sepmamba import CONFIGS, SepMamba, SepMambaConfig
+from speechlab.weights.checkpoints import import_checkpoint
 from speechlab.weights.names import renamed
 
 GOLDEN = {"small_causal": "sepmamba_s_causal", "small_noncausal": "sepmamba_s"}

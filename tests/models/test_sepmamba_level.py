@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import speechlab
-from speechlab.weights.checkpoints import save
-from speechlab.config import override
 from speechlab.audio.level import LEVELS
+from speechlab.config import override
+from speechlab.weights.checkpoints import save
 from tests.models.test_sepmamba import CAUSAL, GOLDEN, TINY, array, loaded, noise, tiny
 
 

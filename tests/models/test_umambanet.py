@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import speechlab
-from speechlab.weights.checkpoints import save
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import count_macs, n_params
+from speechlab.inference.stream import Stream
 from speechlab.layers.mixers import Mamba
 from speechlab.models import SYSTEMS
 from speechlab.models.umambanet import CONFIGS, UMambaNet, UNet
-from speechlab.inference.stream import Stream
+from speechlab.weights.checkpoints import save
 
 TINY = CONFIGS["tiny"]
 VARIANTS = {

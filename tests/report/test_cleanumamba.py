@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speechlab.study import runner
-from speechlab.report import cleanumamba
 from speechlab.data.test_sets import TEST_SETS
 from speechlab.errors import UserError
+from speechlab.report import cleanumamba
+from speechlab.study import runner
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "published"
@@ -31,7 +31,11 @@ def add_run(
     rows = {"file": [f"fileid_{i}" for i in range(len(pesq_wb))], "seconds": 10.0}
     rows |= {"pesq_wb": pesq_wb, "pesq_nb": 2.5, "stoi": 0.9512}
     pd.DataFrame(rows | {"failed": ""}).to_csv(folder / f"{name}.csv", index=False)
-    about = {"test_set": cleanumamba.PUBLISHED_ON, "quantize": "int16", "versions": {"pesq": "0.0.4"}}
+    about = {
+        "test_set": cleanumamba.PUBLISHED_ON,
+        "quantize": "int16",
+        "versions": {"pesq": "0.0.4"},
+    }
     about |= {} if n_params is None else {"n_params": n_params}
     (folder / f"{name}.json").write_text(json.dumps(about | settings))
 
@@ -161,7 +165,9 @@ def test_other_sets_have_no_difference(folder):
     for table in (cleanumamba.ablation(ABLATION, runs), cleanumamba.pruning(PRUNING, runs)):
         differences = table[[f"{metric}_difference" for metric in cleanumamba.METRICS]]
         assert differences.isna().all(axis=None)
-    assert "VoiceBank-DEMAND test, 3 files; the published columns are on DNS" in cleanumamba.note(runs)
+    assert "VoiceBank-DEMAND test, 3 files; the published columns are on DNS" in cleanumamba.note(
+        runs
+    )
 
 
 def test_the_note_names_set_units_and_packages(folder):
@@ -215,7 +221,9 @@ def test_make_paper_gives_the_committed_bytes(tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(readme, encoding="utf-8")
     cleanumamba.update_readme(tmp_path / "README.md", "cleared\n")
-    check = "import runpy, sys; runpy.run_module('speechlab.report.cleanumamba', run_name='__main__'); "
+    check = (
+        "import runpy, sys; runpy.run_module('speechlab.report.cleanumamba', run_name='__main__'); "
+    )
     check += "sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", check]

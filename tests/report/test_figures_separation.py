@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speechlab.study import experiments
-from speechlab.report import figures
-from speechlab.report import figures_separation
-from speechlab.study import runner
+from speechlab.report import figures, figures_separation
+from speechlab.study import experiments, runner
 from speechlab.study.experiments import EXPERIMENTS
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from speechlab.report import figures
-from speechlab.report import figures_spectral
+from speechlab.report import figures, figures_spectral
 
 TABLE = pd.DataFrame(np.eye(5, 4), index=np.linspace(0, 8000, 5), columns=np.linspace(0, 1, 4))
 PHASES = pd.DataFrame(np.full((5, 4), np.nan), index=TABLE.index, columns=TABLE.columns)

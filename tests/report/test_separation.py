@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from speechlab.report import separation
 from speechlab.errors import UserError
+from speechlab.report import separation
 from speechlab.report.separation import BUILT, COUNTED, MAIN, RIVAL, UMAMBANET
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from speechlab.report import spectral
-from speechlab.weights import hub
 from speechlab.errors import UserError
+from speechlab.report import spectral
 from speechlab.report.spectral import ADVANCED, CAUSAL, CONFORMER, FORWARD, TRANSFORMER, WHOLE
+from speechlab.weights import hub
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PRINTED = spectral.published(RESULTS / "published")

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
-from speechlab.report.spectrogram import as_table, is_loud, loudest_phases, phase_errors, spectrogram_db
+from speechlab.report.spectrogram import (
+    as_table,
+    is_loud,
+    loudest_phases,
+    phase_errors,
+    spectrogram_db,
+)
 
 FRONT_END = FrontEnd(n_fft=256, hop_length=64, win_length=256)
 TONE = 16  # the bin that its frequency is the middle of: 1 kHz

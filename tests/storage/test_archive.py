@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from speechlab.storage import archive as archives
 from speechlab.errors import UserError
+from speechlab.storage import archive as archives
 
 FILES = {"top/a.wav": b"a" * 1000, "top/deep/b.wav": b"b" * 2000, "top/empty": b""}
 

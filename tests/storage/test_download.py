@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speechlab.storage import download
 from speechlab.errors import UserError
+from speechlab.storage import download
 from tests.support.bad_server import CONTENT, serving
 
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from speechlab.storage import locks
 from speechlab.errors import UserError
+from speechlab.storage import locks
 from tests.support.training_toys import ended, forked
 
 

@@ -13,17 +13,16 @@ import soundfile
 import torch
 
 import speechlab
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.evaluation import metrics
-from speechlab.storage import state as snapshots
 from speechlab.config import replaced, to_dict
 from speechlab.data import manifest
+from speechlab.data.mixing import PairConfig
 from speechlab.errors import UserError
+from speechlab.evaluation import metrics
+from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
+from speechlab.storage import state as snapshots
+from speechlab.study import experiments, launch
 from speechlab.study.experiments import EXPERIMENTS, LOSSES, TINY, Experiment
 from speechlab.training.metric_gan import MetricGANConfig
-from speechlab.data.mixing import PairConfig
-from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.training.runs import Run
 from tests.support.toy_corpus import SETTINGS, prepared
 

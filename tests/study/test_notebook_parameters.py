@@ -7,7 +7,14 @@ import pytest
 
 from speechlab.data import manifest
 from speechlab.errors import UserError
-from speechlab.study.notebooks import ABSENT, Notebook, content, enter_folder, noted_inputs, output_folder
+from speechlab.study.notebooks import (
+    ABSENT,
+    Notebook,
+    content,
+    enter_folder,
+    noted_inputs,
+    output_folder,
+)
 from tests.support.toy_corpus import prepared
 
 

@@ -8,12 +8,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from speechlab.report import spectral
-from speechlab.report import cleanumamba
 from speechlab.evaluation.cost import n_params
-from speechlab.study.experiments import EXPERIMENTS, SEMAMBA, SEMAMBA_TINY
-from speechlab.models.semamba import SEMambaAdvanced
 from speechlab.evaluation.statistics import Difference, mean_interval, paired_difference
+from speechlab.models.semamba import SEMambaAdvanced
+from speechlab.report import cleanumamba, spectral
+from speechlab.study.experiments import EXPERIMENTS, SEMAMBA, SEMAMBA_TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"

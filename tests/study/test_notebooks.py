@@ -12,18 +12,16 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speechlab.weights import checkpoints
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.report import separation
-from speechlab.report import spectral
 from speechlab.config import replaced
 from speechlab.data import manifest
 from speechlab.models.baselines import conv_tasnet
-from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.models.baselines.conv_tasnet import ConvTasNet
+from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.report import separation, spectral
+from speechlab.study import experiments, launch
 from speechlab.study.notebooks import LOCAL
 from speechlab.training.runs import Run
+from speechlab.weights import checkpoints
 from tests.support import toy_corpus
 
 ROOT = Path(__file__).resolve().parents[2]

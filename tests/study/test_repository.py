@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from speechlab.weights import checkpoints
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
+from speechlab.weights import checkpoints
 from tests.support import toy_corpus
 
 ROOT = Path(__file__).resolve().parents[2]

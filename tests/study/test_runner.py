@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from speechlab.study import runner
 from speechlab.data import manifest
 from speechlab.errors import UserError
+from speechlab.study import runner
 from speechlab.study.experiments import EXPERIMENTS
 from speechlab.study.runner import assignments, plan, run_study, source_hash, stale
 from tests.support.study_toys import LIMIT_MIN, copies, printed, read, reason, run, wanted, write

@@ -6,20 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.training import schedule
-from speechlab.data import splits
 from speechlab.config import replaced
-from speechlab.data import manifest
+from speechlab.data import manifest, splits
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
-from speechlab.study.experiments import EXPERIMENTS
-from speechlab.models.baselines import conv_tasnet
-from speechlab.models.baselines import dprnn
-from speechlab.models.baselines import sepformer
-from speechlab.models.baselines import sudormrf
+from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 from speechlab.models.umambanet import CONFIGS
+from speechlab.study import experiments, launch
+from speechlab.study.experiments import EXPERIMENTS
+from speechlab.training import schedule
 
 PEERS = {"conv-tasnet": conv_tasnet, "dprnn": dprnn, "sepformer": sepformer, "sudormrf": sudormrf}
 RATE, N_FRAMES = 8000, 4000  # Hz; samples of every file

@@ -9,14 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.study import views
-from speechlab.study import runner
+from speechlab.audio.pcs import pcs
 from speechlab.config import replaced
 from speechlab.errors import UserError
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
-from speechlab.audio.pcs import pcs
+from speechlab.study import experiments, launch, runner, views
 from tests.support import toy_corpus
 
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from speechlab.study import views_corpora as showing
 from speechlab.data import manifest
-from speechlab.data.corpora import synthetic
-from speechlab.data.corpora import two_speakers
+from speechlab.data.corpora import synthetic, two_speakers
+from speechlab.study import views_corpora as showing
 from tests.support import toy_corpus
 
 

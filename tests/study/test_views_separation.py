@@ -9,15 +9,15 @@ import soundfile
 import torch
 from torch import nn
 
-from speechlab.report import figures
-from speechlab.study import views_separation as showing
 from speechlab.config import replaced
 from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
-from speechlab.study.experiments import EXPERIMENTS
 from speechlab.evaluation.separation_metrics import SILENT
+from speechlab.report import figures
+from speechlab.study import views_separation as showing
+from speechlab.study.experiments import EXPERIMENTS
 from speechlab.study.views import Untouched
 
 RATE = 8000  # Hz

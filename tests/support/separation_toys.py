@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechlab.models.base import ChunkedModel
 from speechlab.audio.level import LEVELS
+from speechlab.models.base import ChunkedModel
 
 RATE = 1000  # Hz
 N_TAPS = 101

@@ -116,8 +116,8 @@ def train(
     folder, objective=None, examples=None, scores=dev, tell=None, score_start=False, **changes
 ):
     """The run, trained to its end."""
-    from speechlab.training.runs import Run
     from speechlab.training.loop import fit
+    from speechlab.training.runs import Run
 
     run = Run.start(folder, RUN_CONFIG, "hash of toys")
     objective = plain() if objective is None else objective

@@ -6,12 +6,12 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from speechlab.weights.checkpoints import fill
-from speechlab.evaluation.cost import n_params
-from speechlab.errors import UserError
-from speechlab.training.discriminator import MetricDiscriminator, from_published, load_discriminator
 from speechlab.audio.level import rms_level
 from speechlab.audio.spectrum import FrontEnd
+from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
+from speechlab.training.discriminator import MetricDiscriminator, from_published, load_discriminator
+from speechlab.weights.checkpoints import fill
 
 WEIGHTS = "upstream_checkpoints/semamba/pretrained_discriminator.pth"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from speechlab.training.distributed import World, is_writer, joined, one_voice, own_device
 from speechlab.errors import UserError
+from speechlab.training.distributed import World, is_writer, joined, one_voice, own_device
 from speechlab.training.runs import Run
 from speechlab.training.state import State, take_step
 from tests.support.training_toys import Sines, ended, forked, gan, options, plain, tiny, train

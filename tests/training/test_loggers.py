@@ -7,8 +7,8 @@ import warnings
 import pandas as pd
 import pytest
 
-from speechlab.training import loggers
 from speechlab.errors import UserError
+from speechlab.training import loggers
 from speechlab.training.loggers import CsvLogger, started
 from tests.support.training_toys import train
 

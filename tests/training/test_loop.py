@@ -13,16 +13,16 @@ import torch
 
 import speechlab
 from benchmarks import training as benchmark
-from speechlab.training import loop
-from speechlab.training.distributed import World
+from speechlab.data.loader import batches
 from speechlab.errors import UserError
 from speechlab.layers import scan
-from speechlab.data.loader import batches
 from speechlab.parallel import threads
+from speechlab.training import loop
+from speechlab.training.distributed import World
+from speechlab.training.loop import Objective, Phase, Supervised, fit, resume
 from speechlab.training.runs import Run
 from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, check, factor
 from speechlab.training.state import State, take_step
-from speechlab.training.loop import Objective, Phase, Supervised, fit, resume
 from tests.support.training_toys import Sines, dev, gan, mae, options, plain, tiny, train
 
 ALONE = World(torch.device("cpu"))

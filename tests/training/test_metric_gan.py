@@ -13,23 +13,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from speechlab.weights.checkpoints import fill
-from speechlab.training.distributed import World, joined
-from speechlab.errors import UserError
-from speechlab.data.loader import Batch, batches
-from speechlab.training.metric_gan import PUBLISHED, WEIGHTS, MetricGAN, MetricGANConfig
-from speechlab.data.mixing import Example
-from speechlab.training.discriminator import MetricDiscriminator, from_published
-from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
-from speechlab.training.pesq_targets import PesqTargets
-from speechlab.weights.converters import CONVERTERS
-from speechlab.training.runs import Run
 from speechlab.audio.spectrum import Spectrum
+from speechlab.data.loader import Batch, batches
+from speechlab.data.mixing import Example
+from speechlab.errors import UserError
+from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
+from speechlab.training.discriminator import MetricDiscriminator, from_published
+from speechlab.training.distributed import World, joined
+from speechlab.training.metric_gan import PUBLISHED, WEIGHTS, MetricGAN, MetricGANConfig
+from speechlab.training.pesq_targets import PesqTargets
+from speechlab.training.runs import Run
 from speechlab.training.state import State, take_step
+from speechlab.weights.checkpoints import fill
+from speechlab.weights.converters import CONVERTERS
 from tests.support.reference_front_end import ReferenceFrontEnd
+from tests.support.training_toys import Sines, ended, forked, options, tiny, train
 from tests.training.test_distributed import distance, two
 from tests.training.test_resume import same
-from tests.support.training_toys import Sines, ended, forked, options, tiny, train
 
 CPU = torch.device("cpu")
 N_SAMPLES = 4800  # 0.3 s

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from speechlab.losses import waveform
 from speechlab.data.loader import Batch
+from speechlab.losses import waveform
 from speechlab.training.objectives import PermutationInvariant, Supervised
 
 LOSSES = {"si_sdr": waveform.si_sdr, "l1": waveform.l1}

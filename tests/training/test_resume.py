@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
+from speechlab.errors import UserError
 from speechlab.storage import state as snapshots
 from speechlab.training import loop
-from speechlab.errors import UserError
 from speechlab.training.runs import Run
 from tests.support.training_toys import Sines, contents, ended, forked, gan, plain, train
 

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 import speechlab
-from speechlab.training import runs
-from speechlab.training import loop
 from speechlab.errors import UserError
+from speechlab.training import loop, runs
 from speechlab.training.runs import Run, compare, listing
 from tests.support.training_toys import ended, forked, train
 

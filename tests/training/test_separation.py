@@ -10,19 +10,18 @@ from torch import nn
 
 import speechlab
 from speechlab.cli import training
-from speechlab.study import experiments
-from speechlab.study import launch
-from speechlab.evaluation import separation_metrics
-from speechlab.weights.checkpoints import save
 from speechlab.config import replaced
 from speechlab.data import manifest
 from speechlab.data.manifest import Item
-from speechlab.errors import UserError
-from speechlab.study.experiments import EXPERIMENTS, Experiment
 from speechlab.data.mixing import MixtureConfig, PairConfig
+from speechlab.errors import UserError
+from speechlab.evaluation import separation_metrics
 from speechlab.models import SYSTEMS
 from speechlab.models.sepmamba import SepMamba
+from speechlab.study import experiments, launch
+from speechlab.study.experiments import EXPERIMENTS, Experiment
 from speechlab.training.schedule import TrainingConfig
+from speechlab.weights.checkpoints import save
 
 RATE, N_FRAMES = 8000, 4000  # Hz; samples of every file
 

@@ -7,8 +7,8 @@ import torch
 
 import speechlab
 from speechlab.errors import UserError
-from speechlab.training.runs import Run
 from speechlab.training.loop import resume
+from speechlab.training.runs import Run
 from tests.support.training_toys import tiny, train
 
 

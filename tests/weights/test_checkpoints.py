@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import speechlab
-from speechlab.weights.checkpoints import import_checkpoint, save
 from speechlab.config import override, to_dict
 from speechlab.errors import UserError
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+from speechlab.weights.checkpoints import import_checkpoint, save
 
 ABLATION = ["Mamba", "Mamba2", "MambaS4", "LSTM", "MHA"]
 

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import speechlab
-from speechlab.weights.checkpoints import import_checkpoint, read_pickle, save
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.models.sepmamba import CONFIGS, SepMamba
+from speechlab.weights.checkpoints import import_checkpoint, read_pickle, save
 from speechlab.weights.names import MARKS, recognise, unwrapped
 
 NAMES = {"small_causal": "sepmamba_s_causal", "small_noncausal": "sepmamba_s"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from speechlab.errors import UserError
 from speechlab.storage import download
 from speechlab.weights import hub
-from speechlab.errors import UserError
 from tests.support.bad_server import CONTENT, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -24,9 +24,7 @@ def server(monkeypatch, tmp_path):
     """A loopback server in place of the authors' repositories, an empty cache, and no patience."""
     monkeypatch.setattr(download, "BACK_OFF_S", (0.0, 0.0, 0.0))
     monkeypatch.setattr(download, "TIMEOUT_S", 5.0)
-    monkeypatch.setattr(
-        hub, "_rows", lambda: (row("runs/model.pkl"), row("other/best", b"other"))
-    )
+    monkeypatch.setattr(hub, "_rows", lambda: (row("runs/model.pkl"), row("other/best", b"other")))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SPEECHLAB_WEIGHTS", raising=False)
@@ -222,12 +220,7 @@ def test_names_are_unique_and_addresses_whole():
     rows = hub.published()
     assert len({r.name.lower() for r in rows}) == len(rows) > 20
     for r in rows:
-        assert (
-            hub.lookup(r.name)
-            is hub.lookup(r.path)
-            is hub.lookup(f"{r.system}/{r.name}")
-            is r
-        )
+        assert hub.lookup(r.name) is hub.lookup(r.path) is hub.lookup(f"{r.system}/{r.name}") is r
         assert r.url.startswith(f"https://raw.githubusercontent.com/{r.repository}/{r.commit}/")
 
 

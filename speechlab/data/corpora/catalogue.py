@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from speechlab.data.corpora import dns2020
-from speechlab.data.corpora import folder
-from speechlab.data.corpora import libri2mix
-from speechlab.data.corpora import synthetic
-from speechlab.data.corpora import two_speakers
-from speechlab.data.corpora import voicebank_demand
-from speechlab.data.corpora import wsj0_2mix
+from speechlab.data.corpora import (
+    dns2020,
+    folder,
+    libri2mix,
+    synthetic,
+    two_speakers,
+    voicebank_demand,
+    wsj0_2mix,
+)
 from speechlab.data.corpora.corpus import Corpus
 from speechlab.errors import UserError
 

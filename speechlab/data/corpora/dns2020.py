@@ -23,12 +23,12 @@ from scipy.special import expit
 
 from speechlab.audio import files as audio
 from speechlab.data import test_sets
-from speechlab.storage import download
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import Item
 from speechlab.errors import UserError
+from speechlab.storage import download
 from speechlab.storage.atomic import sha256
 
 CLIPPED = 0.99  # of full scale: a file beyond it is not used, a clip is scaled down to it

@@ -18,12 +18,12 @@ import torch
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import SPLITS, Item
+from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
-from speechlab.data.mixing import MixtureConfig, Mixtures
 
 KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 

@@ -24,10 +24,10 @@ from scipy.signal import fftconvolve, resample_poly
 
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.synthesis import rooms
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import Item
+from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 

@@ -16,15 +16,14 @@ from typing import Any, TypeVar
 
 import soxr
 
-from speechlab import __version__
+from speechlab import __version__, parallel
 from speechlab.audio import files
-from speechlab.storage import locks
-from speechlab import parallel
 from speechlab.config import to_dict
 from speechlab.data import manifest
 from speechlab.data.corpora.corpus import Corpus, Tell
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
+from speechlab.storage import locks
 from speechlab.storage.atomic import replacing
 
 SHARD = 50  # tasks whose lines are kept together; what is lost at worst, per process

@@ -27,13 +27,12 @@ import torch
 from speechlab.audio import files
 from speechlab.config import to_dict
 from speechlab.data import manifest
-from speechlab.data.synthesis import noise as noises
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.synthesis import rooms
-from speechlab.data.synthesis import speech
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import Item
+from speechlab.data.synthesis import noise as noises
+from speechlab.data.synthesis import rooms, speech
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 

@@ -20,14 +20,14 @@ import torch
 from speechlab.audio import files
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.synthesis import rooms
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import SPLITS, Item
+from speechlab.data.mixing import MixtureConfig, Mixtures, generator
 from speechlab.data.recordings import Source
+from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
-from speechlab.data.mixing import MixtureConfig, Mixtures, generator
 
 FOLDERS = ("mix", "s1", "s2")
 ROOM_GAIN_DB = 6.0  # what room files were turned down by, to stay under full scale

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from speechlab.storage import archive as archives
-from speechlab.storage import download as downloads
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import Item
 from speechlab.errors import UserError
+from speechlab.storage import archive as archives
+from speechlab.storage import download as downloads
 from speechlab.storage.atomic import sha256
 
 DEV_SPEAKERS = ("p226", "p287")

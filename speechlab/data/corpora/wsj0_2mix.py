@@ -27,8 +27,8 @@ from scipy.signal import resample_poly
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.corpus import Corpus, Tell
-from speechlab.data.manifest import Item
 from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 

@@ -27,7 +27,16 @@ import numpy as np
 from numba import njit
 
 from speechlab.layers.kernels import elementary
-from speechlab.layers.kernels.elementary import EXACT, ZERO, exp2, inline, registers, silu, softplus, touch
+from speechlab.layers.kernels.elementary import (
+    EXACT,
+    ZERO,
+    exp2,
+    inline,
+    registers,
+    silu,
+    softplus,
+    touch,
+)
 
 WIDTH = 128  # channels of a block at most
 LINE = 16  # values of a cache line

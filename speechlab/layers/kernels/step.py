@@ -16,11 +16,22 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from speechlab.layers.kernels import elementary
-from speechlab.layers.kernels import activations
+from speechlab.layers.kernels import activations, elementary
 from speechlab.layers.kernels import matmul as products
+from speechlab.layers.kernels.activations import (
+    SUMS,
+    add_rows,
+    copy_rows,
+    gate,
+    glu,
+    norm_frame,
+    norm_rows,
+    relu,
+    sigmoid,
+    tanh,
+    width_of,
+)
 from speechlab.layers.kernels.elementary import ONE, ZERO, exp2, inline, registers, silu, softplus
-from speechlab.layers.kernels.activations import SUMS, add_rows, copy_rows, gate, glu, norm_frame, norm_rows, relu, sigmoid, tanh, width_of
 from speechlab.layers.kernels.matmul import product
 
 MODULES = (elementary, activations, products)  # compiled into the kernels

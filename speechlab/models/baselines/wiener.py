@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
 from speechlab.audio.stft import istft, stft
+from speechlab.errors import UserError
 
 FACTOR_S = 0.008  # the papers' hop in seconds: what a smoothing factor is the factor of
 TINY = 1e-200  # power for which no noise counts, in float64: only digital silence is below it

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from speechlab.audio import files
-from speechlab.data import test_sets
+from speechlab.data import manifest, test_sets
 from speechlab.data.corpora import dns2020
-from speechlab.data import manifest
 from speechlab.data.corpora.dns2020 import CORPUS, Dns2020Config
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
@@ -145,7 +144,9 @@ def test_activity_tells_speech_from_silence():
 def test_clipped_files_and_clips_without_speech_are_drawn_again(raw, tmp_path):
     root = tmp_path / "datasets"
     good = tiny_corpora.noise(root / "clean" / "book_00001_chp_0001_reader_00001_0.wav", 1.5)
-    loud = tiny_corpora.noise(root / "clean" / "book_00001_chp_0001_reader_00001_1.wav", 1.5, level=9)
+    loud = tiny_corpora.noise(
+        root / "clean" / "book_00001_chp_0001_reader_00001_1.wav", 1.5, level=9
+    )
     samples, rate = files.load(loud)
     files.save(loud, samples * 1.11, rate)
     click = torch.zeros(1, 16000)  # as long as a clip: no silent part of it can be cut out

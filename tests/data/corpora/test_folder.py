@@ -9,8 +9,7 @@ import pytest
 import soundfile
 
 from speechlab.audio import files
-from speechlab.data import test_sets
-from speechlab.data import manifest
+from speechlab.data import manifest, test_sets
 from speechlab.data.corpora.folder import CORPUS, FolderConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
@@ -117,9 +116,13 @@ def test_without_talkers_what_is_one_recording_is_not_torn_apart(tmp_path):
 def test_speech_and_noise_are_held_out_each_by_its_own(tmp_path, speakers):
     for name in names_of(TALKERS):
         inner = f"{name.partition('_')[0]}/take-{name}.flac"
-        tiny_corpora.noise(tmp_path / "raw" / "speech" / (inner if speakers == "folder" else f"{name}.wav"))
+        tiny_corpora.noise(
+            tmp_path / "raw" / "speech" / (inner if speakers == "folder" else f"{name}.wav")
+        )
     for name in ("street", "kitchen", "rain", "deep/wind"):
-        tiny_corpora.noise(tmp_path / "raw" / "noise" / f"{name}.wav", n_channels=2, sample_rate=44100)
+        tiny_corpora.noise(
+            tmp_path / "raw" / "noise" / f"{name}.wav", n_channels=2, sample_rate=44100
+        )
     prepare(tmp_path / "p", config(tmp_path / "raw", speakers=speakers))
     found = items(tmp_path / "p")
     for split in ("train", "dev"):

@@ -10,8 +10,8 @@ from scipy.signal import resample_poly
 
 from speechlab.audio import files
 from speechlab.config import override
-from speechlab.data.corpora import libri2mix
 from speechlab.data import manifest
+from speechlab.data.corpora import libri2mix
 from speechlab.data.corpora.libri2mix import CORPUS, Libri2MixConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
@@ -106,7 +106,9 @@ def test_what_would_be_cut_at_full_scale_is_scaled_down_together(root, tmp_path)
     for subset in PARTS:
         text = (root / "metadata" / f"libri2mix_{subset}.csv").read_text()
         (metadata / f"libri2mix_{subset}.csv").write_text(text.replace(str(GAINS[0]), "5.0"))
-    CORPUS.prepare(tmp_path / "p", replace(config(root), metadata=str(metadata)), tiny_corpora.silent)
+    CORPUS.prepare(
+        tmp_path / "p", replace(config(root), metadata=str(metadata)), tiny_corpora.silent
+    )
     for item in manifest.read(tmp_path / "p", "train"):
         mixture, s1, s2 = read_all(tmp_path / "p", item)
         loudest = max(np.abs(signal).max() for signal in (mixture, s1, s2))
@@ -124,7 +126,9 @@ def test_talkers_stand_in_one_room_and_the_noise_is_as_it_was(root, tmp_path):
         )  # fmt: skip
         CORPUS.prepare(tmp_path / reference, made, tiny_corpora.silent)
         CORPUS.prepare(tmp_path / f"{reference} again", made, tiny_corpora.silent)
-        assert tiny_corpora.content(tmp_path / reference) == tiny_corpora.content(tmp_path / f"{reference} again")
+        assert tiny_corpora.content(tmp_path / reference) == tiny_corpora.content(
+            tmp_path / f"{reference} again"
+        )
         item = manifest.read(tmp_path / reference, "dev")[0]
         assert item.path == f"dev/mix_both_reverb/{item.name}.wav"
         found[reference] = read_all(tmp_path / reference, item)

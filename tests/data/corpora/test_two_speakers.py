@@ -7,14 +7,14 @@ import pytest
 
 from speechlab.audio import files as audio
 from speechlab.data import manifest
-from speechlab.data.synthesis import rooms
 from speechlab.data.corpora import two_speakers
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.manifest import Item
+from speechlab.data.mixing import Mixtures
 from speechlab.data.recordings import Source
+from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
-from speechlab.data.mixing import Mixtures
 from tests.support import tiny_corpora
 
 TALKERS = {"train": ("anna", "ben", "carla"), "dev": ("dan", "eva"), "test": ("finn", "gina")}

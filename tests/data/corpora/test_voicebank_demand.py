@@ -9,14 +9,13 @@ import pytest
 import soundfile
 
 from speechlab.audio import files
-from speechlab.data import test_sets
-from speechlab.storage import download
-from speechlab.data import manifest
+from speechlab.data import manifest, test_sets
 from speechlab.data.corpora import voicebank_demand
 from speechlab.data.corpora.voicebank_demand import CORPUS, VoiceBankDemandConfig
 from speechlab.errors import UserError
-from tests.support.bad_server import serving
+from speechlab.storage import download
 from tests.support import tiny_corpora
+from tests.support.bad_server import serving
 
 TRAIN = ("p226_001", "p227_001", "p227_002", "p287_005", "p286_404")
 SNRS = dict(zip(TRAIN, (15, 0, 5, 10, 2.5), strict=True))
@@ -68,7 +67,9 @@ def test_two_speakers_are_held_out_and_the_test_set_stays(raw, tmp_path):
         "dev": ["p226_001", "p287_005"],
     }
     assert [pair.name for pair in test_sets.find_pairs(target / "test")] == list(TEST)
-    assert test_sets.recognise(test_sets.find_pairs(target / "test")).title == "VoiceBank-DEMAND test"
+    assert (
+        test_sets.recognise(test_sets.find_pairs(target / "test")).title == "VoiceBank-DEMAND test"
+    )
     assert any("incomplete" in line for line in told)
     assert not manifest.about(target)["complete"]
 

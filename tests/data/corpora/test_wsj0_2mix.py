@@ -180,7 +180,9 @@ def test_one_message_says_what_is_missing(tmp_path, recordings):
     with pytest.raises(UserError, match=r"wav8k/min lacks cv/s2; "):
         CORPUS.prepare(tmp_path / "prepared", replace(CONFIG, raw=str(raw)), tiny_corpora.silent)
     with pytest.raises(UserError, match=r"wav8k/max lacks tr/mix, .*tt/s2; "):
-        CORPUS.prepare(tmp_path / "max", replace(CONFIG, raw=str(raw), mode="max"), tiny_corpora.silent)
+        CORPUS.prepare(
+            tmp_path / "max", replace(CONFIG, raw=str(raw), mode="max"), tiny_corpora.silent
+        )
 
 
 def test_a_recording_or_a_level_that_is_missing_is_named(recordings, tmp_path):

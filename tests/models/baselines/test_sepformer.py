@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.models.baselines.sepformer import CONFIGS, SepFormer, TransformerPath, positions
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.models.baselines.sudormrf import CONFIGS, SuDoRMRF, UConvBlock
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from speechlab.audio import files
-from speechlab.evaluation.cost import n_params
 from speechlab.config import from_dict, override, to_dict
 from speechlab.errors import UserError
+from speechlab.evaluation.cost import n_params
 from speechlab.evaluation.metrics import si_sdr
 from speechlab.models.baselines.wiener import WienerConfig, WienerFilter, gain, noise_power
 
