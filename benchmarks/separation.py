@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from speechlab.audio import files
-from speechlab.evaluation.cost import added_memory, macs_per_second, n_params
+from speechlab.evaluation.cost import added_memory
+from speechlab.models.macs import macs_per_second, n_params
 from speechlab.report import separation
 from speechlab.report.cleanumamba import replace_text
 from speechlab.report.separation import BASE, BUILT

@@ -32,10 +32,10 @@ from speechlab.data.loader import Batch, batches
 from speechlab.data.manifest import Item
 from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.data.recordings import Source
-from speechlab.evaluation.cost import n_params
 from speechlab.layers.scan import backend_status
 from speechlab.losses import waveform
 from speechlab.models.cleanumamba import CleanUMamba, ablation_config
+from speechlab.models.macs import n_params
 from speechlab.training.distributed import World
 from speechlab.training.loop import Supervised
 from speechlab.training.schedule import TrainingConfig

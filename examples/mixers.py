@@ -7,9 +7,9 @@ import time
 
 import torch
 
-from speechlab.evaluation.cost import n_params
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CleanUMamba, ablation_config
+from speechlab.models.macs import n_params
 
 SECONDS = 4.0
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import speechlab
 from speechlab.audio import files
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
+from speechlab.models.macs import n_params
 from speechlab.report import figures
 from speechlab.report.spectrogram import spectrogram_db
 from speechlab.weights import hub

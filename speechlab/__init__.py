@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from speechlab.version import __version__
+
 if TYPE_CHECKING:
     from speechlab.weights.checkpoints import load
 
 __all__ = ["__version__", "load"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

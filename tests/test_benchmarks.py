@@ -9,7 +9,7 @@ import torch
 
 import speechlab
 from benchmarks import cleanumamba, separation
-from speechlab.evaluation.cost import macs_per_second, n_params
+from speechlab.models.macs import macs_per_second, n_params
 
 
 @pytest.mark.parametrize("name", cleanumamba.KNOWN)

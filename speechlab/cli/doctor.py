@@ -6,9 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-import speechlab
 from speechlab.errors import UserError
 from speechlab.layers.scan import backend_status, default_backend
+from speechlab.version import __version__
 from speechlab.weights import hub
 
 PACKAGES = (
@@ -19,7 +19,7 @@ PACKAGES = (
 
 def report() -> str:
     """A page of text for a person, or for a bug report."""
-    lines = [f"speechlab {speechlab.__version__}, Python {platform.python_version()}"]
+    lines = [f"speechlab {__version__}, Python {platform.python_version()}"]
     lines += [f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors", ""]
     lines += _table("devices", _devices())
     lines += _table("selective scan", _kernels())

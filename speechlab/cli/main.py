@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from speechlab import __version__
 from speechlab.cli import training
 from speechlab.errors import UserError
+from speechlab.version import __version__
 
 N_REASONS = 3  # of files that failed, to print; their rows have the others
 
@@ -55,7 +55,7 @@ def download_weights(options: argparse.Namespace) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> None:
-    from speechlab.evaluation.cost import n_params
+    from speechlab.models.macs import n_params
     from speechlab.weights.checkpoints import import_checkpoint
 
     changes = {"normalize": options.normalize} if options.normalize else {}
@@ -64,15 +64,15 @@ def import_weights(options: argparse.Namespace) -> None:
 
 
 def enhance(options: argparse.Namespace) -> int:
-    import speechlab
     from speechlab.inference.enhance import enhance_all, load_causal
+    from speechlab.weights import checkpoints
 
     if options.stream and options.pcs:
         raise UserError(
             "--pcs needs the level of the whole file, which no stream has: leave one out"
         )
     results = enhance_all(
-        (load_causal if options.stream else speechlab.load)(options.checkpoint),
+        (load_causal if options.stream else checkpoints.load)(options.checkpoint),
         options.inputs,
         options.output,
         mix=options.mix,
@@ -85,11 +85,11 @@ def enhance(options: argparse.Namespace) -> int:
 
 
 def separate(options: argparse.Namespace) -> int:
-    import speechlab
     from speechlab.inference.separate import CHUNK_S, separate_all
+    from speechlab.weights import checkpoints
 
     results = separate_all(
-        speechlab.load(options.checkpoint),
+        checkpoints.load(options.checkpoint),
         options.inputs,
         options.output,
         subtype=options.subtype,

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-import speechlab
 from speechlab.audio import files as audio
 from speechlab.data.test_sets import sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
 from speechlab.parallel import finished, n_processors
 from speechlab.storage.atomic import sha256
+from speechlab.version import __version__
+from speechlab.weights import checkpoints
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -58,11 +59,11 @@ def find(
 
 def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
     """The model is loaded here too, so that a bad file is told before any work."""
-    from speechlab.evaluation.cost import n_params
+    from speechlab.models.macs import n_params
     from speechlab.weights.checkpoints import locate
 
     path = locate(checkpoint)
-    model = speechlab.load(path)
+    model = checkpoints.load(path)
     n_given = getattr(model, "n_sources", n_sources)
     if n_given != n_sources:
         raise UserError(
@@ -113,7 +114,7 @@ def rate_and_versions(
     packages = (*PACKAGES, RESAMPLER) if resampled else PACKAGES
     model = {"torch": torch.__version__} if estimates.checkpoint else {}
     rate = {"sample_rate": sample_rate} if resampled else {}
-    return {**rate, "versions": {"speechlab": speechlab.__version__, **versions(packages), **model}}
+    return {**rate, "versions": {"speechlab": __version__, **versions(packages), **model}}
 
 
 def mono(path: Path, sample_rate: int | None) -> tuple[np.ndarray, int]:
@@ -150,7 +151,7 @@ def processed(
 @functools.lru_cache(maxsize=1)
 def loaded(checkpoint: Path) -> torch.nn.Module:
     """Loaded once per process; `loaded.cache_clear()` lets go of it."""
-    return speechlab.load(checkpoint)
+    return checkpoints.load(checkpoint)
 
 
 def scored(

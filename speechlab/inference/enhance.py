@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import speechlab
 from speechlab.audio import files
 from speechlab.audio.level import utterance_level
 from speechlab.audio.pcs import check_rate, pcs_blocks
@@ -26,6 +25,7 @@ from speechlab.inference.batch import Job, Result, digest, plan, run
 from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.inference.stream import refusal
 from speechlab.models.spectral import SpectralModel
+from speechlab.weights import checkpoints
 
 LOG = "enhance.csv"
 CHUNK_S = 1.0  # seconds; longer ones take more memory and are not faster
@@ -40,10 +40,10 @@ def load_causal(checkpoint: str | Path) -> nn.Module:
 
     UserError for a model that no level makes causal, or that separates.
     """
-    model = speechlab.load(checkpoint)
+    model = checkpoints.load(checkpoint)
     _refuse_separators(model)
     if model.look_ahead is None and getattr(model, "needs_whole", None) is None:
-        model = speechlab.load(checkpoint, normalize="running")
+        model = checkpoints.load(checkpoint, normalize="running")
     if reason := refusal(model):
         raise UserError(f"{checkpoint}: {reason}")
     return model

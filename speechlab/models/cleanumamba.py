@@ -17,6 +17,7 @@
 An unpruned model has one width per level in all three; pruning makes each width its own.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from speechlab.errors import UserError
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.stacks import STACKS, check_options, init_residual
 from speechlab.models.base import ChunkedModel
+from speechlab.models.macs import macs_per_second
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 
@@ -106,9 +108,20 @@ class CleanUMamba(ChunkedModel):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.evaluation.cost import macs_per_second
-
         return seconds * macs_per_second(self)
+
+    def layer_rates(self) -> Iterator[tuple[nn.Module, float]]:
+        """Each layer and its applications per second, of a transposed one those to its inputs.
+
+        Layers of this model pass their weights on without being called, so `macs` asks for them.
+        """
+        rate = float(self.sample_rate)
+        for down, up in zip(self.encoder, reversed(self.decoder), strict=True):
+            rate /= self.config.stride
+            for layer in (down, up):
+                yield from ((module, rate) for module in layer.modules())
+        for layer in (self.conv_in, self.bottleneck, self.conv_out):
+            yield from ((module, rate) for module in layer.modules())
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.

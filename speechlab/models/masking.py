@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.models.base import check_shape
+from speechlab.models.macs import macs_per_second
 
 Activation = Literal["none", "relu", "sigmoid"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -92,8 +93,6 @@ class MaskingModel(nn.Module):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.evaluation.cost import macs_per_second
-
         return seconds * macs_per_second(self, seconds)
 
 

@@ -42,6 +42,7 @@ from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack
 from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
 from speechlab.models.base import ChunkedModel
+from speechlab.models.macs import macs_per_second
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 SLOPE = 0.2  # of LeakyReLU below zero
@@ -156,8 +157,6 @@ class SEMambaBasic(ChunkedModel):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.evaluation.cost import macs_per_second
-
         return seconds * macs_per_second(self, seconds)
 
     def spectrum(self, noisy: Tensor) -> Spectrum:

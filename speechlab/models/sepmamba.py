@@ -40,6 +40,7 @@ from speechlab.layers.conv import strided, transposed
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
 from speechlab.models.base import ChunkedModel
+from speechlab.models.macs import macs_per_second
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 
@@ -131,8 +132,6 @@ class SepMamba(ChunkedModel):
         and 37.0, without their rule; with transposed convolutions counted per output sample, as
         profilers do, it would be 12.76 and 37.58.
         """
-        from speechlab.evaluation.cost import macs_per_second
-
         return seconds * macs_per_second(self)
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:

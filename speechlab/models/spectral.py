@@ -15,6 +15,7 @@ from speechlab.audio.level import LEVELS, rms_gain, rms_level
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
 from speechlab.models.base import check_shape
+from speechlab.models.macs import macs_per_second
 
 
 class SpectralModel(nn.Module):
@@ -90,6 +91,4 @@ class SpectralModel(nn.Module):
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        from speechlab.evaluation.cost import macs_per_second
-
         return seconds * macs_per_second(self, seconds)

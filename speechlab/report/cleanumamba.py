@@ -1,8 +1,9 @@
 """Tables of the study: what is published beside what is reproduced here, and their difference.
 
 metrics/<test set>/<checkpoint>.csv (a row per file) -> tables/*.csv and *.md -> figures/*.svg, all
-under results/. `python -m speechlab.report.cleanumamba` rebuilds every table and figure, and the results block
-of README.md, from the per-file CSVs and the published tables alone: same input, same bytes.
+under results/. `python -m speechlab.report.cleanumamba` rebuilds every table and figure, and the
+results block of README.md, from the per-file CSVs and the published tables alone: same input,
+same bytes.
 """
 
 import argparse

@@ -98,7 +98,7 @@ def counted(models: Iterable[str] = COUNTED) -> pd.DataFrame:
     """
     import torch  # not needed to make the tables
 
-    from speechlab.evaluation.cost import macs_per_second, n_params
+    from speechlab.models.macs import macs_per_second, n_params
 
     rows = []
     for name in models:

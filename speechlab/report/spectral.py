@@ -82,8 +82,8 @@ def counted(models: Iterable[str] = FRAMES) -> pd.DataFrame:
     """
     import torch  # not needed to make the tables
 
-    from speechlab.evaluation.cost import macs_per_second, n_params, profiled_macs
     from speechlab.models import SYSTEMS
+    from speechlab.models.macs import macs_per_second, n_params, profiled_macs
 
     kinds, rows = dict(SYSTEMS.values()), []
     for name in models:

@@ -17,10 +17,10 @@ from speechlab.config import from_dict, override, replaced
 from speechlab.data.mixing import MixtureConfig, PairConfig
 from speechlab.errors import UserError
 from speechlab.evaluation import metrics, separation_metrics
-from speechlab.evaluation.cost import n_params
 from speechlab.losses import waveform as losses
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig, ablation_config, tiny_config
+from speechlab.models.macs import n_params
 from speechlab.models.mpsenet import MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import MPSENetMambaConfig

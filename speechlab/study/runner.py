@@ -250,7 +250,7 @@ def stale(wanted: ParameterSet, digest: str) -> str:
     return f"changed since: {', '.join(changed)}" if changed else ""
 
 
-def source_hash(package: Path = Path(__file__).parent) -> str:
+def source_hash(package: Path = Path(__file__).parents[1]) -> str:
     """SHA-256 over the package's modules, tables and styles, names and content."""
     digest = hashlib.sha256()
     files = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".mplstyle"))

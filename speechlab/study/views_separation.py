@@ -17,8 +17,8 @@ from speechlab.data.mixing import whole_pairs
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
 from speechlab.evaluation import evaluate_mixtures, separation_metrics
-from speechlab.evaluation.cost import n_params
 from speechlab.evaluation.evaluate import failures
+from speechlab.models.macs import n_params
 from speechlab.report import figures
 from speechlab.report.figures_separation import APART
 from speechlab.report.spectrogram import spectrogram_db

@@ -27,8 +27,8 @@ from speechlab.config import from_dict, override, to_dict
 from speechlab.data.loader import Batch, batches
 from speechlab.data.mixing import Examples
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.models import SYSTEMS
+from speechlab.models.macs import n_params
 from speechlab.parallel import threads
 from speechlab.storage import state as snapshots
 from speechlab.storage.atomic import replacing

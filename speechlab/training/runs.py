@@ -29,11 +29,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-import speechlab
 from speechlab.errors import UserError
 from speechlab.storage import locks, state
 from speechlab.storage.atomic import replacing
 from speechlab.training.distributed import is_writer
+from speechlab.version import __version__
 
 FOLDER = Path("results/runs")  # where runs lie unless another folder is named
 PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")
@@ -223,7 +223,7 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """Git commit, package versions, threads: what besides the configuration can move a number."""
-    versions = {"speechlab": speechlab.__version__, "python": platform.python_version()}
+    versions = {"speechlab": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
@@ -289,7 +289,7 @@ def _frame(path: Path) -> pd.DataFrame:
 
 def _git_commit() -> str:
     """Of the package's own checkout, "-dirty" where code was changed; "" where it has none."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     commit = _git(root, "rev-parse", "HEAD")
     changed = commit and _git(root, "--no-optional-locks", "status", "--porcelain", "--", *CODE)
     return f"{commit}-dirty" if changed else commit

@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-import speechlab
 from speechlab.config import from_dict, override, to_dict
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.models import SYSTEMS
+from speechlab.models.macs import n_params
 from speechlab.storage import state as snapshots
 from speechlab.storage.atomic import replacing, sha256
+from speechlab.version import __version__
 from speechlab.weights import hub
 from speechlab.weights.converters import CONVERTERS, NAMED
 from speechlab.weights.names import listed, recognise, unwrapped
@@ -88,7 +88,7 @@ def import_checkpoint(
     if target.exists() and target.samefile(source):
         raise UserError(f"{target}: is the source itself; name another target")
     model = load(source, system, **overrides)
-    record = {"source": source.name, "sha256": sha256(source), "speechlab": speechlab.__version__}
+    record = {"source": source.name, "sha256": sha256(source), "speechlab": __version__}
     record["n_params"] = n_params(model)
     save(target, model, record)
     readable = _readable({"config": to_dict(model.config), "record": record})

@@ -55,7 +55,11 @@ def published(system: str | None = None) -> list[PublishedFile]:
 
 @cache
 def _rows() -> tuple[PublishedFile, ...]:
-    with files("speechlab").joinpath("weights.csv").open(encoding="utf-8", newline="") as stream:
+    with (
+        files("speechlab.weights")
+        .joinpath("weights.csv")
+        .open(encoding="utf-8", newline="") as stream
+    ):
         return tuple(PublishedFile(**row) for row in csv.DictReader(stream))
 
 

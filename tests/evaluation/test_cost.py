@@ -15,7 +15,6 @@ import speechlab
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.evaluation import cost as complexity
-from speechlab.evaluation.cost import count_macs, macs_per_second, profiled_macs
 from speechlab.layers.mixers import MIXERS
 from speechlab.models import (
     MPSENetConformer,
@@ -27,6 +26,7 @@ from speechlab.models import (
     semamba_basic,
 )
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
+from speechlab.models.macs import count_macs, macs_per_second, n_params, profiled_macs
 
 TINY = CleanUMambaConfig(
     down_channels=(4, 6, 5),
@@ -258,7 +258,7 @@ def test_cost_is_a_row_of_a_table():
     table = complexity.cost_table({"a": model, "b": model}, seconds=0.2)
     assert table["model"].tolist() == ["a", "b"]
     row = table.iloc[0]
-    assert row["n_params"] == complexity.n_params(model)
+    assert row["n_params"] == n_params(model)
     assert row["macs_per_second"] == macs_per_second(model) > row["scan_macs_per_second"] > 0
     assert row["latency_ms"] == complexity.latency_ms(model) and row["threads"] == 1
     assert 0 < row["real_time_factor"] < 1000

@@ -268,7 +268,8 @@ def test_versions_of_all_packages():
 
 def test_nothing_of_training_knows_the_metrics():
     """Test sets are for final numbers only: models and checkpoints import no metric."""
-    code = "import sys, speechlab.weights.checkpoints; print('speechlab.evaluation.metrics' in sys.modules)"
+    metrics = "speechlab.evaluation.metrics"
+    code = f"import sys, speechlab.weights.checkpoints; print('{metrics}' in sys.modules)"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -9,9 +9,9 @@ import torch
 import speechlab
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba, CleanUMambaConfig, ablation_config
+from speechlab.models.macs import n_params
 
 CHECKPOINTS = [
     *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),

@@ -10,8 +10,8 @@ from speechlab.audio.level import rms_gain
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.models import SYSTEMS
+from speechlab.models.macs import n_params
 from speechlab.models.mpsenet import MPSENet, MPSENetConfig
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.models.mpsenet_mamba import CONFIGS, MPSENetMambaConfig

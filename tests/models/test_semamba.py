@@ -11,7 +11,7 @@ from speechlab.audio.level import rms_gain
 from speechlab.audio.spectrum import Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
+from speechlab.models.macs import n_params
 from speechlab.models.semamba import CONFIGS, SEMambaAdvanced, SEMambaAdvancedConfig
 from speechlab.weights import checkpoints
 from tests.support.phase_channels import PhaseChannels

@@ -9,8 +9,8 @@ import speechlab
 from speechlab.audio.stft import overlap_add, stft, whole_frames
 from speechlab.config import from_dict, override, to_dict
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.inference.enhance import enhance_blocks
+from speechlab.models.macs import n_params
 from speechlab.models.semamba_basic import CONFIGS, LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
 from speechlab.weights.checkpoints import save
 

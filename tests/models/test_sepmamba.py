@@ -12,8 +12,8 @@ import speechlab
 from speechlab.audio import files as audio
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.losses import waveform
+from speechlab.models.macs import n_params
 from speechlab.models.sepmamba import CONFIGS, SepMamba, SepMambaConfig
 from speechlab.weights.checkpoints import import_checkpoint
 from speechlab.weights.names import renamed

@@ -10,10 +10,10 @@ from torch import nn
 
 import speechlab
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.inference.stream import Stream
 from speechlab.layers.mixers import Mamba
 from speechlab.models import SYSTEMS
+from speechlab.models.macs import count_macs, n_params
 from speechlab.models.umambanet import CONFIGS, UMambaNet, UNet
 from speechlab.weights.checkpoints import save
 

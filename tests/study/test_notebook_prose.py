@@ -8,8 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from speechlab.evaluation.cost import n_params
 from speechlab.evaluation.statistics import Difference, mean_interval, paired_difference
+from speechlab.models.macs import n_params
 from speechlab.models.semamba import SEMambaAdvanced
 from speechlab.report import cleanumamba, spectral
 from speechlab.study.experiments import EXPERIMENTS, SEMAMBA, SEMAMBA_TINY

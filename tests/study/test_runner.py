@@ -233,7 +233,8 @@ def test_the_source_is_what_is_imported(tmp_path):
 
 def test_the_module_is_light():
     """Planning and refusing need neither PyTorch nor papermill."""
-    code = "import sys, speechlab.study.runner; print({'torch', 'pandas', 'papermill'} & set(sys.modules))"
+    heavy = {"torch", "pandas", "papermill"}
+    code = f"import sys, speechlab.study.runner; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
 

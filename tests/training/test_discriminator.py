@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from speechlab.audio.level import rms_level
 from speechlab.audio.spectrum import FrontEnd
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
+from speechlab.models.macs import n_params
 from speechlab.training.discriminator import MetricDiscriminator, from_published, load_discriminator
 from speechlab.weights.checkpoints import fill
 

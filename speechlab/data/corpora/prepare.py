@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import soxr
 
-from speechlab import __version__, parallel
+from speechlab import parallel
 from speechlab.audio import files
 from speechlab.config import to_dict
 from speechlab.data import manifest
@@ -25,6 +25,7 @@ from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import locks
 from speechlab.storage.atomic import replacing
+from speechlab.version import __version__
 
 SHARD = 50  # tasks whose lines are kept together; what is lost at worst, per process
 OPTIONS = "options.json"  # in `unfinished/`: those that the files there were made with

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.models.baselines.conv_tasnet import CONFIGS, ConvBlock, ConvTasNet, ConvTasNetConfig
+from speechlab.models.macs import count_macs, n_params
 
 SMALL = ConvTasNetConfig(
     n_filters=5, kernel_size=4, stride=2, d_model=3, d_skip=4, d_hidden=6, n_blocks=3, n_repeats=2

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.models.baselines.dprnn import CONFIGS, DPRNN, RecurrentPath
+from speechlab.models.macs import count_macs, n_params
 
 
 @pytest.fixture(autouse=True)

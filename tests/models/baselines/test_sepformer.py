@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.models.baselines.sepformer import CONFIGS, SepFormer, TransformerPath, positions
+from speechlab.models.macs import count_macs, n_params
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import count_macs, n_params
 from speechlab.models.baselines.sudormrf import CONFIGS, SuDoRMRF, UConvBlock
+from speechlab.models.macs import count_macs, n_params
 
 
 @pytest.fixture(autouse=True)

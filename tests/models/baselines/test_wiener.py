@@ -7,9 +7,9 @@ import torch
 from speechlab.audio import files
 from speechlab.config import from_dict, override, to_dict
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import n_params
 from speechlab.evaluation.metrics import si_sdr
 from speechlab.models.baselines.wiener import WienerConfig, WienerFilter, gain, noise_power
+from speechlab.models.macs import n_params
 
 CONFIG = WienerConfig()
 FLOOR = 10 ** (CONFIG.gain_floor_db / 20)

@@ -1,0 +1,227 @@
+"""Parameters and multiply-accumulates (MACs) of a model.
+
+The rule for multiply-accumulates (MACs), per second of steady-state input (no padding, no start):
+
+- every convolution and linear layer: a product per weight and output position, a transposed
+  convolution once per input position; biases are free;
+- the memory of a mixer: what its state takes beyond its layers, per frame
+  | mixer    | MACs per frame       | for                                                        |
+  |----------|----------------------|------------------------------------------------------------|
+  | mamba    | 4 e n + 2 e          | step A; decay h + (step u) B; C h; step u; D u             |
+  | mamba2   | 3 e n + 2 e + heads  | the same with one step A per head                          |
+  | mamba_s4 | H (n n + 2 n + 1)    | A x + B u; C x; D u, as the recurrence of its H systems    |
+  | lstm     | 3 d                  | forget c + input g; output tanh c                          |
+  | mha      | 2 window d           | q k and p v over a full window                             |
+  | gru      | 3 d                  | reset gate; old and new state by the update gate           |
+  with e = d_inner, n = d_state, d = d_model (of both directions, of all heads);
+- attention over all frames: 2 L d per frame, so that MACs per second grow with the length L;
+- norms, activations, gates between layers and residuals: not counted.
+
+Published counts differ: torchprofile counts a transposed convolution at stride 2 twice, and for
+what thop sees there is `profiled_macs`.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from speechlab.audio.level import no_level
+from speechlab.errors import UserError
+from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
+from speechlab.layers.time_frequency import Attention
+
+LENGTH_S = 4.0  # seconds that attention over all frames is counted for
+MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {
+    Mamba: lambda m: 4 * m.A_log.numel() + 2 * len(m.D),
+    Mamba2: lambda m: (3 * m.d_state + 2) * m.split[0] + m.split[2],
+    MambaS4: lambda m: m.s4.C.numel() * (m.s4.C[0].numel() + 2) + len(m.s4.D),
+    LSTM: lambda m: 3 * m.lstm.hidden_size,
+    MHA: lambda m: 2 * m.window * m.q_proj.out_features,
+    nn.LSTM: lambda m: 3 * _state_size(m),
+    nn.GRU: lambda m: 3 * _state_size(m),
+}
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+NORMS = (nn.InstanceNorm2d, nn.LayerNorm, nn.BatchNorm1d)  # those that thop knows
+PROFILED = (*CONVOLUTIONS, *NORMS, nn.Linear, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates per second of input, by the rule above."""
+
+    layers: float  # convolutions and linear layers
+    memory: float  # scan, recurrence or attention
+
+    @property
+    def total(self) -> float:
+        return self.layers + self.memory
+
+
+def n_params(model: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs_per_second(model: nn.Module, seconds: float = LENGTH_S) -> float:
+    """Multiply-accumulates per second of steady-state input, by the rule of this module.
+
+    seconds: length of the input, which counts where a model attends to all of it.
+    """
+    return count_macs(model, seconds).total
+
+
+def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
+    """The same, layers and memory apart. UserError for a model without a rule."""
+    if hasattr(model, "layer_rates"):
+        return _sum_of_rates(model.layer_rates())
+    if not hasattr(model, "sample_rate") or not n_params(model):
+        raise UserError(f"the MACs of {type(model).__name__} have no rule yet")
+    hop_length = getattr(getattr(model, "front_end", model), "hop_length", 1)
+    half = max(1, round(seconds * model.sample_rate / 2 / hop_length)) * hop_length
+    # What a signal costs beyond one without a length: exact where costs grow with it or its square
+    weights = {half: -3, 2 * half: 4, 3 * half: -1}
+    counts = {length: _counted(model, length) for length in weights}
+    rate = model.sample_rate / (2 * half)
+    layers, memory = (
+        rate * sum(weight * counts[length][i] for length, weight in weights.items()) for i in (0, 1)
+    )
+    return Macs(layers, memory)
+
+
+@torch.inference_mode(False)
+def _counted(model: nn.Module, n_samples: int) -> tuple[float, float]:
+    """Products of layers and of memory for a signal of so many samples, edges included."""
+    layers = memory = 0.0
+
+    def see(module: nn.Module, x: Tensor) -> None:
+        nonlocal layers, memory
+        n_frames = x[..., 0].numel()
+        layers += n_frames * _weights(module)
+        memory += n_frames * _memory(module)
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        _pass_shapes(_hollow(model, see), n_samples)
+    for operation, n_flops in counter.get_flop_counts().get("Global", {}).items():
+        name = str(operation)
+        if name in ("aten.convolution", "aten.mm", "aten.addmm"):
+            layers += n_flops / 2
+        else:  # both factors come from the signal
+            memory += n_flops / 2
+    return layers, memory
+
+
+def _hollow(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> nn.Module:
+    """A copy without numbers, for shapes alone.
+
+    Layers with a memory tell `see` their input (..., L, D) and compute nothing: their loops over
+    frames are not for a device without numbers.
+    """
+    # where gradients are wanted, PyTorch folds a linear layer into one product of matrices
+    hollow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
+    if hasattr(hollow, "level"):
+        hollow.level = no_level
+    for module in hollow.modules():
+        if isinstance(module, tuple(MACS_PER_FRAME)):
+            module.forward = partial(_see_and_skip, module, see)
+    return hollow
+
+
+def _see_and_skip(
+    module: nn.Module, see: Callable[[nn.Module, Tensor], None], x: Tensor, state: Any = None
+) -> tuple[Tensor, tuple]:
+    see(module, x)
+    recurrent = isinstance(module, nn.RNNBase)
+    n_directions = 1 + module.bidirectional if recurrent else 1
+    width = n_directions * module.hidden_size if recurrent else x.shape[-1]
+    return x.new_zeros(*x.shape[:-1], width), ()
+
+
+def _pass_shapes(hollow: nn.Module, n_samples: int) -> None:
+    """Spectral models as far as their spectra: the STFT has no weights, its inverse looks."""
+    try:
+        getattr(hollow, "spectrum", hollow)(torch.zeros(1, 1, n_samples, device="meta"))
+    except (NotImplementedError, RuntimeError) as error:
+        kind = type(hollow).__name__
+        raise UserError(f"the MACs of {kind} have no rule yet: it looks at numbers") from error
+
+
+def _weights(module: nn.Module) -> int:
+    """Weights of convolutions, linear layers and recurrences in it: products per frame."""
+    total = 0
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv1d):
+            total += part.weight.numel()
+        elif isinstance(part, nn.RNNBase):
+            total += sum(p.numel() for n, p in part.named_parameters() if "weight" in n)
+    return total
+
+
+def _memory(module: nn.Module) -> int:
+    return next(rule(module) for kind, rule in MACS_PER_FRAME.items() if isinstance(module, kind))
+
+
+def _state_size(recurrent: nn.RNNBase) -> int:
+    return recurrent.hidden_size * recurrent.num_layers * (1 + recurrent.bidirectional)
+
+
+def _sum_of_rates(rates: Iterable[tuple[nn.Module, float]]) -> Macs:
+    """Of layers that are not called as modules; rates: each with its applications per second."""
+    layers = memory = 0.0
+    for module, rate in rates:
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
+            layers += rate * module.weight.numel()
+        elif isinstance(module, nn.LSTM):
+            layers += rate * sum(p.numel() for n, p in module.named_parameters() if "weight" in n)
+        elif type(module) in MACS_PER_FRAME:
+            memory += rate * MACS_PER_FRAME[type(module)](module)
+    return Macs(layers, memory)
+
+
+def profiled_macs(model: nn.Module, n_frames: int) -> float:
+    """What the profiler of SEMamba's paper, thop, sees of a spectral model on so many frames.
+
+    It counts modules that are called, on a machine without mamba-ssm's fused path. So it misses
+    the attention of nn.MultiheadAttention, Mamba's scan and the two layers of Mamba whose weights
+    are multiplied without a call (in_proj, dt_proj); counts a transposed convolution per *output*
+    position, Mamba's convolution at d_conv - 1 frames too many, 4 per element of a norm with
+    weights and 1 per element of a PReLU. The printed figures of the basic model are for 250
+    frames, those of the advanced one for 321 (2 s).
+    """
+    total = 0.0
+
+    def see(module: nn.Module, x: Tensor) -> None:
+        nonlocal total
+        total += x[..., 0].numel() * _weights(module)
+        if isinstance(module, Mamba):
+            unseen = module.in_proj.weight.numel() + module.dt_proj.weight.numel()
+            n_more = x[:, 0, 0].numel() * (module.conv1d.kernel_size[0] - 1)
+            total += n_more * module.conv1d.weight.numel() - x[..., 0].numel() * unseen
+
+    def called(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += _profiled(module, output)
+
+    hollow = _hollow(model, see)
+    unseen = {part for m in hollow.modules() if isinstance(m, Attention) for part in m.modules()}
+    for module in set(hollow.modules()) - unseen:
+        if isinstance(module, PROFILED):
+            module.register_forward_hook(called)
+    _pass_shapes(hollow, (n_frames - 1) * model.front_end.hop_length)
+    return total
+
+
+def _profiled(module: nn.Module, output: Tensor) -> float:
+    if isinstance(module, nn.PReLU):
+        return output.numel()
+    if isinstance(module, nn.Linear):
+        return output.numel() * module.in_features
+    if isinstance(module, CONVOLUTIONS):
+        return output.numel() * module.weight.numel() / module.out_channels
+    return 4 * output.numel()
