@@ -1,0 +1,11 @@
+"""Sound files and signals, before any model.
+
+files       read and write sound files; resample; recordings in blocks
+containers  checks whether a sound file is complete, from the length its header states
+ogg         Ogg pages: completeness, and chained streams as one signal
+stft        the one short-time Fourier transform
+spectrum    compressed magnitude and phase of a waveform, and the way back
+level       the level that a model divides its input by
+pcs         perceptual contrast stretching
+pitch       median fundamental frequency of a speaker
+"""

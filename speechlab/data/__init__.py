@@ -1,0 +1,11 @@
+"""Training data and test sets.
+
+manifest    what a prepared corpus holds: one CSV line per recording
+recordings  segments of recordings, at a rate and speed
+mixing      training examples: mixtures at an SNR, segments of pairs
+loader      batches from any position, in one process or several
+splits      train and dev of several corpora, checked to be disjoint
+test_sets   test sets on disk: pairs, mixtures, known published sets
+corpora     one corpus a module: downloaded or generated, converted, split
+synthesis   synthetic speech, noise and rooms
+"""

@@ -1,0 +1,12 @@
+"""Scores, their statistics, and cost.
+
+evaluate            one row per file of a test set
+evaluate_mixtures   one row per speaker of each mixture
+metrics             PESQ, STOI, SI-SDR and the others, by the field's packages
+separation_metrics  SI-SDRi, SDRi, SIR in the best order of the speakers
+composite           CSIG, CBAK, COVL and segmental SNR
+estimates           where estimates come from: a model, files, the input
+rows                the CSV file of a run, which a rerun resumes
+statistics          intervals, paired differences, tests, several seeds
+cost                speed, latency and memory on this machine
+"""

@@ -1,4 +1,19 @@
-"""One architecture a file; `SYSTEMS` names each with its configuration and its class."""
+"""One architecture a module; `SYSTEMS` names each with its configuration and its class.
+
+base               what all models share
+macs               parameters and multiply-accumulates
+spectral           base of the models on compressed spectra
+masking            base of the separators that mask a learned encoding
+cleanumamba        CleanUMamba: causal waveform U-Net
+semamba            SEMamba advanced: magnitude and phase
+semamba_basic      SEMamba basic: magnitude, causal, streams
+mpsenet            MP-SENet with Transformers
+mpsenet_conformer  MP-SENet with Conformers
+mpsenet_mamba      MP-SENet with a Mamba branch
+sepmamba           SepMamba: waveform U-Net for two speakers
+umambanet          U-Mamba-Net: noisy reverberant separation
+baselines          models of other papers
+"""
 
 from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from speechlab.models.baselines.dprnn import DPRNN, DPRNNConfig

@@ -1,0 +1,14 @@
+"""The training loop and what it needs.
+
+loop           the one training loop; interrupt at any time, it resumes exactly
+state          the state of a training, and one step
+schedule       settings of a training; learning rate over the steps
+objectives     what is optimised: a model and its losses, in phases
+metric_gan     training with a discriminator that predicts PESQ
+discriminator  the metric discriminator
+pesq_targets   PESQ of estimates, in worker processes
+distributed    several processes as one, started by torchrun
+loggers        CSV, TensorBoard, Weights & Biases
+progress       progress reporting: rows, bar, log lines
+runs           a folder per training; list and compare
+"""

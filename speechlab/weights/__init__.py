@@ -1,0 +1,12 @@
+"""Weights: load, save, import and download.
+
+checkpoints  load, save and import weights without executing code from a file
+hub          the published files: list, download, verify (`weights.csv`)
+converters   one converter per published system, by name
+names        published tensor names: recognition, prefixes, renaming
+codec        tensor names that SEMamba and MP-SENet share
+cleanumamba  converter for CleanUMamba
+semamba      converter for SEMamba
+mpsenet      converters for MP-SENet and its variants
+sepmamba     converter for SepMamba
+"""
