@@ -314,7 +314,7 @@ def test_killed_and_started_again_it_goes_on_byte_for_byte(tmp_path, checkpoint)
         tmp_path / "in",
     ]
     with subprocess.Popen(
-        [sys.executable, "-m", "speechlab", *map(str, words)],
+        [sys.executable, "-m", "tests.support.stalling_writer", *map(str, words)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -325,7 +325,7 @@ def test_killed_and_started_again_it_goes_on_byte_for_byte(tmp_path, checkpoint)
         killed.kill()
     assert part.exists()
     assert not (tmp_path / "killed/1.wav").exists()
-    model = enhance.speechlab.load(checkpoint)
+    model = enhance.checkpoints.load(checkpoint)
     run(model, tmp_path / "in", output=tmp_path / "killed")
     assert [row["status"] for row in rows(tmp_path / "killed")] == ["skipped", "ok", "ok"]
     run(model, tmp_path / "in", output=tmp_path / "whole")
@@ -384,7 +384,7 @@ def test_real_speech_with_published_weights(shared, tmp_path):
     """In chunks against at once, half a step of 16 bits; and the stream's level is another one."""
     weights = shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_Mamba.pkl"
     source = shared / "audio/pairs/voicebank_demand_train/noisy/p226_001.flac"
-    for model in (enhance.speechlab.load(weights), enhance.load_causal(weights)):
+    for model in (enhance.checkpoints.load(weights), enhance.load_causal(weights)):
         run(model, source, output=tmp_path / model.config.normalize)
         expected = whole(model, files.load(source)[0])
         estimate = files.load(tmp_path / model.config.normalize / "p226_001.wav")[0]

@@ -42,7 +42,7 @@ def rows(folder):
 DIES = """
 import os, sys
 from pathlib import Path
-from speechlab import batch, enhance
+from speechlab.inference import batch, enhance
 from speechlab.weights.checkpoints import load
 
 def add(log, result, write=batch.Log.add):

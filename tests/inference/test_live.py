@@ -194,6 +194,8 @@ class Device:
             self.settings["callback"](samples, len(samples), None, status)
             samples[:] = np.nan  # the device's memory, which it uses again
             time.sleep(self.module.pace_s)
+        if self.module.end == "silence":  # from here on only: this thread may have been late
+            devices.PATIENCE_S = 0.2
         if self.module.end != "Ctrl-C":
             self.active = self.module.end != "gone"
             return
@@ -283,7 +285,7 @@ def test_file_to_loudspeaker(tmp_path, model, stand_in):
 def test_microphone_to_loudspeaker(model, stand_in):
     module = stand_in(noise(1, 256 * 50), pace_s=0.005)
     summary = live.stream(model)
-    assert len(module.played) >= summary.n_blocks
+    assert len(module.played) + summary.dropped >= summary.n_blocks
     assert all(np.isfinite(samples).all() for samples in module.played)
     assert 0 < summary.delay_ms <= summary.delay_max_ms
     assert summary.cards_ms == pytest.approx(40)
@@ -314,7 +316,7 @@ def test_an_unplugged_microphone_ends_with_what_it_gave(
     tmp_path, model, stand_in, monkeypatch, capsys, end
 ):
     """A whole file, one line and an exit code; of a microphone that gave nothing, no file."""
-    monkeypatch.setattr(devices, "PATIENCE_S", 0.2 if end == "silence" else 60)
+    monkeypatch.setattr(devices, "PATIENCE_S", 600)
     monkeypatch.setattr("speechlab.inference.enhance.load_causal", lambda checkpoint: model)
     words = ["stream", "--checkpoint", "tiny", "--output"]
     stand_in(noise(1, 256 * 20), end=end)
@@ -324,6 +326,7 @@ def test_an_unplugged_microphone_ends_with_what_it_gave(
     assert str(tmp_path / "out.wav") in lines[0]
     estimate, _ = files.load(tmp_path / "out.wav")
     assert (estimate - offline(model, noise(1, 256 * 20))).abs().max() < 2**-15
+    monkeypatch.setattr(devices, "PATIENCE_S", 600)
     stand_in(noise(1, 0).reshape(1, 0), end=end)
     assert main.main([*words, str(tmp_path / "out.wav"), "--overwrite"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -300,7 +300,7 @@ def test_one_run_at_a_time(tmp_path, model):
 DIES = """
 import os, sys
 from pathlib import Path
-from speechlab import separate
+from speechlab.inference import separate
 from speechlab.weights.checkpoints import load
 
 def replace(old, new, write=os.replace):
@@ -337,7 +337,7 @@ def test_killed_and_started_again_it_goes_on_byte_for_byte(tmp_path, checkpoint)
     words = ["separate", "--chunk-s", "4", "--checkpoint", checkpoint]
     words += ["--output", tmp_path / "killed", tmp_path / "in"]
     with subprocess.Popen(
-        [sys.executable, "-m", "speechlab", *map(str, words)],
+        [sys.executable, "-m", "tests.support.stalling_writer", *map(str, words)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -11,14 +10,14 @@ from speechlab.storage import locks
 from tests.support.training_toys import ended, forked
 
 
-def holder(path, seconds=30.0):
-    """The process id of a child that holds the file now."""
+def holder(path, released=lambda: signal.pause()):
+    """The process id of a child that holds the file now, until `released` returns."""
     reader, writer = os.pipe()
 
     def work():
         with locks.waited_for(path, lambda line: None, ""):
             os.write(writer, b"!")
-            time.sleep(seconds)
+            released()
 
     child = forked(work)
     assert os.read(reader, 1) == b"!"
@@ -26,11 +25,17 @@ def holder(path, seconds=30.0):
 
 
 def test_the_second_waits_and_is_told_once(tmp_path):
-    path, told = tmp_path / "new/lock", []
-    child = holder(path, seconds=0.5)
-    begun = time.monotonic()
-    with locks.waited_for(path, told.append, "busy"):
-        assert time.monotonic() - begun > 0.3 and told == ["busy"]
+    """The first holds the lock until the second was told, and leaves a note before it ends."""
+    path, note, told = tmp_path / "new/lock", tmp_path / "released", []
+    reader, writer = os.pipe()
+    child = holder(path, lambda: os.read(reader, 1) and note.touch())
+
+    def tell(line):
+        told.append(line)
+        os.write(writer, b"!")
+
+    with locks.waited_for(path, tell, "busy"):
+        assert note.exists() and told == ["busy"]
         assert ended(child) == 0
     assert not path.exists()
 

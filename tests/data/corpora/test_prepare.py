@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -78,20 +77,25 @@ def test_lines_come_in_the_order_of_the_tasks_and_are_kept(tmp_path, monkeypatch
 def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
     """The second finds it prepared; what is there needs no lock, and failing leaves nothing."""
     target, told = tmp_path / "corpus", []
-    reader, writer = os.pipe()
+    (reader, writer), (released, release) = os.pipe(), os.pipe()
 
     @preparing.alone
     def prepare(target, config, tell):
         if preparing.is_ready(target, TOY, config):
             return tell("ready")
         os.write(writer, b"!")
-        time.sleep(0.4)
+        os.read(released, 1)
         made = preparing.items(target, TOY, config, {"train": ["a"]}, item, lambda line: None)
         preparing.finish(target, TOY, config, made, "mend it")
 
     child = forked(lambda: prepare(target, ToyConfig(), print))
     assert os.read(reader, 1) == b"!"
-    prepare(target, ToyConfig(), told.append)
+
+    def tell(line):  # that it waits, then that it is ready
+        told.append(line)
+        os.write(release, b"!")
+
+    prepare(target, ToyConfig(), tell)
     assert ended(child) == 0
     assert told == [f"{target}: another process prepares it; waiting for that", "ready"]
     (tmp_path / "corpus.lock").mkdir()  # nobody could hold that

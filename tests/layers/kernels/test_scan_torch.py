@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def test_forked_workers(two_threads, operands):
     scans = Scans([operands(2, 50 + i, 200, 8, torch.float32) for i in range(6)])
     here = [scans[i] for i in range(len(scans))]
     options = {"batch_size": None, "num_workers": 2, "multiprocessing_context": "fork"}
-    for found, wanted in zip(DataLoader(scans, timeout=60, **options), here, strict=True):
+    for found, wanted in zip(DataLoader(scans, timeout=600, **options), here, strict=True):
         assert torch.equal(found, wanted)
 
 
@@ -70,7 +69,7 @@ def test_fork_with_threads(two_threads, operands):
     x = operands(2, 50, 200, 8, torch.float32)
     wanted = as_numpy(x)
     with multiprocessing.get_context("fork").Pool(1) as child:
-        assert (child.apply_async(as_numpy, (x,)).get(60) == wanted).all()
+        assert (child.apply_async(as_numpy, (x,)).get(600) == wanted).all()
 
 
 def test_operator_contracts(operands):
@@ -131,7 +130,7 @@ def run(code: str, folder: Path, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -159,21 +158,23 @@ def test_read_only_install(tmp_path):
     assert out.startswith("available")
 
 
-def test_kernels_are_vectorised(operands):
-    """A lost vectorisation costs a factor of ten; the measure is torch on the exponentials."""
-    x = operands(1, 1000, 128, 16, torch.float32)
-    exponents = torch.rand(1, 1000, 128, 16)
+COUNTS = """
+import re, sys, torch
+from speechlab.layers.kernels import scan as kernels
+from speechlab.layers.scan import selective_scan
+ones = [torch.ones(1, 9, 128)] * 2 + [-torch.ones(128, 16)] + [torch.ones(1, 9, 16)] * 2
+for tensor in ones:
+    tensor.requires_grad_()
+selective_scan(*ones, backend="numba")[0].sum().backward()
+for kernel in (kernels.forward, kernels.backward):
+    [code] = kernel.inspect_llvm().values()
+    products = re.findall(r"= fmul [a-z ]*(<\\d+ x )?float", code)
+    print(sum(map(bool, products)), len(products))
+"""
 
-    def best(call) -> float:
-        times = []
-        for _ in range(7):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return min(times)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    scanning, exponential = best(lambda: selective_scan(*x)), best(exponents.exp)
-    torch.set_num_threads(before)
-    assert scanning < 4 * exponential
+def test_kernels_are_vectorised(tmp_path):
+    """Half of the compiled products are of vectors; the other half is for the last channels."""
+    out = run(COUNTS, ROOT, NUMBA_CACHE_DIR=str(tmp_path))  # kernels from a cache tell no code
+    for n_vector, n_products in (map(int, line.split()) for line in out.splitlines()):
+        assert n_vector >= 0.4 * n_products > 0
