@@ -5,6 +5,7 @@ speakers made from it (under their old names), a run on each kind, and an import
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import torch
 import speechlab
 from speechlab.cli.main import main
 from speechlab.data import manifest, splits
+from speechlab.errors import UserError
+from speechlab.study import launch
+from speechlab.study.experiments import from_settings, lookup
 from speechlab.training.runs import Run
 
 FIXTURES = Path(__file__).with_name("fixtures") / "version_0_1"
@@ -39,11 +43,12 @@ def test_checkpoints_load(old, path, n_sources):
 
 @pytest.mark.parametrize("corpus", ["toy", "two_talkers", "two_talkers_noisy"])
 def test_corpora_are_read(old, corpus):
-    """By folder, and the corpora of the study also by the old name."""
+    """By folder; the corpora of the study also by the old name and by today's."""
     splits.data_hash([f"data/{corpus}"])
     assert splits.read([f"data/{corpus}"], "dev")["mixture"]
     if corpus != "toy":
-        assert splits.read([corpus], "train")["speech"]
+        now = corpus.replace("talkers", "speakers")
+        assert splits.read([corpus], "train")["speech"] == splits.read([now], "train")["speech"]
     for split in manifest.SPLITS:
         for item in manifest.read(old / "data" / corpus, split) if split != "test" else ():
             assert (old / "data" / corpus / item.path).is_file()
@@ -64,7 +69,20 @@ def test_runs_are_listed(old, capsys):
 
 
 def test_a_corpus_under_its_old_name_is_ready(old, capsys):
-    """Preparing it again finds it, and makes nothing."""
+    """Preparing it again finds it and makes nothing, under either name."""
     words = ["source=data/toy", "n_mixtures=1", "mixture_s=0.2", "jobs=1"]
-    assert main(["data", "prepare", "two_talkers", "--set", *words]) == 0
-    assert "is prepared already" in capsys.readouterr().out
+    for name in ("two_talkers", "two_speakers"):
+        assert main(["data", "prepare", name, "--set", *words]) == 0
+        assert "data/two_talkers is prepared already" in capsys.readouterr().out
+
+
+def test_the_command_that_began_a_run_resumes_it(old, capsys):
+    """With the corpora under their names of today; experiments under their old names too."""
+    begun = Run.open("results/runs/separate")
+    known = from_settings(begun.settings["config"] | {"training": begun.settings["training"]})
+    assert known.corpora == ("two_talkers",)
+    launch.train(replace(known, corpora=("two_speakers",)), progress=False)
+    with pytest.raises(UserError, match="other settings"):
+        launch.train(replace(known, n_per_epoch=7), progress=False)
+    old_name = lookup("umambanet-two-talkers")
+    assert replace(old_name, name="umambanet-two-speakers") == lookup("umambanet-two-speakers")

@@ -253,14 +253,14 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
 def _add_separate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "separate",
-        help="a file of each talker, of mixtures and folders of mixtures",
+        help="a file of each speaker, of mixtures and folders of mixtures",
         description="Writes OUTPUT/s1/RELATIVE PATH.wav, OUTPUT/s2/... at the input's rate, "
         "channels and length, and OUTPUT/separate.csv; `evaluate --estimates OUTPUT` scores them. "
         "Interrupted and started again, it goes on. Exit code 1 where a file failed; the rest are "
-        "done. Which talker is s1 is the model's choice, kept throughout a file and in all its "
+        "done. Which speaker is s1 is the model's choice, kept throughout a file and in all its "
         "channels, each of which is separated alone. That holds through pauses of any length, "
-        "unless the model leaves much of one talker in another's file: with pauses of 20 s, three "
-        "talkers with -14 dB of each other were not exchanged, with -10 dB up to twice in 10 "
+        "unless the model leaves much of one speaker in another's file: with pauses of 20 s, three "
+        "speakers with -14 dB of each other were not exchanged, with -10 dB up to twice in 10 "
         "minutes. Soft and loud recordings come apart alike: a model without a level of its own "
         "gets each channel of a file with a peak of 0.9, and its estimates are scaled back. Most "
         "separators work at 8 kHz: what a file has above 4 kHz goes.",
@@ -275,7 +275,7 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         "--level",
         choices=("mixture", "model"),
         default="mixture",
-        help="mixture: each talker has one gain (and sign) in a file, with which they add up to "
+        help="mixture: each speaker has one gain (and sign) in a file, with which they add up to "
         "the mixture; model: as the model has it, in the mixture's scale, and --subtype FLOAT "
         "keeps what full scale cuts; default: mixture",
     )

@@ -47,7 +47,11 @@ def prepare_data(options: argparse.Namespace) -> None:
 
     corpus = catalogue.lookup(options.name)
     config = override(corpus.config(), **assigned(options.set))
-    folder = Path(options.folder) if options.folder else catalogue.DATA / corpus.name
+    folder = (
+        Path(options.folder)
+        if options.folder
+        else catalogue.folder_of(options.name, catalogue.DATA)
+    )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
     corpus.prepare(folder, config, tqdm.write)

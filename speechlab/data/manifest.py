@@ -33,7 +33,7 @@ class Item:
     path: str  # the sound file, from the corpus folder on; of a mixture the noisy one
     n_frames: int  # samples per channel
     sample_rate: int  # Hz
-    sources: tuple[str, ...] = ()  # of a mixture: its clean files, one per talker
+    sources: tuple[str, ...] = ()  # of a mixture: its clean files, one per speaker
     speakers: tuple[str, ...] = ()  # who talks: of a mixture one per source
     recordings: tuple[str, ...] = ()  # what it was cut from; shared by no two splits
     gain_db: float = 0.0  # to apply when the file is read

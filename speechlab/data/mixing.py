@@ -52,21 +52,24 @@ class Mixture(NamedTuple):
     speech: Tensor  # (S, T), as it is in the mixture
     noise: Tensor  # (1, T)
     snr_db: float  # as drawn; NaN without noise
-    recordings: tuple[str, ...]  # the items' names: talkers, then noise
+    recordings: tuple[str, ...]  # the items' names: speakers, then noise
 
 
 @dataclass(frozen=True)
 class MixtureConfig:
     segment_s: float = 4.0  # s, of an example
     sample_rate: int = 16000  # Hz; recordings of another rate are resampled
-    n_sources: int = 1  # talkers: 1 for enhancement, 2 for separation
+    n_sources: int = 1  # speakers: 1 for enhancement, 2 for separation
     snr_db: tuple[float, float] = (-5.0, 25.0)  # dB, drawn from the range
     n_snr_levels: int | None = None  # equally spaced SNRs to draw from; None: any in the range
     level_db: tuple[float, float] = (-35.0, -15.0)  # dB re full scale, of the mixture
     peak: float = 0.99  # of full scale; a mixture that would pass it gets less than its level
-    source_level_db: tuple[float, float] = (-2.5, 2.5)  # dB; 1st talker below its middle, 2nd above
-    speeds: tuple[float, ...] = (1.0,)  # factors of a talker's speed, and with it the pitch
-    p_room: float = 0.0  # share of the examples with all talkers in rooms
+    source_level_db: tuple[float, float] = (
+        -2.5,
+        2.5,
+    )  # dB; 1st below its middle, 2nd above
+    speeds: tuple[float, ...] = (1.0,)  # factors of a speaker's speed, and with it the pitch
+    p_room: float = 0.0  # share of the examples with all speakers in rooms
     reference: Literal["early", "reverberant"] = "early"  # `clean`: 50 ms of the room, or all of it
     short: Short = "pad"  # speech shorter than the segment: somewhere in zeros, or repeated
     silence_db: float = -60.0  # dB re full scale; quieter crops of speech or noise are drawn again
@@ -104,9 +107,9 @@ def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.G
 
 
 class Mixtures:
-    """Speech at a drawn SNR in noise, in a room or not, at a drawn level; or two talkers.
+    """Speech at a drawn SNR in noise, in a room or not, at a drawn level; or two speakers.
 
-    Recordings are drawn alike, however long; so are crops. Two talkers are of different speakers,
+    Recordings are drawn alike, however long; so are crops. Two sources are of different speakers,
     at two places of one room where a corpus has several (items of one `recordings`), else each in
     a room of its own draw; without `noise` the mixture is their sum.
     """
@@ -139,7 +142,7 @@ class Mixtures:
         if not self.rooms and config.p_room > 0:
             raise UserError("p_room is above 0 and there are no rooms: add some, or set it to 0")
         if config.n_sources == 2 and len(self._of_speaker) < 2:
-            raise UserError("two talkers need speech of two speakers, and the manifest names one")
+            raise UserError("n_sources=2 needs speech of two speakers; the manifests name one")
 
     def __len__(self) -> int:
         return self.n_per_epoch
@@ -226,7 +229,7 @@ class Mixtures:
         )
 
     def _rooms(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """A response for each talker."""
+        """A response for each speaker."""
         chosen = [self.rooms[rng.integers(len(self.rooms))]]
         if self.n_sources == 2:
             places = [s for s in self._places[_room_key(chosen[0])] if s is not chosen[0]]

@@ -36,10 +36,10 @@ def sources(folder: str | Path, split: Literal["train", "dev"], kind: str) -> li
     ]
 
 
-def talkers(mixtures: Iterable[Source]) -> list[Source]:
-    """The sources of ready mixtures as speech of one talker each, to be mixed anew.
+def speakers(mixtures: Iterable[Source]) -> list[Source]:
+    """The sources of ready mixtures as speech of one speaker each, to be mixed anew.
 
-    Not of a mixture with noise (its SNR is known), which would be lost, nor of unnamed talkers.
+    Not of a mixture with noise (its SNR is known), which would be lost, nor of unnamed speakers.
     """
     return [
         Source(folder, replace(item, name=path, kind="speech", path=path, **ALONE, speakers=(who,)))

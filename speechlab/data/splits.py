@@ -34,7 +34,7 @@ def read(corpora: Iterable[str], split: Literal["train", "dev"]) -> dict[str, li
 
 
 def check_disjoint(train: dict[str, list[Source]], dev: dict[str, list[Source]]) -> None:
-    """UserError where one corpus trains on a talker or recording that another scores.
+    """UserError where one corpus trains on a speaker or recording that another scores.
 
     Within one of them that cannot be: `manifest.write` refuses it. Names of files and of
     recordings' items may be the same in two corpora.

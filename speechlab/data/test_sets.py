@@ -1,5 +1,5 @@
 """Test sets on disk: pairs of noisy and clean files, and what is known of the published sets;
-mixtures of several talkers and their sources.
+mixtures of several speakers and their sources.
 
 Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): a pair has one file name
 in both folders. DNS-2020 (arXiv 2005.13981): a pair has one number, `..._fileid_N` with
@@ -33,7 +33,7 @@ class Pair:
 class Mixture:
     name: str
     mixture: Path
-    sources: tuple[Path, ...]  # one per talker
+    sources: tuple[Path, ...]  # one per speaker
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     """
     if has_mixtures(folder):
         raise UserError(
-            f"{folder}: mixtures of several talkers, not pairs; `speechlab evaluate` scores them, "
+            f"{folder}: mixtures of several speakers, not pairs; `speechlab evaluate` scores them, "
             "in Python speechlab.evaluation.evaluate_mixtures"
         )
     noisy, clean = (sound_files(Path(folder) / part) for part in PAIR)

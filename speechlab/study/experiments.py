@@ -43,6 +43,7 @@ LOSSES: dict[str, Loss] = {
     "log_magnitude": losses.log_magnitude,
     **{f"stft_{band}": partial(losses.multi_resolution_stft, band=band) for band in losses.BANDS},
 }
+FORMER = {"umambanet-two-talkers": "umambanet-two-speakers"}  # names in version 0.1
 _UNREAD = {  # settings that are not read with these
     ("examples", "pairs"): ("mixture", "n_per_epoch"),
     ("examples", "mixtures"): ("pair",),
@@ -77,7 +78,12 @@ class Experiment:
 
 
 def lookup(name: str) -> Experiment:
-    """An experiment of the study. UserError for another name."""
+    """An experiment of the study. UserError for an unknown name.
+
+    Under a former name it keeps that name, so that the command of version 0.1 resumes its run.
+    """
+    if name in FORMER:
+        return replace(EXPERIMENTS[FORMER[name]], name=name)
     _known("experiment", [name], EXPERIMENTS)
     return EXPERIMENTS[name]
 
@@ -251,7 +257,7 @@ SEMAMBA = (
             "pair": PairConfig(segment_s=2.0, short="pad"),
             "objective": "metric_gan",
             "training": TrainingConfig(
-                n_steps=578_600,  # 200 epochs of the published 11,572 files, dev talkers among them
+                n_steps=578_600,  # 200 epochs of the published 11,572 files
                 batch_size=4,
                 lr=5e-4,
                 betas=(0.8, 0.99),

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from speechlab.config import to_dict
 from speechlab.data import splits
+from speechlab.data.corpora.catalogue import FORMER
 from speechlab.data.mixing import Examples, Mixtures, Pairs, whole_pairs
-from speechlab.data.recordings import Source, talkers
+from speechlab.data.recordings import Source, speakers
 from speechlab.errors import UserError
 from speechlab.evaluation import separation_metrics
 from speechlab.models import SYSTEMS
@@ -81,7 +82,7 @@ def train(
     check(experiment)
     run = Run(Path(folder) / experiment.name)
     data_hash, parts = splits.data_hash(experiment.corpora), _parts(experiment, run, device)
-    settings = to_dict(experiment)
+    settings = to_dict(experiment) | {"corpora": _corpora_as_begun(experiment, run)}
     del settings["training"]  # `fit` notes these itself: it knows which of them may change
     run = Run.start(run.folder, settings, data_hash)
     return _fit(experiment, parts, run, progress, tell)
@@ -121,6 +122,15 @@ def resume(
         raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
     experiment = replace(experiment, training=loop.resume(run, changes))
     return _fit(experiment, _parts(experiment, run, device), run, progress, tell)
+
+
+def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
+    """The names of the corpora; those in the run's config.json where they are former names."""
+    if (run.folder / "config.json").exists():
+        begun = run.settings["config"]["corpora"]
+        if [FORMER.get(name, name) for name in begun] == list(experiment.corpora):
+            return begun
+    return list(experiment.corpora)
 
 
 def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: Tell | None) -> Run:
@@ -203,7 +213,7 @@ def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Ex
         return Pairs(mixtures, experiment.pair)
     speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
     if not speech and n_sources(experiment) > 1:
-        speech = talkers(_ready(experiment, of_kind))
+        speech = speakers(_ready(experiment, of_kind))
     if not speech and of_kind["mixture"]:
         names = ", ".join(experiment.corpora)
         raise UserError(f"{names}: ready mixtures and no speech to mix; set examples=pairs")

@@ -1,6 +1,6 @@
 """The study's trainings of separation, each as what it changes of another (see `experiments`).
 
-SepMamba is trained on dynamic mixtures, whose talkers `launch` takes from the ready ones of
+SepMamba is trained on dynamic mixtures, whose speakers `launch` takes from the ready ones of
 WSJ0-2mix; what else differs from the published training is beside the setting. Of U-Mamba-Net's
 nothing is told but the loss: its optimiser and rate are DPRNN's, as those of the peers are where
 nothing else is said.
@@ -61,7 +61,7 @@ PEER = {  # ready mixtures and the optimiser of DPRNN (arXiv 1910.06379, 3.2); b
     "losses": {"si_snr": 1.0},
     "dev_metrics": ("si_snri", "si_sdri"),
     "training": TrainingConfig(
-        n_steps=500_000,  # 100 epochs of the published 20,000 files, dev talkers among them
+        n_steps=500_000,  # 100 epochs of the published 20,000 files, dev speakers among them
         optimizer="adam",
         lr=1e-3,
         clip_norm=5.0,
@@ -97,7 +97,7 @@ SUDORMRF = {  # optimiser, rate, clipping, batch and 4 s of the authors' code ar
     "name": "sudormrf",  # arXiv 2007.06833
     "system": "sudormrf",
     "model": sudormrf.CONFIGS["published"],
-    # The code divides the rate by 3 every 49 epochs, at once; exchanges talkers within a batch;
+    # The code divides the rate by 3 every 49 epochs, at once; exchanges speakers within a batch;
     # ends the loss, SI-SDR, at 30 dB; and names no epochs. Mixtures, loss, epochs: the peers'.
     "training.decay": 3 ** (-1 / 49),
 }
@@ -113,7 +113,7 @@ SEPMAMBA_TINY = {  # for the study's embedded default: minutes on two cores
         layer=FEW,
         normalize="utterance",  # mixtures of any level; without it 2.4 dB less (results/LOG.md)
     ),
-    "corpora": ("two_talkers",),
+    "corpora": ("two_speakers",),
     "mixture": MixtureConfig(segment_s=1.0, sample_rate=RATE, n_sources=2),
     "objective": "permutation_invariant",
     "losses": {"si_sdr": 1.0},
@@ -138,14 +138,14 @@ UMAMBANET_TINY = {  # on the same mixtures
     "training.metric": "si_snri",
     "training.validate_every": 500,
 }
-UMAMBANET_ROOM = {  # its own task: both talkers in a room, and noise
+UMAMBANET_ROOM = {  # its own task: both speakers in a room, and noise
     "name": "umambanet-tiny-noisy",
-    "corpora": ("two_talkers_noisy",),
+    "corpora": ("two_speakers_noisy",),
     "mixture.snr_db": (0.0, 15.0),
     "mixture.p_room": 1.0,
 }
-UMAMBANET_TWO_TALKERS = {  # the published size on recorded talkers, an hour on a CPU
-    "name": "umambanet-two-talkers",
+UMAMBANET_TWO_SPEAKERS = {  # the published size on recorded speakers, an hour on a CPU
+    "name": "umambanet-two-speakers",
     "model": umambanet.MAIN,
     "mixture.segment_s": 2.0,
     "mixture.speeds": (0.95, 1.0, 1.05),
@@ -165,7 +165,7 @@ def trainings(base: Base) -> tuple[Base, ...]:
         tiny,
         tiny_umambanet,
         replaced(tiny_umambanet, UMAMBANET_ROOM),
-        replaced(tiny_umambanet, UMAMBANET_TWO_TALKERS),
+        replaced(tiny_umambanet, UMAMBANET_TWO_SPEAKERS),
         large,
         *(
             replaced(large, {"name": name.replace("_", "-"), "model": sepmamba.CONFIGS[name]})

@@ -22,12 +22,12 @@ def in_twos(folder: Path, jobs: int, tiny: bool) -> list[Path]:
     if manifest.about(folder).get("corpus") != "synthetic":
         return []
     for name in IN_TWOS:
-        made, target = catalogue.lookup(name), folder.with_name(name)
+        made, target = catalogue.lookup(name), catalogue.folder_of(name, folder.parent)
         if tiny:
             runner.stand_in(folder.parent, name)
         elif not (target / manifest.ABOUT).exists():
             made.prepare(target, override(made.config(), source=str(folder), jobs=jobs), print)
-    return [folder.with_name(name) for name in IN_TWOS]
+    return [catalogue.folder_of(name, folder.parent) for name in IN_TWOS]
 
 
 def contents(folders: Iterable[Path]) -> pd.DataFrame:
@@ -57,10 +57,11 @@ def talkers_at_once(folders: Iterable[Path]) -> dict[str, Tensor]:
     """
     heard = {}
     for folder in folders:
-        of_corpus = (e for e in experiments.EXPERIMENTS.values() if e.corpora == (folder.name,))
+        name = catalogue.lookup(folder.name).name
+        of_corpus = (e for e in experiments.EXPERIMENTS.values() if e.corpora == (name,))
         chosen = replaced(next(of_corpus), {"corpora": (str(folder),)})
         mixture, talkers = launch.training_examples(chosen).example(0, 0, 0)
-        title = IN_TWOS[folder.name]
+        title = IN_TWOS[name]
         heard[f"{title}: mixture"] = mixture
         for number, talker in enumerate(talkers, start=1):
             heard[f"{title}: talker {number}"] = talker[None]

@@ -43,7 +43,7 @@ def recording(folder, name, kind, seconds, seed, speaker=(), rate=RATE, decay=0.
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Speech of three talkers (long, short, of another rate), two noises, a room."""
+    """Speech of three speakers (long, short, of another rate), two noises, a room."""
     folder = tmp_path_factory.mktemp("corpus")
     return {
         "speech": [
@@ -131,19 +131,19 @@ def test_an_example_is_a_function_of_its_key(corpus, n_sources):
 
 def test_two_sources_are_two_speakers_and_the_mixture_their_sum(corpus):
     examples = Mixtures(corpus["speech"], [], [], override(SMALL, n_sources=2), 100)
-    talkers = {source.item.name: source.item.speakers for source in corpus["speech"]}
+    speakers = {source.item.name: source.item.speakers for source in corpus["speech"]}
     seen = set()
     for index in range(60):
         mixture = examples.mixture(0, 0, index)
         assert torch.equal(mixture.noisy[0], mixture.clean[0] + mixture.clean[1])
         one, two = mixture.recordings
-        assert talkers[one] != talkers[two]
+        assert speakers[one] != speakers[two]
         seen.add((one, two))
         levels = [level_db(source[source != 0]) for source in mixture.clean]  # without padding
         assert -0.01 < levels[1] - levels[0] < 5.01
         assert math.isnan(mixture.snr_db)
     assert len(seen) == 10  # every pair of two speakers: 12 less a1-a2 and a2-a1
-    with pytest.raises(UserError, match="two speakers"):
+    with pytest.raises(UserError, match="n_sources=2 needs speech of two speakers"):
         Mixtures(corpus["speech"][:2], [], [], override(SMALL, n_sources=2), 100)
 
 

@@ -25,7 +25,7 @@ FILES = ["a 1", "b_2", "b_10"]  # digits are numbers, where names are put in ord
 @pytest.fixture
 def test_set(tmp_path):
     """Three mixtures of a second of two talkers: noise that comes and goes."""
-    folder = tmp_path / "private" / "two_talkers"
+    folder = tmp_path / "private" / "two_speakers"
     for i, name in enumerate(FILES):
         tide = np.sin(np.arange(RATE) / (1500 + 100 * i)) ** 2
         sources = 0.1 * np.random.default_rng(i).normal(size=(2, RATE)) * [tide, 1 - tide]
@@ -123,7 +123,7 @@ def test_settings_beside_the_rows(test_set, output, estimates):
     run(test_set, output, estimates=estimates, limit=2)
     text = output.with_suffix(".json").read_text()
     settings = json.loads(text)
-    assert settings["test_set"] == "two_talkers" and settings["mixture"] == "mix"
+    assert settings["test_set"] == "two_speakers" and settings["mixture"] == "mix"
     assert settings["estimates"] == "separated" and settings["quantize"] == "float"
     assert settings["n_files"] == 2 and "private" not in text
     write(estimates, FILES[0], sources_of(test_set, FILES[0]), suffix="flac")
@@ -270,7 +270,7 @@ def test_the_folder_of_mixtures_may_have_the_names_of_libri2mix(test_set, output
         test_sets.find_mixtures(test_set)
     rows = run(test_set / kind, output, limit=1)
     settings = json.loads(output.with_suffix(".json").read_text())
-    assert (settings["test_set"], settings["mixture"]) == ("two_talkers", kind)
+    assert (settings["test_set"], settings["mixture"]) == ("two_speakers", kind)
     assert (rows["si_sdri"] == 0).all()
 
 

@@ -236,5 +236,5 @@ def test_what_training_a_umambanet_taught_is_what_the_rows_say():
     assert len(of) == 40 and (of["si_sdri"] > 4).sum() == 23 and (of["si_sdri"] < 0).sum() == 7
     assert "Here pitch does not tell which (rank correlation 0.13)" in prose
     assert round(of[["pitch_apart", "si_sdri"]].corr("spearman").iloc[0, 1], 2) == 0.13
-    steps = EXPERIMENTS["umambanet-two-talkers"].training.n_steps
+    steps = EXPERIMENTS["umambanet-two-speakers"].training.n_steps
     assert "the published size, trained for 4000 steps" in prose and steps == 4000

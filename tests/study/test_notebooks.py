@@ -157,7 +157,7 @@ def prepare_data_at_smoke_size(request, results):
     assert table.loc["train"].index.tolist() == ["speech", "room", "noise"]
     assert len(list((output / "figures").iterdir())) == 3
     assert not (results / "figures").exists()
-    noisy = pd.read_csv(output / "tables" / "corpus_two_talkers_noisy.csv", index_col=0)
+    noisy = pd.read_csv(output / "tables" / "corpus_two_speakers_noisy.csv", index_col=0)
     assert noisy.loc["train", "kind"].tolist() == ["speech", "noise", "room"]
 
 
@@ -314,10 +314,10 @@ def sepmamba_without_data(request, results):
     published = (
         request.getfixturevalue("shared") / "golden/sepmamba/small_noncausal/state.safetensors"
     )
-    words = {"corpus": results / "nowhere" / "two_talkers", "system": "sepmamba_s"}
+    words = {"corpus": results / "nowhere" / "two_speakers", "system": "sepmamba_s"}
     environment = {"OMP_NUM_THREADS": "1"}
     shown = run("05_train_sepmamba.ipynb", results, environment, checkpoint=published, **words)
-    assert "Not all is here" in shown and "speechlab data prepare two_talkers" in shown
+    assert "Not all is here" in shown and "speechlab data prepare two_speakers" in shown
     assert (results / "runs" / "smoke" / "dev" / "state-given.csv").exists()
 
 
@@ -332,7 +332,7 @@ def umambanet_without_data(request, results):
     """In a room; a model of another kind is given."""
     checkpoint = results / "given.safetensors"
     checkpoints.save(checkpoint, ConvTasNet(conv_tasnet.CONFIGS["tiny"]))
-    words = {"corpus": results / "nowhere" / "two_talkers_noisy", "checkpoint": checkpoint}
+    words = {"corpus": results / "nowhere" / "two_speakers_noisy", "checkpoint": checkpoint}
     shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
     assert "Not all is here" in shown and "Conv-TasNet" in shown
     assert (results / "runs" / "smoke" / "dev" / "given-given.csv").exists()

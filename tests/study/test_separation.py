@@ -1,4 +1,4 @@
-"""Trainings of separation: as published, and on the talkers that ready mixtures hold."""
+"""Trainings of separation: as published, and on the speakers that ready mixtures hold."""
 
 from itertools import product
 
@@ -21,7 +21,7 @@ RATE, N_FRAMES = 8000, 4000  # Hz; samples of every file
 
 
 def ready_mixtures(folder, splits=("train",), **of_item):
-    """Four mixtures of two of eight talkers, each a level of its own, in each split named."""
+    """Four mixtures of two of eight speakers, each a level of its own, in each split named."""
     items = {split: [] for split in splits}
     for split, index in product(splits, range(4)):
         paths = [f"{split}/{kind}/{index}.wav" for kind in ("mix", "s1", "s2")]
@@ -43,7 +43,7 @@ def dynamic(corpus):
 
 
 def test_ready_mixtures_are_mixed_anew(tmp_path):
-    """Any talker with any other, in no more than the published peak."""
+    """Any speaker with any other, in no more than the published peak."""
     examples = launch.training_examples(dynamic(ready_mixtures(tmp_path)))
     drawn = [examples.mixture(0, 0, index) for index in range(20)]
     together = {frozenset(name[-5] for name in mixture.recordings) for mixture in drawn}

@@ -38,7 +38,7 @@ def test_what_is_made_already_is_taken_as_it_is(corpus, tmp_path, monkeypatch):
     made = []
     for name in showing.IN_TWOS:
         (tmp_path / name).mkdir()
-    (tmp_path / "two_talkers" / manifest.ABOUT).write_text("{}")
+    (tmp_path / "two_speakers" / manifest.ABOUT).write_text("{}")
     monkeypatch.setattr(
         showing.catalogue,
         "lookup",
@@ -48,4 +48,4 @@ def test_what_is_made_already_is_taken_as_it_is(corpus, tmp_path, monkeypatch):
     )
     folders = showing.in_twos(corpus, 1, tiny=False)
     assert [folder.name for folder in folders] == list(showing.IN_TWOS)
-    assert made == ["two_talkers_noisy"]
+    assert made == ["two_speakers_noisy"]

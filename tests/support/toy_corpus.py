@@ -28,7 +28,7 @@ SETTINGS = {
 def prepared(folder: Path, seed: int = 0, of: str = "") -> Path:
     """Two of each kind in every split, and in dev three ready mixtures.
 
-    of: stands before the names of talkers and recordings; other names, another corpus.
+    of: stands before the names of speakers and recordings; other names, another corpus.
     """
     splits = {split: [] for split in manifest.SPLITS}
     for split, items in splits.items():

@@ -20,3 +20,4 @@ class Corpus:
     layout: str  # what its raw folders look like, one line each
     config: type  # frozen dataclass: the options of preparing, all with defaults
     prepare: Callable[[Path, Any, Tell], None]  # (target folder, config, tell)
+    former: str = ""  # its name in version 0.1: folders and runs of that name still open

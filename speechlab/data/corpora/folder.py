@@ -1,7 +1,7 @@
 """A user's own recordings: noisy and clean pairs, or speech and noise to be mixed.
 
-Where `raw` has train/ and dev/ (and test/), they are taken as they are, and refused where a talker
-or a recording is in two of them. Where it has none, talkers are held out for dev by their names,
+Where `raw` has train/ and dev/ (and test/), they are taken as they are, and refused where a speaker
+or a recording is in two of them. Where it has none, speakers are held out for dev by their names,
 always the same ones, and there is no test set. Of speech and noise in dev (and test) mixtures are
 made, which a model is chosen by; pairs are taken as they are.
 """
@@ -32,8 +32,8 @@ KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 class FolderConfig:
     sample_rate: int = 16000  # Hz of the prepared files; channels are averaged
     speakers: Literal["prefix", "folder", "none"] = "prefix"
-    # what tells a talker: a file's name up to the first _ or -, the folder it lies in, or nothing
-    dev_percent: float = 10.0  # of the talkers and of the noise files, where raw has no dev/
+    # what tells a speaker: a file's name up to the first _ or -, the folder it lies in, or nothing
+    dev_percent: float = 10.0  # of the speakers and of the noise files, where raw has no dev/
     n_mixtures: int = 40  # made of speech and noise in each of dev and test
     mixture_s: float = 6.0  # s, of each at most
     snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of these mixtures: from, to
@@ -84,7 +84,7 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
     else:
         splits = split(_recordings(raw, config), config.dev_percent, raw)
     if config.speakers == "none":
-        tell("talkers are not known: the same voice may be in train and in dev")
+        tell("speakers are not known: the same voice may be in train and in dev")
     remedy = f"move or remove one of them, or look at the setting speakers ({config.speakers})"
     planned = {name: [_item(name, r, config) for r in found] for name, found in splits.items()}
     preparing.check(target, planned, remedy)  # before hours of converting
@@ -102,14 +102,14 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
 
 
 def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[str, list[Recording]]:
-    """Some talkers, and some noise files, held out for dev. UserError where there is only one."""
+    """Some speakers, and some noise files, held out for dev. UserError where there is only one."""
     held: set[str] = set()
     groups_of: dict[str, set[str]] = {}
     for recording in recordings:
         groups_of.setdefault(recording.kind, set()).add(recording.group)
     for kind, groups in groups_of.items():
         if len(groups) < 2:
-            what = "recording" if kind == "noise" else "talker"
+            what = "recording" if kind == "noise" else "speaker"
             raise UserError(
                 f"{raw}: only one {what} of {kind} is told by the names, none can be held out; "
                 "add others, lay out train/ and dev/ yourself, or set speakers=none or folder"
@@ -118,7 +118,7 @@ def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[st
     for kind, groups in groups_of.items():
         if groups <= held:
             raise UserError(
-                f"{raw}: all talkers of {kind} are held out for dev, as some talk in other files "
+                f"{raw}: all speakers of {kind} are held out for dev, as some talk in other files "
                 "too; lay out train/ and dev/ yourself"
             )
     splits: dict[str, list[Recording]] = {"train": [], "dev": []}
@@ -180,7 +180,7 @@ def _speaker(name: str, config: FolderConfig, path: Path) -> str:
         folder, _, rest = name.partition("/")
         if not rest:
             raise UserError(
-                f"{path} lies in no folder of a talker; make one folder per talker, or set "
+                f"{path} lies in no folder of a speaker; make one folder per speaker, or set "
                 "speakers=prefix or none"
             )
         return folder
@@ -281,7 +281,7 @@ CORPUS = Corpus(
     gigabytes=0.0,
     layout="\n".join(
         (
-            "raw/noisy/anna_001.wav …, raw/clean/anna_001.wav …   pairs; the prefix is the talker",
+            "raw/noisy/anna_001.wav …, raw/clean/anna_001.wav …   pairs; the prefix is the speaker",
             "or  raw/speech/anna_001.wav …, raw/noise/street.wav …   to be mixed while training",
             "or  raw/train/…, raw/dev/…, raw/test/… (optional), each laid out as one of these",
         )

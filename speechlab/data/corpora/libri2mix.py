@@ -1,11 +1,11 @@
-"""Libri2Mix (arXiv 2005.11262): two talkers of LibriSpeech, with or without WHAM! noise.
+"""Libri2Mix (arXiv 2005.11262): two speakers of LibriSpeech, with or without WHAM! noise.
 
 The mixtures are those of the published metadata: each recording times its gain, resampled, cut to
-the shorter talker (min) or padded to the longer one (max), and added. The test is the published
-one; its dev set shares no talker with train, so it is the dev set here.
+the shorter speaker (min) or padded to the longer one (max), and added. The test is the published
+one; its dev set shares no speaker with train, so it is the dev set here.
 
 Of the published kinds, `mix_clean` and `mix_both` are made, not `mix_single`. `mix_both_reverb` is
-our own: the talkers of `mix_both` stand in one simulated room (see `rooms`), drawn from the seed
+our own: the speakers of `mix_both` stand in one simulated room (see `rooms`), drawn from the seed
 and the mixture's name; the noise, recorded in real rooms, is added as it is.
 """
 
@@ -34,7 +34,7 @@ from speechlab.storage.atomic import sha256
 RATE = 16000  # Hz of LibriSpeech and of the noise
 PEAK = 0.99  # of full scale
 EARLY_S = 0.05  # after the direct path: reflections that the ear takes for the speech itself
-TALKER_M = (0.5, 2.5)  # metres between a talker and the microphone
+DISTANCE_M = (0.5, 2.5)  # metres between a speaker and the microphone
 CROSSFADE_S = 0.5  # where a noise shorter than the mixture is repeated
 SPEEDS = ("sp08", "sp12")  # endings of the noise files that LibriMix makes at other speeds
 COLUMNS = (
@@ -51,7 +51,7 @@ COLUMNS = (
 @dataclass(frozen=True)
 class Libri2MixConfig:
     sample_rate: Literal[8000, 16000] = 8000  # Hz
-    mode: Literal["min", "max"] = "min"  # cut to the shorter talker, or padded to the longer one
+    mode: Literal["min", "max"] = "min"  # cut to the shorter speaker, or padded to the longer one
     mixture: Literal["mix_clean", "mix_both", "mix_both_reverb"] = "mix_clean"
     # without noise; with noise; with noise and in a room
     train: tuple[Literal["train-clean-100", "train-clean-360"], ...] = ("train-clean-100",)
@@ -69,14 +69,14 @@ class Mixture:
     """One row of the metadata."""
 
     name: str
-    talkers: tuple[str, str]  # recordings, from the folder of LibriSpeech on
+    speech: tuple[str, str]  # recordings, from the folder of LibriSpeech on
     gains: tuple[float, float]
     noise: str  # from the folder of the noise on
     noise_gain: float
 
     @property
     def utterances(self) -> tuple[str, ...]:
-        return tuple(Path(path).stem for path in self.talkers)  # "3536-8226-0026"
+        return tuple(Path(path).stem for path in self.speech)  # "3536-8226-0026"
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -169,7 +169,7 @@ def _row(row: dict[str, str]) -> Mixture:
 
 def _check_recordings(mixtures: Iterable[Mixture], config: Libri2MixConfig) -> None:
     """UserError where a recording is missing: before hours of work, not after them."""
-    wanted = {_speech(config) / path for mixture in mixtures for path in mixture.talkers}
+    wanted = {_speech(config) / path for mixture in mixtures for path in mixture.speech}
     if config.mixture != "mix_clean":
         wanted |= {_noise(config) / mixture.noise for mixture in mixtures}
     missing = sorted(str(path) for path in wanted if not path.is_file())
@@ -207,14 +207,14 @@ def mixed(
 
 
 def responses(name: str, config: Libri2MixConfig) -> list[np.ndarray]:
-    """Of one room with two talkers, (T,) each at 16 kHz: always the same for a mixture's name."""
+    """Of one room with two speakers, (T,) each at 16 kHz: always the same for a mixture's name."""
     digest = hashlib.sha256(name.encode()).digest()[:8]
     random = np.random.default_rng([config.seed, int.from_bytes(digest)])
     room, first = rooms.drawn_response(random, config.rt60_s, RATE)
     while True:
-        talker = random.uniform(rooms.FROM_WALL_M, np.array(room.size) - rooms.FROM_WALL_M)
-        if TALKER_M[0] <= np.linalg.norm(talker - room.microphone) <= TALKER_M[1]:
-            second = rooms.response(replace(room, talker=tuple(talker.tolist())), RATE)
+        speaker = random.uniform(rooms.FROM_WALL_M, np.array(room.size) - rooms.FROM_WALL_M)
+        if DISTANCE_M[0] <= np.linalg.norm(speaker - room.microphone) <= DISTANCE_M[1]:
+            second = rooms.response(replace(room, speaker=tuple(speaker.tolist())), RATE)
             if np.abs(second).argmax() == rooms.direct_at(RATE):
                 return [first, second]
 
@@ -249,7 +249,7 @@ def _read(path: Path) -> np.ndarray:
 
 def _signals(mixture: Mixture, config: Libri2MixConfig) -> dict[str, np.ndarray]:
     """What is heard and given back, (T,) each at the mixture's rate: speech, noise, s1, s2."""
-    recordings = [_read(_speech(config) / path) for path in mixture.talkers]
+    recordings = [_read(_speech(config) / path) for path in mixture.speech]
     images = references = recordings
     if config.mixture == "mix_both_reverb":
         places = responses(mixture.name, config)

@@ -70,14 +70,14 @@ def is_ready(target: Path, corpus: Corpus, config: Any) -> bool:
     if (target / manifest.ABOUT).exists():
         known = manifest.about(target)
         known = {"corpus": known.get("corpus"), **known.get("options", {})}
-        _refuse_other(target, known, _options(corpus, config))
+        _refuse_other(target, known, corpus, config)
         manifest.data_hash(target)
         shutil.rmtree(_unfinished(target), ignore_errors=True)
         return True
     path = _unfinished(target) / OPTIONS
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        _refuse_other(target, known, _options(corpus, config))
+        _refuse_other(target, known, corpus, config)
     elif any((target / f"{split}.csv").exists() for split in manifest.SPLITS):
         raise UserError(f"{target} holds other files: name an empty folder or remove them")
     return False
@@ -223,7 +223,10 @@ def _options(corpus: Corpus, config: Any) -> dict[str, Any]:
     return {"corpus": corpus.name, **{name: values[name] for name in kept}}
 
 
-def _refuse_other(target: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_other(target: Path, known: Mapping[str, Any], corpus: Corpus, config: Any) -> None:
+    wanted = _options(corpus, config)
+    if corpus.former and known.get("corpus") == corpus.former:
+        known = {**known, "corpus": corpus.name}
     names = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
     if names:
         what = ", ".join(f"{key} {known.get(key)} there, {wanted.get(key)} asked" for key in names)

@@ -42,7 +42,7 @@ EXTRA = ("espeakng_loader", "pyroomacoustics")  # modules that the extra `synth`
 
 NOISES = ("coloured", "modulated", "babble", "impulsive", "hum")
 N_SENTENCES = 2  # in a recording: about 6 seconds
-N_TALKERS = 6  # in a babble
+N_SPEAKERS = 6  # in a babble
 LEVEL_DB = -26.0  # of speech and noise files: power over the file, full scale at 0
 SPEECH_LEVEL_DB = (-34.0, -24.0)  # in ready mixtures
 PEAK = 0.9  # no sample is louder
@@ -221,7 +221,7 @@ def _item(config: SyntheticConfig, split: str, kind: str, name: str, **more: Any
 
 
 def _talks(config: SyntheticConfig, split: str) -> list[tuple[Item, speech.Utterance]]:
-    """Talkers by turns, two sentences each; sentences come again when all have been said."""
+    """Speakers by turns, two sentences each; sentences come again when all have been said."""
     texts = speech.sentences(split)
     n_talks = config.n_train if split == "train" else config.n_held_out
     n_rounds = math.ceil(n_talks * N_SENTENCES / len(texts))
@@ -230,7 +230,7 @@ def _talks(config: SyntheticConfig, split: str) -> list[tuple[Item, speech.Utter
     for index in range(n_talks):
         numbers = deck[N_SENTENCES * index : N_SENTENCES * (index + 1)]
         random = _random(config, split, "speech", index)
-        variant = speech.talker(split, index)
+        variant = speech.speaker(split, index)
         said = speech.Utterance(
             text=" ".join(texts[number] for number in numbers),
             voice=f"{random.choice(speech.ACCENTS)}+{variant}",
@@ -270,7 +270,7 @@ def _babbles(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
     recipes = []
     for index in range(_n_noises(config, split)):
         random = _random(config, split, "talks", index)
-        numbers = random.choice(len(talks), min(N_TALKERS, len(talks)), replace=False)
+        numbers = random.choice(len(talks), min(N_SPEAKERS, len(talks)), replace=False)
         chosen = [talks[number] for number in numbers]
         about = {
             "speakers": tuple(dict.fromkeys(s for talk in chosen for s in talk.speakers)),

@@ -1,10 +1,10 @@
-"""Two talkers at once, made from another prepared corpus: its speech, and its noise where wanted.
+"""Two speakers at once, made from another prepared corpus: its speech, and its noise where wanted.
 
-    source: speech, noise ─ at 8 kHz ─► train, dev, test     splits, talkers and names stay
-            rooms of two places each ─►                      simulated, in two_talkers_noisy
+    source: speech, noise ─ at 8 kHz ─► train, dev, test     splits, speakers and names stay
+            rooms of two places each ─►                      simulated, in two_speakers_noisy
                        dev, test ─► ready mixtures in mix/, s1/, s2/
 
-`two_talkers` is their sum, as WSJ0-2mix; `two_talkers_noisy` has both in one room and noise, as
+`two_speakers` is their sum, as WSJ0-2mix; `two_speakers_noisy` has both in one room and noise, as
 U-Mamba-Net's data (arXiv 2412.18217). Ready mixtures are drawn as `data.mixing` draws
 training examples, of their own split alone. Files are in whole steps of 16 bits.
 """
@@ -35,11 +35,11 @@ ROOMS = 2  # their stream of random numbers; mixtures have 0
 
 
 @dataclass(frozen=True)
-class TwoTalkersConfig:
+class TwoSpeakersConfig:
     sample_rate: int = 8000  # Hz
     n_mixtures: int = 40  # ready ones, in each of dev and test
     mixture_s: float = 4.0  # s, of each
-    source_level_db: tuple[float, float] = (-2.5, 2.5)  # dB, of the talkers: see MixtureConfig
+    source_level_db: tuple[float, float] = (-2.5, 2.5)  # dB, of the speakers: see MixtureConfig
     seed: int = 0
     source: str = elsewhere("data/synthetic")  # a prepared corpus that has speech
     jobs: int = elsewhere(0)  # processes; 0: one per processor
@@ -53,10 +53,10 @@ class TwoTalkersConfig:
 
 
 @dataclass(frozen=True)
-class NoisyTwoTalkersConfig(TwoTalkersConfig):
-    """The same with both talkers in a room, and noise."""
+class NoisyTwoSpeakersConfig(TwoSpeakersConfig):
+    """The same with both speakers in a room, and noise."""
 
-    snr_db: tuple[float, float] = (0.0, 15.0)  # dB of both talkers over the noise
+    snr_db: tuple[float, float] = (0.0, 15.0)  # dB of both speakers over the noise
     n_rooms: int = 20  # for training
     n_rooms_held_out: int = 4  # in each of dev and test
     rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times
@@ -71,10 +71,10 @@ class NoisyTwoTalkersConfig(TwoTalkersConfig):
 
 def _check(holds: bool, name: str, wanted: str) -> None:
     if not holds:
-        raise UserError(f"two talkers: {name} must be {wanted}")
+        raise UserError(f"two speakers: {name} must be {wanted}")
 
 
-def recipe(config: TwoTalkersConfig) -> MixtureConfig:
+def recipe(config: TwoSpeakersConfig) -> MixtureConfig:
     """How a mixture is drawn, of dev and test, and in training as its base."""
     clean = MixtureConfig(
         segment_s=config.mixture_s,
@@ -82,7 +82,7 @@ def recipe(config: TwoTalkersConfig) -> MixtureConfig:
         n_sources=2,
         source_level_db=config.source_level_db,
     )
-    if not isinstance(config, NoisyTwoTalkersConfig):
+    if not isinstance(config, NoisyTwoSpeakersConfig):
         return clean
     return replace(clean, snr_db=config.snr_db, p_room=1.0, reference=config.reference)
 
@@ -96,10 +96,10 @@ class _Task(NamedTuple):
 
 
 @preparing.alone
-def prepare(target: Path, config: TwoTalkersConfig, tell: Tell) -> None:
-    """Convert the source's recordings and mix. UserError where it has too few talkers."""
+def prepare(target: Path, config: TwoSpeakersConfig, tell: Tell) -> None:
+    """Convert the source's recordings and mix. UserError where it has too few speakers."""
     source = Path(config.source).expanduser()
-    corpus = NOISY if isinstance(config, NoisyTwoTalkersConfig) else CORPUS
+    corpus = NOISY if isinstance(config, NoisyTwoSpeakersConfig) else CORPUS
     is_ready = preparing.is_ready(target, corpus, config)
     made_from = "" if is_ready and not source.exists() else manifest.data_hash(source)
     if is_ready:
@@ -118,16 +118,18 @@ def prepare(target: Path, config: TwoTalkersConfig, tell: Tell) -> None:
     tell(f"{target}: {minutes:.0f} minutes of speech to train on")
 
 
-def _tasks(split: str, source: Path, config: TwoTalkersConfig) -> list[_Task]:
-    """Speech of one known talker each; where it is to be noisy, noise and rooms, too."""
+def _tasks(split: str, source: Path, config: TwoSpeakersConfig) -> list[_Task]:
+    """Speech of one known speaker each; where it is to be noisy, noise and rooms, too."""
     items = manifest.parse(source / f"{split}.csv")
     kept = [item for item in items if item.kind == "speech" and len(item.speakers) == 1]
     if split != "test" and len({item.speakers for item in kept}) < 2:
-        raise UserError(f"{source}: needs speech of two known talkers or more in {split}")
-    noisy = isinstance(config, NoisyTwoTalkersConfig)
+        raise UserError(f"{source}: needs speech of two known speakers or more in {split}")
+    noisy = isinstance(config, NoisyTwoSpeakersConfig)
     noise = [item for item in items if item.kind == "noise"] if noisy else []
     if noisy and not noise and (kept or split != "test"):
-        raise UserError(f"{source}: has no noise in {split}; prepare two_talkers, which needs none")
+        raise UserError(
+            f"{source}: has no noise in {split}; prepare two_speakers, which needs none"
+        )
     converted = [
         _Task(replace(item, path=f"{split}/{item.kind}/{item.name}.wav"), str(source / item.path))
         for item in (*kept, *noise)
@@ -135,7 +137,7 @@ def _tasks(split: str, source: Path, config: TwoTalkersConfig) -> list[_Task]:
     return [*converted, *(_places(split, config) if noisy else ())]
 
 
-def _places(split: str, config: NoisyTwoTalkersConfig) -> Iterator[_Task]:
+def _places(split: str, config: NoisyTwoSpeakersConfig) -> Iterator[_Task]:
     """Two in each room."""
     for number in range(config.n_rooms if split == "train" else config.n_rooms_held_out):
         for place in range(2):
@@ -152,7 +154,7 @@ def _places(split: str, config: NoisyTwoTalkersConfig) -> Iterator[_Task]:
             yield _Task(item, "", (split, number, place))
 
 
-def _make(task: _Task, target: Path, config: TwoTalkersConfig) -> Item:
+def _make(task: _Task, target: Path, config: TwoSpeakersConfig) -> Item:
     item, path = task.item, target / task.item.path
     if task.file:
         length = preparing.convert(Path(task.file), path, config.sample_rate)
@@ -166,7 +168,7 @@ def _make(task: _Task, target: Path, config: TwoTalkersConfig) -> Item:
 
 
 def _mixtures(
-    target: Path, split: str, items: Sequence[Item], config: TwoTalkersConfig, tell: Tell
+    target: Path, split: str, items: Sequence[Item], config: TwoSpeakersConfig, tell: Tell
 ) -> list[Item]:
     """Ready mixtures of a split's own recordings."""
     speech, noise, places = (
@@ -174,7 +176,7 @@ def _mixtures(
         for kind in ("speech", "noise", "room")
     )
     if len({source.item.speakers for source in speech}) < 2:
-        tell(f"{split}: no speech of two talkers in the source, so that it has no mixtures")
+        tell(f"{split}: no speech of two speakers in the source, so that it has no mixtures")
         return []
     by_name = {source.item.name: source.item for source in (*speech, *noise)}
     examples = Mixtures(speech, noise, places, recipe(config), config.n_mixtures)
@@ -202,33 +204,35 @@ def _mixtures(
                 sha256=sha256(target / paths[0]),
             )
         )
-    tell(f"{split}: {len(made)} mixtures of two talkers")
+    tell(f"{split}: {len(made)} mixtures of two speakers")
     return made
 
 
-def _save(path: Path, waveform: torch.Tensor, config: TwoTalkersConfig) -> None:
+def _save(path: Path, waveform: torch.Tensor, config: TwoSpeakersConfig) -> None:
     files.save(path, waveform.float(), config.sample_rate, "PCM_16")
 
 
 CORPUS = Corpus(
-    name="two_talkers",
-    title="Two talkers, from another corpus",
+    name="two_speakers",
+    title="Two speakers, from another corpus",
     licence="that of the source",
     source="a prepared corpus",
     gigabytes=0.1,
-    layout="source: a prepared corpus with speech of known talkers (and noise), as data/synthetic",
-    config=TwoTalkersConfig,
+    layout="source: a prepared corpus with speech of known speakers (and noise), as data/synthetic",
+    config=TwoSpeakersConfig,
     prepare=prepare,
+    former="two_talkers",
 )
 
 NOISY = replace(
     CORPUS,
-    name="two_talkers_noisy",
-    title="Two talkers in a room, with noise, from another corpus",
-    config=NoisyTwoTalkersConfig,
+    name="two_speakers_noisy",
+    title="Two speakers in a room, with noise, from another corpus",
+    config=NoisyTwoSpeakersConfig,
+    former="two_talkers_noisy",
 )
 
 SMOKE = {  # made in seconds
-    CORPUS.name: TwoTalkersConfig(n_mixtures=4, mixture_s=2.0),
-    NOISY.name: NoisyTwoTalkersConfig(n_mixtures=4, mixture_s=2.0, n_rooms=2, n_rooms_held_out=1),
+    CORPUS.name: TwoSpeakersConfig(n_mixtures=4, mixture_s=2.0),
+    NOISY.name: NoisyTwoSpeakersConfig(n_mixtures=4, mixture_s=2.0, n_rooms=2, n_rooms_held_out=1),
 }

@@ -1,13 +1,13 @@
-"""WSJ0-2mix: two talkers at once (arXiv 1508.04306), taken over or built from WSJ0.
+"""WSJ0-2mix: two speakers at once (arXiv 1508.04306), taken over or built from WSJ0.
 
 Two ways in. `raw` holds mixtures that are there, as pywsj0-mix lays them out. Or `wsj0` holds the
 recordings (LDC93S6A, bought from the LDC) and `lists` the published mixing lists and active levels;
-then the mixtures are built by the published rule: each talker divided by the root of its active
+then the mixtures are built by the published rule: each speaker divided by the root of its active
 level, put at its gain, cut to the shorter (min) or padded to the longer one (max), and all scaled
 to a peak of at most 0.9.
 
-The published cv set has the talkers of tr, so a model chosen by it is chosen on known voices. Here
-some talkers of tr and cv are held out: dev is made of the mixtures with two of them, train of those
+The published cv set has the speakers of tr, so a model chosen by it is chosen on known voices.
+Here some speakers of tr and cv are held out: dev has the mixtures with two of them, train has those
 of tr with none. A mixture with one of them is in neither. The test set is tt, whole.
 """
 
@@ -42,8 +42,8 @@ NAME = re.compile(r"([^_]+)_(-?[\d.e-]+)_([^_]+)_(-?[\d.e-]+)")  # utterance, dB
 @dataclass(frozen=True)
 class Wsj0TwoMixConfig:
     sample_rate: Literal[8000, 16000] = 8000  # Hz
-    mode: Literal["min", "max"] = "min"  # cut to the shorter talker, or padded to the longer one
-    dev_percent: float = 10.0  # of the talkers of tr and cv, held out
+    mode: Literal["min", "max"] = "min"  # cut to the shorter speaker, or padded to the longer one
+    dev_percent: float = 10.0  # of the speakers of tr and cv, held out
     raw: str = elsewhere()  # folder with wav8k/min/tr/mix …; or with 2speakers/wav8k/…
     wsj0: str = elsewhere()  # folder with wsj0/si_tr_s …, to build the mixtures from
     lists: str = elsewhere()  # folder with mix_2_spk_tr.txt … and activlev/
@@ -67,7 +67,7 @@ class Mixture:
         return "_".join(itertools.chain(*zip(self.utterances, gains, strict=True)))
 
     @property
-    def talkers(self) -> tuple[str, ...]:
+    def speakers(self) -> tuple[str, ...]:
         return tuple(utterance[:3] for utterance in self.utterances)
 
 
@@ -76,7 +76,7 @@ Build = Callable[[Mixture, list[Path], Wsj0TwoMixConfig], None]  # writes mix, s
 
 @preparing.alone
 def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
-    """Take over or build the mixtures, and hold talkers out. UserError says what is missing."""
+    """Take over or build the mixtures, and hold speakers out. UserError says what is missing."""
     if preparing.is_ready(target, CORPUS, config):
         return tell(f"{target} is prepared already")
     if config.raw:
@@ -98,17 +98,17 @@ def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
         mixer={"name": "scipy.signal.resample_poly", "version": scipy.__version__},
         n_left_out=len(found) - n_used,
     )
-    tell(f"{len(found) - n_used} mixtures of a held-out and another talker are left out")
+    tell(f"{len(found) - n_used} mixtures of a held-out and another speaker are left out")
     tell(", ".join(f"{name} {len(mixtures)}" for name, mixtures in splits.items()))
 
 
 def split(mixtures: list[Mixture], dev_percent: float) -> dict[str, list[Mixture]]:
-    """Mixtures by split: no talker is in two of them. UserError where none are left for one."""
-    talkers = {talker for m in mixtures if m.part != "tt" for talker in m.talkers}
-    held = preparing.held_out(talkers, dev_percent)
+    """Mixtures by split: no speaker is in two of them. UserError where none are left for one."""
+    speakers = {speaker for m in mixtures if m.part != "tt" for speaker in m.speakers}
+    held = preparing.held_out(speakers, dev_percent)
     splits = {
-        "train": [m for m in mixtures if m.part == "tr" and not held & set(m.talkers)],
-        "dev": [m for m in mixtures if m.part != "tt" and set(m.talkers) <= held],
+        "train": [m for m in mixtures if m.part == "tr" and not held & set(m.speakers)],
+        "dev": [m for m in mixtures if m.part != "tt" and set(m.speakers) <= held],
         "test": [m for m in mixtures if m.part == "tt"],
     }
     empty = [name for name, chosen in splits.items() if not chosen]
@@ -214,13 +214,13 @@ def mixed(
     mode: str,
 ) -> np.ndarray:
     """Two recordings (T,) at 16 kHz -> mix, s1, s2 (3, T'), by the published rule."""
-    talkers = [resample_poly(source, sample_rate, WSJ0_RATE) for source in sources]
-    longest, shortest = max(map(len, talkers)), min(map(len, talkers))
-    talkers = np.stack([np.pad(t.astype(np.float64), (0, longest - len(t))) for t in talkers])
+    speakers = [resample_poly(source, sample_rate, WSJ0_RATE) for source in sources]
+    longest, shortest = max(map(len, speakers)), min(map(len, speakers))
+    speakers = np.stack([np.pad(t.astype(np.float64), (0, longest - len(t))) for t in speakers])
     scale = 10 ** (np.array(gains_db) / 20) / np.sqrt(levels)
-    talkers = talkers * scale[:, None]
-    talkers = talkers[:, : shortest if mode == "min" else longest]
-    signals = np.concatenate([talkers.sum(0, keepdims=True), talkers])  # (3, T')
+    speakers = speakers * scale[:, None]
+    speakers = speakers[:, : shortest if mode == "min" else longest]
+    signals = np.concatenate([speakers.sum(0, keepdims=True), speakers])  # (3, T')
     return signals * (PEAK / max(1.0, np.abs(signals).max()))
 
 
@@ -265,7 +265,7 @@ def _make(task: tuple[str, Mixture], build: Build, target: Path, config: Wsj0Two
         n_frames=headers[0].n_frames,
         sample_rate=config.sample_rate,
         sources=tuple(files[1:]),
-        speakers=mixture.talkers,
+        speakers=mixture.speakers,
         recordings=mixture.utterances,
         sha256=sha256(target / files[0]),
     )

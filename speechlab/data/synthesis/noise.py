@@ -68,7 +68,7 @@ def hum(random: Generator, n_frames: int, sample_rate: int) -> np.ndarray:
 
 
 def babble(random: Generator, talks: Sequence[np.ndarray], n_frames: int) -> np.ndarray:
-    """Many talkers at once: each talk (T,) repeated from a random place, levels 3 dB apart."""
+    """Many speakers at once: each talk (T,) repeated from a random place, levels 3 dB apart."""
     total = np.zeros(n_frames)
     for talk in talks:
         level_db = random.uniform(-3.0, 3.0)

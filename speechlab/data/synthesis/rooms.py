@@ -28,10 +28,10 @@ RT60_TOLERANCE = 0.15  # of what is asked
 
 @dataclass(frozen=True)
 class Room:
-    """A box with a talker and a microphone in it; places in metres from one corner."""
+    """A box with a speaker and a microphone in it; places in metres from one corner."""
 
     size: tuple[float, ...]
-    talker: tuple[float, ...]
+    speaker: tuple[float, ...]
     microphone: tuple[float, ...]
     rt60_s: float  # reverberation time
 
@@ -59,15 +59,15 @@ def _is_good(samples: np.ndarray, rt60_s: float, sample_rate: int) -> bool:
 def drawn_pair(
     random: Generator, rt60_s: tuple[float, float], sample_rate: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Responses of two talkers in one random room, at least 0.5 m apart, (T,) float64 each.
+    """Responses of two speakers in one random room, at least 0.5 m apart, (T,) float64 each.
 
     Drawn again where one of them would be drawn again alone.
     """
     while True:
         room, first = drawn_response(random, rt60_s, sample_rate)
-        talker = random.uniform(FROM_WALL_M, np.array(room.size) - FROM_WALL_M)
-        other = replace(room, talker=tuple(talker.tolist()))
-        apart = (np.linalg.norm(talker - place) for place in (room.microphone, room.talker))
+        speaker = random.uniform(FROM_WALL_M, np.array(room.size) - FROM_WALL_M)
+        other = replace(room, speaker=tuple(speaker.tolist()))
+        apart = (np.linalg.norm(speaker - place) for place in (room.microphone, room.speaker))
         if not all(0.5 <= metres <= 2.5 for metres in apart):
             continue
         second = response(other, sample_rate)
@@ -76,14 +76,14 @@ def drawn_pair(
 
 
 def draw(random: Generator, rt60_s: tuple[float, float]) -> Room:
-    """A room of random size, the talker 0.5 to 2.5 m from the microphone."""
+    """A room of random size, the speaker 0.5 to 2.5 m from the microphone."""
     low, high = np.array(SIZES_M).T
     size = random.uniform(low, high)
     while True:
-        talker, microphone = random.uniform(FROM_WALL_M, size - FROM_WALL_M, (2, 3))
-        if 0.5 <= np.linalg.norm(talker - microphone) <= 2.5:
+        speaker, microphone = random.uniform(FROM_WALL_M, size - FROM_WALL_M, (2, 3))
+        if 0.5 <= np.linalg.norm(speaker - microphone) <= 2.5:
             break
-    places = (tuple(place.tolist()) for place in (size, talker, microphone))
+    places = (tuple(place.tolist()) for place in (size, speaker, microphone))
     return Room(*places, rt60_s=float(random.uniform(*rt60_s)))
 
 
@@ -118,7 +118,7 @@ def _images(room: Room) -> tuple[np.ndarray, np.ndarray]:
     per_m = np.linalg.norm(1 / np.array(room.size))
     order = int(np.ceil(SOUND_M_PER_S * room.rt60_s * per_m))
     box = pyroomacoustics.ShoeBox(list(room.size), max_order=order)
-    box.add_source(list(room.talker))
+    box.add_source(list(room.speaker))
     box.add_microphone(list(room.microphone))
     box.image_source_model()
     images = box.sources[0].images.astype(np.float64)  # (3, N)

@@ -1,6 +1,6 @@
 """Speech from text, by espeak-ng: sentences of our own and voices, both parted into splits.
 
-A talker is a variant of espeak-ng (a vocal tract: formants, breath, roughness). No split shares
+A speaker is a variant of espeak-ng (a vocal tract: formants, breath, roughness). No split shares
 one, and variants that sound alike are in one split or left out; so are the robots, the whispers
 and those of the Klatt synthesiser. Accent, speed and pitch change from one utterance to the next.
 """
@@ -62,7 +62,7 @@ def sentences(split: str) -> tuple[str, ...]:
         return tuple(row["text"] for row in csv.DictReader(file) if row["split"] == split)
 
 
-def talker(split: str, index: int) -> str:
+def speaker(split: str, index: int) -> str:
     """The variant that speaks recording `index`: women and men by turns, each as often."""
     variants = VOICES[split][index % 2].split()
     return variants[index // 2 % len(variants)]

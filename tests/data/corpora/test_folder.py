@@ -14,7 +14,7 @@ from speechlab.data.corpora.folder import CORPUS, FolderConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
 
-TALKERS = ("anna", "ben", "carla", "dan", "eva", "finn")
+SPEAKERS = ("anna", "ben", "carla", "dan", "eva", "finn")
 
 
 def config(raw: Path, **changes) -> FolderConfig:
@@ -37,32 +37,32 @@ def pairs(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def names_of(talkers: tuple[str, ...]) -> list[str]:
-    return [f"{talker}_{number:03d}" for talker in talkers for number in range(3)]
+def names_of(speakers: tuple[str, ...]) -> list[str]:
+    return [f"{speaker}_{number:03d}" for speaker in speakers for number in range(3)]
 
 
 def items(target: Path) -> dict[str, list[manifest.Item]]:
     return {split: manifest.parse(target / f"{split}.csv") for split in manifest.SPLITS}
 
 
-def test_flat_pairs_are_split_by_talker_always_the_same(tmp_path):
-    raw = pairs(tmp_path / "raw", names_of(TALKERS))
+def test_flat_pairs_are_split_by_speaker_always_the_same(tmp_path):
+    raw = pairs(tmp_path / "raw", names_of(SPEAKERS))
     prepare(tmp_path / "one", config(raw, dev_percent=30))
     found = items(tmp_path / "one")
-    talkers = {split: {s for item in found[split] for s in item.speakers} for split in found}
-    assert talkers["train"] and talkers["dev"] and not talkers["test"]
-    assert not talkers["train"] & talkers["dev"]
-    assert talkers["train"] | talkers["dev"] == set(TALKERS)
+    speakers = {split: {s for item in found[split] for s in item.speakers} for split in found}
+    assert speakers["train"] and speakers["dev"] and not speakers["test"]
+    assert not speakers["train"] & speakers["dev"]
+    assert speakers["train"] | speakers["dev"] == set(SPEAKERS)
     prepare(tmp_path / "two", config(raw, dev_percent=30))
     assert tiny_corpora.content(tmp_path / "one") == tiny_corpora.content(tmp_path / "two")
     pairs(raw, ["gina_001"])
     prepare(tmp_path / "more", config(raw, dev_percent=30))
-    for split in ("train", "dev"):  # a new talker moves no other one
+    for split in ("train", "dev"):  # a new speaker moves no other one
         assert {i.name for i in found[split]} <= {i.name for i in items(tmp_path / "more")[split]}
 
 
 def test_a_pair_tells_all(tmp_path):
-    raw = pairs(tmp_path / "raw", names_of(TALKERS))
+    raw = pairs(tmp_path / "raw", names_of(SPEAKERS))
     prepare(tmp_path / "p", config(raw))
     for split, found in items(tmp_path / "p").items():
         for item in found:
@@ -74,18 +74,22 @@ def test_a_pair_tells_all(tmp_path):
 
 
 def test_given_splits_are_kept_and_the_test_set_can_be_evaluated(tmp_path):
-    for split, talkers in (("train", TALKERS[:3]), ("dev", TALKERS[3:5]), ("test", TALKERS[5:])):
-        pairs(tmp_path / "raw" / split, names_of(talkers))
+    for split, speakers in (
+        ("train", SPEAKERS[:3]),
+        ("dev", SPEAKERS[3:5]),
+        ("test", SPEAKERS[5:]),
+    ):
+        pairs(tmp_path / "raw" / split, names_of(speakers))
     prepare(tmp_path / "p", config(tmp_path / "raw"))
-    talkers = {
+    speakers = {
         s: {t for i in found for t in i.speakers} for s, found in items(tmp_path / "p").items()
     }
-    assert talkers == {"train": set(TALKERS[:3]), "dev": set(TALKERS[3:5]), "test": {"finn"}}
+    assert speakers == {"train": set(SPEAKERS[:3]), "dev": set(SPEAKERS[3:5]), "test": {"finn"}}
     names = [pair.name for pair in test_sets.find_pairs(tmp_path / "p" / "test")]
     assert names == ["finn_000", "finn_001", "finn_002"]
 
 
-def test_a_talker_or_a_recording_in_two_given_splits_is_refused(tmp_path):
+def test_a_speaker_or_a_recording_in_two_given_splits_is_refused(tmp_path):
     pairs(tmp_path / "raw" / "train", ["anna_001", "ben_001"])
     pairs(tmp_path / "raw" / "dev", ["anna_002"])
     with pytest.raises(UserError, match=r"speaker anna is in both train and dev.*speakers"):
@@ -99,7 +103,7 @@ def test_a_talker_or_a_recording_in_two_given_splits_is_refused(tmp_path):
         prepare(tmp_path / "r", unknown)
 
 
-def test_without_talkers_what_is_one_recording_is_not_torn_apart(tmp_path):
+def test_without_speakers_what_is_one_recording_is_not_torn_apart(tmp_path):
     raw = tmp_path / "raw"
     for number in range(8):
         clean = tiny_corpora.noise(raw / "clean" / f"{number}_a.wav")
@@ -114,7 +118,7 @@ def test_without_talkers_what_is_one_recording_is_not_torn_apart(tmp_path):
 
 @pytest.mark.parametrize("speakers", ["prefix", "folder"])
 def test_speech_and_noise_are_held_out_each_by_its_own(tmp_path, speakers):
-    for name in names_of(TALKERS):
+    for name in names_of(SPEAKERS):
         inner = f"{name.partition('_')[0]}/take-{name}.flac"
         tiny_corpora.noise(
             tmp_path / "raw" / "speech" / (inner if speakers == "folder" else f"{name}.wav")
@@ -136,11 +140,11 @@ def test_speech_and_noise_are_held_out_each_by_its_own(tmp_path, speakers):
             waveform, rate = files.load(tmp_path / "p" / item.path)
             assert waveform.shape == (1, item.n_frames)
             assert rate == item.sample_rate == 16000
-    assert {s for i in found["train"] + found["dev"] for s in i.speakers} == set(TALKERS)
+    assert {s for i in found["train"] + found["dev"] for s in i.speakers} == set(SPEAKERS)
 
 
 def test_speech_and_noise_of_dev_are_mixed_always_the_same(tmp_path):
-    for name in names_of(TALKERS):
+    for name in names_of(SPEAKERS):
         tiny_corpora.noise(tmp_path / "raw" / "speech" / f"{name}.wav", seconds=0.6)
     for name in ("street", "kitchen", "rain"):
         tiny_corpora.noise(tmp_path / "raw" / "noise" / f"{name}.wav")
@@ -168,8 +172,8 @@ def test_what_cannot_be_mixed_is_told(tmp_path):
     for wrong in ({"snr_db": (9.0, 1.0)}, {"mixture_s": 0.0}, {"seed": -1}, {"n_mixtures": -1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             config(tmp_path, **wrong)
-    for split, talker in (("train", "anna"), ("dev", "ben")):
-        tiny_corpora.noise(tmp_path / "raw" / split / "speech" / f"{talker}_1.wav")
+    for split, speaker in (("train", "anna"), ("dev", "ben")):
+        tiny_corpora.noise(tmp_path / "raw" / split / "speech" / f"{speaker}_1.wav")
     told = prepare(tmp_path / "p", config(tmp_path / "raw"))
     assert any("dev: no noise" in line for line in told)
     tiny_corpora.noise(tmp_path / "raw" / "dev" / "noise" / "rain.wav")
@@ -179,16 +183,16 @@ def test_what_cannot_be_mixed_is_told(tmp_path):
         prepare(tmp_path / "q", config(tmp_path / "raw"))
 
 
-def test_a_talker_of_pairs_and_of_speech_goes_one_way(tmp_path):
-    raw = pairs(tmp_path / "raw", names_of(TALKERS))
-    for name in names_of((*TALKERS, "gina", "hugo")):
+def test_a_speaker_of_pairs_and_of_speech_goes_one_way(tmp_path):
+    raw = pairs(tmp_path / "raw", names_of(SPEAKERS))
+    for name in names_of((*SPEAKERS, "gina", "hugo")):
         tiny_corpora.noise(raw / "speech" / f"{name}_said.wav")
     for name in ("street", "kitchen"):
         tiny_corpora.noise(raw / "noise" / f"{name}.wav")
     prepare(tmp_path / "p", config(raw, dev_percent=30))
     found = items(tmp_path / "p")
-    talkers = {split: {s for i in found[split] for s in i.speakers} for split in ("train", "dev")}
-    assert not talkers["train"] & talkers["dev"]
+    speakers = {split: {s for i in found[split] for s in i.speakers} for split in ("train", "dev")}
+    assert not speakers["train"] & speakers["dev"]
     assert {i.kind for i in found["train"]} == {"mixture", "speech", "noise"}
 
 
@@ -201,7 +205,7 @@ def test_what_cannot_be_split_is_told_before_anything_is_converted(tmp_path):
 
 
 def test_a_float_file_beyond_full_scale_loses_nothing(tmp_path):
-    raw = pairs(tmp_path / "raw", names_of(TALKERS))
+    raw = pairs(tmp_path / "raw", names_of(SPEAKERS))
     loud = np.random.default_rng(0).standard_normal(1600).astype(np.float32)
     for kind in ("noisy", "clean"):
         soundfile.write(raw / kind / "anna_000.wav", loud, 16000, subtype="FLOAT")
@@ -211,9 +215,9 @@ def test_a_float_file_beyond_full_scale_loses_nothing(tmp_path):
     assert soundfile.info(path.with_name("anna_001.wav")).subtype == "PCM_16"
 
 
-def test_one_talker_alone_cannot_be_split(tmp_path):
+def test_one_speaker_alone_cannot_be_split(tmp_path):
     raw = pairs(tmp_path / "raw", ["rec_001", "rec_002", "rec_003"])
-    with pytest.raises(UserError, match=r"only one talker.*speakers=none"):
+    with pytest.raises(UserError, match=r"only one speaker.*speakers=none"):
         prepare(tmp_path / "p", config(raw))
     prepare(tmp_path / "p", config(raw, speakers="none"))
     assert all(items(tmp_path / "p")[split] for split in ("train", "dev"))
@@ -236,13 +240,13 @@ def test_one_message_says_what_a_folder_must_hold(tmp_path):
 
 
 def test_faults_of_single_files_are_named(tmp_path):
-    raw = pairs(tmp_path / "raw", names_of(TALKERS))
+    raw = pairs(tmp_path / "raw", names_of(SPEAKERS))
     good = config(raw)
     tiny_corpora.noise(raw / "noisy" / "alone_1.wav")
     with pytest.raises(UserError, match=r"one of noisy/ and clean/ only: alone_1; add"):
         prepare(tmp_path / "p", good)
     (raw / "noisy" / "alone_1.wav").unlink()
-    with pytest.raises(UserError, match=r"anna_000\.wav lies in no folder of a talker"):
+    with pytest.raises(UserError, match=r"anna_000\.wav lies in no folder of a speaker"):
         prepare(tmp_path / "p", replace(good, speakers="folder"))
     pairs(raw, ["a;b_1"])
     with pytest.raises(UserError, match="semicolon: a;b_1"):

@@ -17,7 +17,7 @@ from speechlab.errors import UserError
 from tests.support import tiny_corpora
 
 PARTS = {"train-clean-100": "tr", "dev-clean": "cv", "test-clean": "tt"}
-TALKERS = {
+SPEAKERS = {
     "train-clean-100": ("19-198-0000", "26-495-0003", "27-123349-0001"),
     "dev-clean": ("3536-8226-0026", "1673-143397-0009"),
     "test-clean": ("61-70968-0001", "908-157963-0002"),
@@ -31,16 +31,16 @@ def root(tmp_path_factory) -> Path:
     (root / "metadata").mkdir()
     for subset, part in PARTS.items():
         rows = [",".join(libri2mix.COLUMNS)]
-        for i, name in enumerate(TALKERS[subset]):
-            talker, chapter, _ = name.split("-")
-            path = root / "LibriSpeech" / subset / talker / chapter / f"{name}.flac"
+        for i, name in enumerate(SPEAKERS[subset]):
+            speaker, chapter, _ = name.split("-")
+            path = root / "LibriSpeech" / subset / speaker / chapter / f"{name}.flac"
             tiny_corpora.noise(path, seconds=1.2 + 0.3 * i)
-        paths = [f"{subset}/{n.split('-')[0]}/{n.split('-')[1]}/{n}.flac" for n in TALKERS[subset]]
+        paths = [f"{subset}/{n.split('-')[0]}/{n.split('-')[1]}/{n}.flac" for n in SPEAKERS[subset]]
         for i in range(len(paths) - 1):
             noise = f"{part}/01oo0109_0.7211{i}_01ua010r_-0.7211{i}.wav"
             # the first is longer than the mixture, the second has to be repeated
             tiny_corpora.noise(root / "wham" / noise, seconds=2.0 - 1.2 * i, n_channels=2)
-            names = f"{TALKERS[subset][i]}_{TALKERS[subset][i + 1]}"
+            names = f"{SPEAKERS[subset][i]}_{SPEAKERS[subset][i + 1]}"
             cells = (names, paths[i], GAINS[0], paths[i + 1], GAINS[1], noise, GAINS[2])
             rows.append(",".join(map(str, cells)))
         (root / "metadata" / f"libri2mix_{subset}.csv").write_text("\n".join(rows) + "\n")
@@ -80,7 +80,7 @@ def test_mixtures_are_those_of_the_metadata(root, tmp_path, sample_rate, mode):
             assert (item.sample_rate, item.snr_db) == (sample_rate, None)
 
 
-def test_noise_is_added_to_the_mixture_and_to_no_talker(root, tmp_path):
+def test_noise_is_added_to_the_mixture_and_to_no_speaker(root, tmp_path):
     CORPUS.prepare(tmp_path / "clean", config(root), tiny_corpora.silent)
     CORPUS.prepare(tmp_path / "both", config(root, mixture="mix_both"), tiny_corpora.silent)
     pairs = zip(
@@ -90,11 +90,11 @@ def test_noise_is_added_to_the_mixture_and_to_no_talker(root, tmp_path):
     )
     for clean, both in pairs:
         assert both.path == f"train/mix_both/{both.name}.wav"
-        (dry, *talkers), (noisy, *same) = (
+        (dry, *speakers), (noisy, *same) = (
             read_all(tmp_path / "clean", clean),
             read_all(tmp_path / "both", both),
         )
-        np.testing.assert_array_equal(talkers, same)
+        np.testing.assert_array_equal(speakers, same)
         measured = 10 * np.log10(np.mean(dry**2) / np.mean((noisy - dry) ** 2))
         assert both.snr_db == pytest.approx(measured, abs=0.1)
         assert both.recordings[2].startswith("tr/01oo0109_0.7211")
@@ -116,7 +116,7 @@ def test_what_would_be_cut_at_full_scale_is_scaled_down_together(root, tmp_path)
         np.testing.assert_allclose(mixture, s1 + s2, atol=2**-14)
 
 
-def test_talkers_stand_in_one_room_and_the_noise_is_as_it_was(root, tmp_path):
+def test_speakers_stand_in_one_room_and_the_noise_is_as_it_was(root, tmp_path):
     pytest.importorskip("pyroomacoustics")
     found = {}
     for reference in ("early", "reverberant"):
@@ -159,7 +159,7 @@ def test_the_first_channel_of_the_noise_is_repeated_with_a_crossfade():
     np.testing.assert_array_equal(twice[30000:], ramp[8001 : 8001 + 15000])
 
 
-def test_a_line_tells_talkers_and_recordings(root, tmp_path):
+def test_a_line_tells_speakers_and_recordings(root, tmp_path):
     CORPUS.prepare(tmp_path / "p", config(root), tiny_corpora.silent)
     item = manifest.read(tmp_path / "p", "dev")[0]
     assert item.name == "3536-8226-0026_1673-143397-0009"
@@ -171,7 +171,7 @@ def test_a_line_tells_talkers_and_recordings(root, tmp_path):
     }
 
 
-def test_a_talker_in_two_splits_is_refused(root, tmp_path):
+def test_a_speaker_in_two_splits_is_refused(root, tmp_path):
     metadata = tmp_path / "metadata"
     metadata.mkdir()
     for subset in PARTS:

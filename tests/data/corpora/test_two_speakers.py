@@ -1,4 +1,4 @@
-"""Two talkers from another corpus: of its splits and talkers, in one room, the same every time."""
+"""Two speakers from another corpus: its splits and speakers, in one room, reproducible."""
 
 import dataclasses
 
@@ -17,15 +17,15 @@ from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 from tests.support import tiny_corpora
 
-TALKERS = {"train": ("anna", "ben", "carla"), "dev": ("dan", "eva"), "test": ("finn", "gina")}
+SPEAKERS = {"train": ("anna", "ben", "carla"), "dev": ("dan", "eva"), "test": ("finn", "gina")}
 SMALL = {"n_mixtures": 3, "mixture_s": 0.5, "jobs": 1}
 ROOMS = {"n_rooms": 2, "n_rooms_held_out": 1, "rt60_s": (0.15, 0.2)}
 
 
-def source(folder, talkers=TALKERS, noise=("train", "dev", "test")):
-    """A prepared corpus at 16 kHz with two recordings of each talker and a noise in each split."""
+def source(folder, speakers=SPEAKERS, noise=("train", "dev", "test")):
+    """A prepared corpus at 16 kHz with two recordings of each speaker and a noise in each split."""
     splits = {}
-    for split, names in talkers.items():
+    for split, names in speakers.items():
         planned = [("speech", f"{name}_{i}", (name,)) for name in names for i in range(2)]
         planned += [("noise", f"rain_{split}", ())] if split in noise else []
         splits[split] = []
@@ -51,21 +51,21 @@ def items(target, split, kind="mixture"):
     return [item for item in found if item.kind == kind]
 
 
-def test_a_mixture_is_the_sum_of_two_talkers_of_its_split(tmp_path):
-    prepare("two_talkers", tmp_path / "two", source(tmp_path / "toy"))
+def test_a_mixture_is_the_sum_of_two_speakers_of_its_split(tmp_path):
+    prepare("two_speakers", tmp_path / "two", source(tmp_path / "toy"))
     assert not items(tmp_path / "two", "train")
     for split in ("dev", "test"):
         mixtures = items(tmp_path / "two", split)
         assert len(mixtures) == 3
         for item in mixtures:
-            assert set(item.speakers) == set(TALKERS[split]) and len(item.sources) == 2
+            assert set(item.speakers) == set(SPEAKERS[split]) and len(item.sources) == 2
             files = [audio.load(tmp_path / "two" / path) for path in (item.path, *item.sources)]
             assert {rate for _, rate in files} == {8000}
             mix, first, second = (samples for samples, _ in files)
             assert mix.shape == (1, 4000)
             np.testing.assert_array_equal(mix, first + second)
     speech = items(tmp_path / "two", "train", "speech")
-    assert {item.speakers[0] for item in speech} == set(TALKERS["train"])
+    assert {item.speakers[0] for item in speech} == set(SPEAKERS["train"])
     assert {item.n_frames for item in speech} == {6400}
     assert not items(tmp_path / "two", "train", "noise")
     folder = tmp_path / "two" / "test"
@@ -73,7 +73,7 @@ def test_a_mixture_is_the_sum_of_two_talkers_of_its_split(tmp_path):
 
 
 def test_in_noise_both_are_in_one_room(tmp_path):
-    prepare("two_talkers_noisy", tmp_path / "two", source(tmp_path / "toy"))
+    prepare("two_speakers_noisy", tmp_path / "two", source(tmp_path / "toy"))
     places = items(tmp_path / "two", "train", "room")
     assert len(places) == 4 and len({item.recordings for item in places}) == 2
     for item in items(tmp_path / "two", "dev"):
@@ -85,7 +85,7 @@ def test_in_noise_both_are_in_one_room(tmp_path):
         [Source(tmp_path / "two", item) for item in items(tmp_path / "two", "train", kind)]
         for kind in ("speech", "noise", "room")
     )
-    config = two_speakers.recipe(CORPORA["two_talkers_noisy"].config(**SMALL))
+    config = two_speakers.recipe(CORPORA["two_speakers_noisy"].config(**SMALL))
     examples = Mixtures(speech, noise, room, config, 9)
     for index in range(5):
         pair = np.random.default_rng(index)
@@ -105,32 +105,32 @@ def test_two_places_of_a_room_are_two_responses():
 def test_the_same_bytes_however_it_is_made(tmp_path):
     toy = source(tmp_path / "toy")
     for target, jobs in (("one", 1), ("two", 2)):
-        prepare("two_talkers_noisy", tmp_path / target, toy, jobs=jobs)
+        prepare("two_speakers_noisy", tmp_path / target, toy, jobs=jobs)
     assert tiny_corpora.content(tmp_path / "one") == tiny_corpora.content(tmp_path / "two")
     told = [f"{tmp_path / 'one'} is prepared already"]
-    assert prepare("two_talkers_noisy", tmp_path / "one", toy) == told
+    assert prepare("two_speakers_noisy", tmp_path / "one", toy) == told
     toy.rename(tmp_path / "elsewhere")  # what is made needs its source no more
-    assert prepare("two_talkers_noisy", tmp_path / "one", toy) == told
+    assert prepare("two_speakers_noisy", tmp_path / "one", toy) == told
 
 
 def test_what_the_source_lacks_is_said(tmp_path):
     with pytest.raises(UserError, match="no prepared corpus"):
-        prepare("two_talkers", tmp_path / "two", tmp_path / "nowhere")
-    alone = source(tmp_path / "alone", TALKERS | {"dev": ("dan",)})
-    with pytest.raises(UserError, match="two known talkers or more in dev"):
-        prepare("two_talkers", tmp_path / "two", alone)
+        prepare("two_speakers", tmp_path / "two", tmp_path / "nowhere")
+    alone = source(tmp_path / "alone", SPEAKERS | {"dev": ("dan",)})
+    with pytest.raises(UserError, match="two known speakers or more in dev"):
+        prepare("two_speakers", tmp_path / "two", alone)
     quiet = source(tmp_path / "quiet", noise=())
     with pytest.raises(UserError, match="has no noise in train"):
-        prepare("two_talkers_noisy", tmp_path / "two", quiet)
+        prepare("two_speakers_noisy", tmp_path / "two", quiet)
     told = prepare(
-        "two_talkers", tmp_path / "two", source(tmp_path / "few", TALKERS | {"test": ()})
+        "two_speakers", tmp_path / "two", source(tmp_path / "few", SPEAKERS | {"test": ()})
     )
-    assert any("test: no speech of two talkers" in line for line in told)
+    assert any("test: no speech of two speakers" in line for line in told)
     with pytest.raises(UserError, match="made from another"):
-        prepare("two_talkers", tmp_path / "two", source(tmp_path / "toy"))
-    with pytest.raises(UserError, match="two talkers: n_mixtures must be"):
-        two_speakers.TwoTalkersConfig(n_mixtures=0)
+        prepare("two_speakers", tmp_path / "two", source(tmp_path / "toy"))
+    with pytest.raises(UserError, match="two speakers: n_mixtures must be"):
+        two_speakers.TwoSpeakersConfig(n_mixtures=0)
     with pytest.raises(UserError, match="mixture_s must be"):
-        two_speakers.TwoTalkersConfig(mixture_s=0)
+        two_speakers.TwoSpeakersConfig(mixture_s=0)
     with pytest.raises(UserError, match="jobs is -1"):
-        prepare("two_talkers", tmp_path / "none", tmp_path / "toy", jobs=-1)
+        prepare("two_speakers", tmp_path / "none", tmp_path / "toy", jobs=-1)

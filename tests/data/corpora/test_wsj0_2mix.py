@@ -15,24 +15,24 @@ from speechlab.data.corpora.wsj0_2mix import CORPUS, Wsj0TwoMixConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
 
-TALKERS = ("01t", "011", "40n", "012", "02a", "401")  # of tr and cv
-TEST_TALKERS = ("050", "22h")
-FOLDERS = {**dict.fromkeys(TALKERS, "si_tr_s"), "050": "si_dt_05", "22h": "si_et_05"}
+SPEAKERS = ("01t", "011", "40n", "012", "02a", "401")  # of tr and cv
+TEST_SPEAKERS = ("050", "22h")
+FOLDERS = {**dict.fromkeys(SPEAKERS, "si_tr_s"), "050": "si_dt_05", "22h": "si_et_05"}
 CONFIG = Wsj0TwoMixConfig(dev_percent=40, jobs=1)
 
 
-def utterances(talkers: tuple[str, ...]) -> list[str]:
-    return [f"{talker}{rest}" for talker in talkers for rest in ("o030v", "a010x")]
+def utterances(speakers: tuple[str, ...]) -> list[str]:
+    return [f"{speaker}{rest}" for speaker in speakers for rest in ("o030v", "a010x")]
 
 
 def lines(part: str) -> list[tuple[str, str, str, str]]:
-    """Every pair of two talkers once, each part with other utterances."""
-    talkers = TEST_TALKERS if part == "tt" else TALKERS
+    """Every pair of two speakers once, each part with other utterances."""
+    speakers = TEST_SPEAKERS if part == "tt" else SPEAKERS
     rest = "a010x" if part == "cv" else "o030v"
     return [
         (f"{a}{rest}", "1.9857", f"{b}{rest}", "-1.9857")
-        for i, a in enumerate(talkers)
-        for b in talkers[i + 1 :]
+        for i, a in enumerate(speakers)
+        for b in speakers[i + 1 :]
     ]
 
 
@@ -41,7 +41,7 @@ def recordings(tmp_path_factory) -> Path:
     """WSJ0 as WAV files of different lengths, and the lists."""
     root = tmp_path_factory.mktemp("wsj0")
     levels = []
-    for i, name in enumerate(utterances(TALKERS + TEST_TALKERS)):
+    for i, name in enumerate(utterances(SPEAKERS + TEST_SPEAKERS)):
         path = root / "wsj0" / FOLDERS[name[:3]] / name[:3] / f"{name}.wav"
         tiny_corpora.noise(path, seconds=0.1 + 0.01 * i, level=0.01 * (i + 1))
         levels.append(f"{name} {(0.01 * (i + 1)) ** 2}\n")
@@ -105,12 +105,12 @@ def test_mixtures_are_those_of_the_published_rule(recordings, built, tmp_path, m
             assert np.abs(found).max() <= 0.9 + 2**-15
 
 
-def test_no_talker_is_in_two_splits(built):
+def test_no_speaker_is_in_two_splits(built):
     splits = {s: manifest.parse(built / f"{s}.csv") for s in manifest.SPLITS}
-    talkers = {s: {t for item in items for t in item.speakers} for s, items in splits.items()}
+    speakers = {s: {t for item in items for t in item.speakers} for s, items in splits.items()}
     assert all(splits.values())
-    assert not talkers["train"] & talkers["dev"]
-    assert talkers["test"] == set(TEST_TALKERS)
+    assert not speakers["train"] & speakers["dev"]
+    assert speakers["test"] == set(TEST_SPEAKERS)
     assert len(splits["test"]) == len(lines("tt"))
     assert {item.name[:2] for item in splits["train"]} == {"tr"}
     assert {item.name[:2] for item in splits["dev"]} == {"tr", "cv"}
@@ -119,7 +119,7 @@ def test_no_talker_is_in_two_splits(built):
     assert manifest.about(built)["n_left_out"] == everything - n > 0
 
 
-def test_a_line_tells_both_talkers(built):
+def test_a_line_tells_both_speakers(built):
     item = manifest.read(built, "train")[0]
     assert item.kind == "mixture"
     assert item.sources == (item.path.replace("/mix/", "/s1/"), item.path.replace("/mix/", "/s2/"))
@@ -202,7 +202,7 @@ def test_a_recording_or_a_level_that_is_missing_is_named(recordings, tmp_path):
         CORPUS.prepare(tmp_path / "b", replace(config, lists=str(lists)), tiny_corpora.silent)
 
 
-def test_a_mixture_without_its_talker_and_one_of_another_rate_are_told(tmp_path):
+def test_a_mixture_without_its_speaker_and_one_of_another_rate_are_told(tmp_path):
     raw = lay_out(tmp_path / "raw")
     config = replace(CONFIG, raw=str(raw))
     some = sorted((raw / "wav8k/min/tr/s1").iterdir())[0]

@@ -109,7 +109,7 @@ def test_hum_is_lines():
         assert power[: len(power) // 100].sum() > 0.9 * power.sum()
 
 
-def test_babble_is_the_sum_of_its_talkers():
+def test_babble_is_the_sum_of_its_speakers():
     """Their powers add, each within 3 dB of 1, however long or short a talk is."""
     talks = [generator(n).normal(size=n_frames) for n, n_frames in enumerate((900, 5000, 80000))]
     power = np.mean(noise.babble(generator(), talks, N_FRAMES) ** 2)

@@ -41,13 +41,13 @@ def test_direct_sound_is_first_loudest_and_of_level_1():
 def test_images_are_mirrored_in_the_walls():
     """The direct sound and the six first reflections, by the geometry of a box."""
     distances, orders = rooms._images(BOX)
-    talker, microphone = np.array(BOX.talker), np.array(BOX.microphone)
-    assert distances[orders == 0] == pytest.approx([np.linalg.norm(talker - microphone)])
+    speaker, microphone = np.array(BOX.speaker), np.array(BOX.microphone)
+    assert distances[orders == 0] == pytest.approx([np.linalg.norm(speaker - microphone)])
     mirrored = []
     for axis, length in enumerate(BOX.size):
         for wall in (0.0, length):
-            image = talker.copy()
-            image[axis] = 2 * wall - talker[axis]
+            image = speaker.copy()
+            image[axis] = 2 * wall - speaker[axis]
             mirrored.append(np.linalg.norm(image - microphone))
     assert np.sort(distances[orders == 1]) == pytest.approx(np.sort(mirrored), rel=1e-5)
 
@@ -74,10 +74,10 @@ def test_same_numbers_with_any_number_of_threads():
     assert np.array_equal(*found)
 
 
-def test_talker_and_microphone_stand_in_the_room():
+def test_speaker_and_microphone_stand_in_the_room():
     for seed in range(50):
         room = rooms.draw(np.random.default_rng(seed), (0.2, 0.4))
-        for place in (room.talker, room.microphone):
+        for place in (room.speaker, room.microphone):
             for metres, length in zip(place, room.size, strict=True):
                 assert rooms.FROM_WALL_M <= metres <= length - rooms.FROM_WALL_M
         assert 0.2 <= room.rt60_s <= 0.4

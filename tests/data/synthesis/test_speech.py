@@ -78,14 +78,14 @@ def test_every_voice_is_there():
     folder = Path(loader.get_data_path(), "voices", "!v")
     for split in SPLITS:
         for index in range(60):
-            assert (folder / speech.talker(split, index)).is_file()
+            assert (folder / speech.speaker(split, index)).is_file()
 
 
 def test_women_and_men_speak_by_turns():
     for split, (women, men) in speech.VOICES.items():
-        talkers = [speech.talker(split, index) for index in range(80)]
-        assert set(talkers[::2]) == set(women.split())
-        assert set(talkers[1::2]) == set(men.split())
+        speakers = [speech.speaker(split, index) for index in range(80)]
+        assert set(speakers[::2]) == set(women.split())
+        assert set(speakers[1::2]) == set(men.split())
 
 
 def test_a_long_way_to_the_data(monkeypatch, tmp_path):
