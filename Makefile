@@ -1,5 +1,5 @@
-# Commands for people. Each builds .venv itself where it is missing or older than the requirements.
-# PYTHON=python3.12 make env chooses the interpreter; SPEECHLAB_SHARED is handed on to tests and notebooks.
+# Commands for people. Each one builds .venv first if it is missing or older than the requirements.
+# PYTHON=python3.12 make env chooses the interpreter; tests and notebooks read SPEECHLAB_SHARED.
 PYTHON ?= python3
 BIN = .venv/bin
 .PHONY: help env study test lint demo lab paper
@@ -9,16 +9,16 @@ help: ## print this list
 
 env: .venv/.installed ## build the virtual environment .venv
 
-study: .venv/.installed ## run the notebooks; they write to results/local, executed copies to results/notebooks
+study: .venv/.installed ## run the notebooks; results go to results/local, executed copies to results/notebooks
 	$(BIN)/speechlab study --jobs 2
 
-test: .venv/.installed ## run every test, the notebooks at smoke size included
+test: .venv/.installed ## run every test; notebooks run at smoke size
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-lint: .venv/.installed ## check style and format of code and notebooks
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: .venv/.installed ## check style, format and words of code, notebooks and documents
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest --quiet tests/test_words.py
 
-demo: .venv/.installed ## listen: noisy and enhanced side by side, in the browser
+demo: .venv/.installed ## open the listening page in the browser
 	$(BIN)/python -m gradio_app.app
 
 lab: .venv/.installed ## open the notebooks in JupyterLab

@@ -2,31 +2,31 @@
 #
 #   snakemake --cores 4 --config notebooks="02 03" each="seed=0,1,2" profile=smoke
 #
-# Parameter sets of one notebook run side by side, notebooks one after the other as in `make study`,
-# and what is finished there is finished here. Settings: notebooks, profile, set and each, as on the
-# command line; speechlab, the command, where it is not on the PATH.
+# Parameter sets of one notebook run in parallel; notebooks run one after the other, as in `make study`.
+# Both skip what either has finished. Settings: notebooks, profile, set and each, as on the command line;
+# speechlab: the command, if it is not on the PATH.
 import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from speechlab import study
+from speechlab.study import runner
 
 ASKED = {key: str(config.get(key, "")).split() for key in ("notebooks", "set", "each")}
-PROFILE = config.get("profile", study.QUICK)
-SETS = study.plan(
+PROFILE = config.get("profile", runner.QUICK)
+SETS = runner.plan(
     ASKED["notebooks"],
     PROFILE,
-    fixed=study.assignments(ASKED["set"]),
-    each=study.assignments(ASKED["each"]),
+    fixed=runner.assignments(ASKED["set"]),
+    each=runner.assignments(ASKED["each"]),
 )
-# A job's output is a mark of its own: Snakemake removes outputs before it runs a job again, and an
-# earlier copy shall outlive one that fails.
+# A job's output is an empty mark, not the executed notebook: Snakemake deletes outputs before it reruns
+# a job, and a failed rerun must not delete the earlier copy.
 MARKS = {one.name: f"results/notebooks/marks/{one.name}" for one in SETS}
 NUMBERS = {one.name: number for number, one in enumerate(SETS)}
 
 
 def before(wildcards):
-    """The notebook, and the marks of all notebooks that come earlier."""
+    """The notebook and the marks of all earlier notebooks."""
     own = SETS[NUMBERS[wildcards.name]].notebook.path
     earlier = [MARKS[one.name] for one in SETS if one.notebook.path < own]
     return [str(own), *earlier]
@@ -52,6 +52,6 @@ rule notebook:
         touch("results/notebooks/marks/{name}"),
     params:
         command=command,
-        source=study.source_hash(),  # Snakemake runs a job again where this changes
+        source=runner.source_hash(),  # Snakemake reruns a job when this changes
     shell:
         "{params.command}"
