@@ -22,27 +22,27 @@ from speechlab.study import experiments, launch
 from speechlab.study.notebooks import LOCAL
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
-from tests.support import toy_corpus
+from tests.support import toy_corpus, warm
+from tests.support.warm import LIMIT_S, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "notebooks"
+FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-LIMIT_S = 1800  # of a process that hangs; none that works is near it, however busy the machine
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
 HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
 
 
 def run(notebook: str, results: Path, environment: dict[str, str], **parameters: object) -> str:
-    """Execute a notebook as `make study` does; returns all the text that it shows."""
-    executed = results / notebook
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", "--cwd", str(FOLDER), *PATIENT]
-    for key, value in {"results": str(results), "jobs": 1, **parameters}.items():
-        command += ["-p", key, str(value)]
+    """Execute a notebook as `make study` does, in a warm kernel; returns all text that it shows."""
+    executed, job = results / notebook, results / "job.json"
+    results.mkdir(parents=True, exist_ok=True)
+    values = {"results": results, "jobs": 1, **parameters}
+    values = {
+        key: str(value) if isinstance(value, Path) else value for key, value in values.items()
+    }
+    settings = {"notebook": str(FOLDER / notebook), "executed": str(executed), "cwd": str(FOLDER)}
+    job.write_text(json.dumps(settings | {"parameters": values}))
     environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | environment
-    command += [str(FOLDER / notebook), str(executed)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
-    assert done.returncode == 0, done.stderr[-3000:]
+    warm.run("-m", "tests.support.kernel", job, cwd=ROOT, env=environment, check=True)
     cells = nbformat.read(executed, as_version=4).cells
     shown = [output for cell in cells for output in cell.get("outputs", [])]
     assert not [
@@ -378,23 +378,19 @@ def test_a_notebook_runs(check, request, tmp_path):
     assert committed() == before
 
 
-def example(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
-
-
 def test_example_enhance(shared, tmp_path):
     noisy = shared / "audio" / "pairs" / "dns2020_no_reverb" / "noisy" / "fileid_9.flac"
-    weights = {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints")}
-    done = example("enhance.py", noisy, tmp_path / "enhanced.wav", **weights)
+    environment = os.environ | {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints")}
+    done = warm.run(EXAMPLES / "enhance.py", noisy, tmp_path / "enhanced.wav", env=environment)
     assert done.returncode == 0, done.stderr
     assert soundfile.info(tmp_path / "enhanced.wav").frames == soundfile.info(noisy).frames
-    failed = example("enhance.py", tmp_path / "nothing.wav", tmp_path / "out.wav", **weights)
+    failed = warm.run(
+        EXAMPLES / "enhance.py", tmp_path / "nothing.wav", tmp_path / "out.wav", env=environment
+    )
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
 
 
 def test_example_mixers():
-    done = example("mixers.py")
+    done = warm.run(EXAMPLES / "mixers.py")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1 + 5
