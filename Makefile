@@ -25,7 +25,7 @@ lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter-lab notebooks
 
 paper: .venv/.installed ## rebuild the committed tables and figures from the committed CSVs
-	$(BIN)/python -m speechlab.report.cleanumamba
+	$(BIN)/python -m speechlab.report.paper
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

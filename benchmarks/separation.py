@@ -1,6 +1,6 @@
 """Separation models on the same mixtures: time, memory and MACs, as ratios beside the published.
 
-    python benchmarks/separation.py [--quick] [--threads N] [--rounds N] [--models NAME ...]
+    python -m benchmarks.separation [--quick] [--threads N] [--rounds N] [--models NAME ...]
                                     [--memory-gb G] [--output FILE.csv]
 
 Forward, and forward and backward, of networks of published size with random weights; the CPU, then
@@ -32,11 +32,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.macs import build
 from speechlab.audio import files
 from speechlab.evaluation.cost import added_memory
 from speechlab.models.macs import macs_per_second, n_params
 from speechlab.report import separation
-from speechlab.report.cleanumamba import replace_text
+from speechlab.report.markdown import markdown_table, replace_text
 from speechlab.report.separation import BASE, BUILT
 
 MODELS = ("sepmamba_s", "sepmamba_s_causal", "sepmamba_m", "umambanet_f128", "conv_tasnet")
@@ -142,7 +143,7 @@ def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
 def size(model: str, seconds: float) -> dict[str, float]:
     """Parameters, and MACs per second of an input of so many seconds."""
     with torch.device("meta"):
-        network = separation.build(model)
+        network = build(model)
     return {"n_params": n_params(network), "macs_per_second": macs_per_second(network, seconds)}
 
 
@@ -162,7 +163,7 @@ def measured(job: Job) -> dict[str, float | str]:
     """The measurement itself; it bounds the memory of the process that it runs in for good."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
-    model = separation.build(job.model).to(job.device)
+    model = build(job.model).to(job.device)
     model.train(job.kind != "forward")
     x = mixture(job.seconds).to(job.device)
     warm = x if job.device == "cuda" else x[..., : round(WARM_S * RATE)]
@@ -245,7 +246,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def mixture(seconds: float) -> Tensor:
-    """Two talkers of Libri2Mix dev, (1, 1, T); noise without that folder, which is as fast."""
+    """Two speakers of Libri2Mix dev, (1, 1, T); noise without that folder, which is as fast."""
     length = round(seconds * RATE)
     folder = ROOT / (os.environ.get("SPEECHLAB_SHARED") or "../shared") / MIXTURES
     parts, found = [], 0
@@ -343,7 +344,7 @@ def cell(row: pd.Series, column: str, n_digits: int = 0) -> str:
 
 def markdown(heads: list[str], lines: list[list[str]]) -> str:
     rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [heads, rule, *lines])
+    return markdown_table([heads, rule, *lines])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,20 @@ import pytest
 import torch
 
 import speechlab
-from benchmarks import cleanumamba, separation
+from benchmarks import cleanumamba, macs, separation
+from speechlab.errors import UserError
 from speechlab.models.macs import macs_per_second, n_params
+from speechlab.report import separation as separation_tables
+from speechlab.report import spectral as spectral_tables
+
+
+def test_committed_counts_are_those_of_the_models(tmp_path):
+    macs.main(["--output", str(tmp_path)])
+    for path in (spectral_tables.COUNTS, separation_tables.COUNTS):
+        committed = macs.RESULTS / path
+        assert (tmp_path / path).read_bytes() == committed.read_bytes(), path
+    with pytest.raises(UserError, match="no separation model 'sepmaba_s'; there are conv_tasnet"):
+        macs.build("sepmaba_s")
 
 
 @pytest.mark.parametrize("name", cleanumamba.KNOWN)

@@ -1,10 +1,11 @@
-"""Tables and figures of the papers, from committed CSVs.
+"""Tables and figures of the papers, from committed CSVs; nothing here imports PyTorch.
 
-cleanumamba         tables of CleanUMamba; the program behind `make paper`
-spectral            tables of SEMamba and MP-SENet
-separation          tables of SepMamba and U-Mamba-Net
-figures             a DataFrame in, a figure out
-figures_spectral    figures of spectra, phases and metric GANs
-figures_separation  figures of separated speakers
-spectrogram         levels in dB over time and frequency
+paper             every table and figure: the program of `make paper`
+markdown          a table as data: rows, columns and a note; writes CSV and Markdown
+cleanumamba       tables of CleanUMamba
+spectral          tables of SEMamba and MP-SENet
+separation        tables of SepMamba and U-Mamba-Net
+figures           a DataFrame in, a figure out
+figures_spectral  figures of spectra, phases and metric GANs
+spectrogram       levels in dB over time and frequency
 """

@@ -1,26 +1,30 @@
-"""Tables of the study: what is published beside what is reproduced here, and their difference.
+"""Tables of CleanUMamba: published scores, our scores and their difference; file and stream.
 
-metrics/<test set>/<checkpoint>.csv (a row per file) -> tables/*.csv and *.md -> figures/*.svg, all
-under results/. `python -m speechlab.report.cleanumamba` rebuilds every table and figure, and the
-results block of README.md, from the per-file CSVs and the published tables alone: same input,
-same bytes.
+published/cleanumamba_*.csv and metrics/<test set>/<checkpoint>.csv (a row per file) ->
+tables/cleanumamba_{ablation,pruning}_<test set>.*; streamed/ beside metrics/ -> tables/streaming.*
 """
 
-import argparse
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from speechlab.errors import UserError
 from speechlab.evaluation.statistics import mean_interval
-from speechlab.report import figures
-from speechlab.storage.atomic import replacing
+from speechlab.report.figures import LABELS
+from speechlab.report.markdown import (
+    TEXT,
+    Column,
+    PaperTable,
+    Row,
+    count,
+    number,
+    read_table,
+    records,
+)
 
-RESULTS = Path("results")
 TEST_SET = "dns2020_no_reverb"  # the folder of the set below
 PUBLISHED_ON = "DNS-2020 synthetic no_reverb"  # the set of both published tables, by its title
 N_PUBLISHED_ON = 150  # files in it
@@ -35,36 +39,38 @@ MIXERS = {
     "mha": "Experiment_CleanU_MHA",
     "lstm": "Experiment_CleanU_LSTM",
 }
-SAME_SIZE = 0.01  # published sizes are rounded: within one per cent it is the same model
-WAYS = ("file", "stream")
-README_MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
-
-Row = dict[str, Any]
+SAME_SIZE = 0.01  # relative; published sizes are rounded
 
 
-def published_table(name: str, folder: str | Path = RESULTS / "published") -> pd.DataFrame:
-    """A table as published ("cleanumamba_ablation"), its sizes as numbers.
+def tables(
+    given: str | Path, results: Sequence[str | Path] = (), test_set: str = TEST_SET
+) -> dict[str, PaperTable]:
+    """The mixer ablation and the pruned sizes on one test set, by name.
+
+    given: the folder with published/.
+    results: folders with metrics/<test_set>/; the first that has a checkpoint counts; default:
+        `given`.
+    """
+    runs = reproduced(*(Path(folder) / "metrics" / test_set for folder in results or [given]))
+    made = {}
+    for name, compare in (("ablation", ablation), ("pruning", pruning)):
+        rows = compare(published_table(name, Path(given) / "published"), runs)
+        made[f"cleanumamba_{name}_{test_set}"] = PaperTable(rows, columns(rows), note(runs))
+    return made
+
+
+def published_table(name: str, folder: str | Path) -> pd.DataFrame:
+    """A table as published ("ablation"), its sizes as numbers.
 
     Columns params_published and <metric>_published, and those that name the model.
     """
-    path = Path(folder) / f"{name}.csv"
-    if not path.is_file():
-        raise UserError(f"{path}: no such table; restore it from the repository")
-    table = pd.read_csv(path)
+    table = read_table(Path(folder) / f"cleanumamba_{name}.csv")
     table["params_published"] = table.pop("params").map(number)
     return table.rename(columns={metric: f"{metric}_published" for metric in METRICS})
 
 
-def number(text: str) -> int:
-    """A size as papers print it: 451K -> 451000"""
-    digits, unit = re.fullmatch(r"([\d.]+)([KM])", text).groups()
-    return round(float(digits) * {"K": 1e3, "M": 1e6}[unit])
-
-
 def reproduced(*folders: str | Path) -> pd.DataFrame:
-    """The runs in folders of per-file CSVs, one row each, by name; no folder, no rows.
-
-    Where two folders have a run of one name, that of the first counts.
+    """One row per CSV of scores in the folders, by name; of two with one name the first counts.
 
     Columns: checkpoint, n_params, n, n_failed (files that lack a metric), <metric>, <metric>_low
     and <metric>_high (mean, ends of its 95 % interval; STOI in per cent), test_set, versions,
@@ -72,10 +78,10 @@ def reproduced(*folders: str | Path) -> pd.DataFrame:
     """
     metrics = [metric + end for metric in METRICS for end in ("", "_low", "_high")]
     about = ["test_set", "versions", "quantize"]
-    columns = ["checkpoint", "n_params", "n", "n_failed", *metrics, *about]
+    keys = ["checkpoint", "n_params", "n", "n_failed", *metrics, *about]
     found = {path.name: path for folder in folders[::-1] for path in Path(folder).glob("*.csv")}
     rows = [_run(found[name]) for name in sorted(found)]
-    return pd.DataFrame(rows, columns=columns).astype({"n_params": "Int64"})
+    return pd.DataFrame(rows, columns=keys).astype({"n_params": "Int64"})
 
 
 def _run(path: Path) -> Row:
@@ -98,12 +104,12 @@ def _run(path: Path) -> Row:
 
 
 def ablation(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The mixer ablation, one row per mixer, then the noisy files.
+    """The mixer ablation: one row per mixer, then the noisy files.
 
     Mamba-2 has no published row; a checkpoint that was not run has no reproduced columns.
     """
-    printed = {row["mixer"]: row for row in published.to_dict("records")}
-    measured = {row["checkpoint"]: row for row in runs.to_dict("records")}
+    printed = {row["mixer"]: row for row in records(published)}
+    measured = {row["checkpoint"]: row for row in records(runs)}
     rows = [
         {"mixer": mixer, "checkpoint": name} | printed.get(mixer, {}) | measured.get(name, {})
         for mixer, name in MIXERS.items()
@@ -114,13 +120,13 @@ def ablation(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pruning(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Size against quality, one row per published model; a run belongs to the row of its size.
+    """Quality by size: one row per published model, with the run of the same size.
 
-    A run of these families that has no published size is a row of its own; the noisy files end it.
+    A run of these families without a published size has a row of its own; noisy files come last.
     """
-    left = [run | _family(run["checkpoint"]) for run in runs.to_dict("records")]
+    left = [run | _family(run["checkpoint"]) for run in records(runs)]
     rows = []
-    for printed in published.to_dict("records"):
+    for printed in records(published):
         family, variant = printed.pop("model").split()
         row = {"family": family, "variant": variant} | printed
         run = next((run for run in left if _same_model(row, run)), None)
@@ -148,34 +154,39 @@ def _same_model(row: Row, run: Row) -> bool:
 
 
 def _compared(rows: list[Row], keys: list[str]) -> pd.DataFrame:
-    """Published, reproduced, difference, rounded; on another test set there is no difference."""
-    metrics = [
-        metric + end
-        for metric in METRICS
-        for end in ("_published", "", "_low", "_high", "_difference")
-    ]
-    columns = [*keys, "params_published", "n_params", *metrics, "n", "n_failed"]
-    table = pd.DataFrame(rows, columns=[*columns, "test_set"])
+    """Published, reproduced and difference, rounded; no difference on another test set."""
+    ends = ("_published", "", "_low", "_high", "_difference")
+    metrics = [metric + end for metric in METRICS for end in ends]
+    names = [*keys, "params_published", "n_params", *metrics, "n", "n_failed"]
+    table = pd.DataFrame(rows, columns=[*names, "test_set"])
     same_set = table.pop("test_set") == PUBLISHED_ON
     for metric in METRICS:
-        ends = [metric, f"{metric}_low", f"{metric}_high"]
-        table[ends] = table[ends].astype(float).round(DECIMALS[metric])
+        measured = [metric, f"{metric}_low", f"{metric}_high"]
+        table[measured] = table[measured].astype(float).round(DECIMALS[metric])
         difference = table[metric] - table[f"{metric}_published"].astype(float)
         table[f"{metric}_difference"] = difference.where(same_set).round(DECIMALS[metric])
     return table.astype(dict.fromkeys(["params_published", "n_params", "n", "n_failed"], "Int64"))
 
 
-def markdown(table: pd.DataFrame, runs: pd.DataFrame, intervals: bool = True) -> str:
-    """A table of `ablation` or `pruning` for people, and under it what its numbers mean."""
-    heads = ["model", "parameters"]
+def columns(rows: pd.DataFrame, intervals: bool = True) -> list[Column]:
+    """What Markdown shows of a table of `ablation` or `pruning`."""
+    if "mixer" in rows:
+        model = Column("mixer", "model", lambda row: LABELS[row["mixer"]], align=TEXT)
+    else:
+        model = Column("family", "model", "{} {variant}", LABELS["noisy"], TEXT)
+    printed = Column("params_published", form=lambda row: count(row["params_published"]), absent="")
+    shown = [model, Column("n_params", "parameters", "{:,d}", printed)]
     for metric in METRICS:
-        span = " [95 %]" if intervals else ""
-        heads += [f"{HEADS[metric]} published", f"reproduced{span}", "difference"]
-    heads.append("n")
-    decimals = {metric: _decimals(table[f"{metric}_published"]) for metric in METRICS}
-    rows = [_cells(row, decimals, intervals) for row in table.to_dict("records")]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return markdown_table(lines) + f"\n{note(runs)}\n"
+        n = DECIMALS[metric]
+        span = f" [{{{metric}_low:.{n}f}}, {{{metric}_high:.{n}f}}]" if intervals else ""
+        digits = _decimals(rows[f"{metric}_published"])
+        head = "reproduced" + " [95 %]" * intervals
+        shown += [
+            Column(f"{metric}_published", f"{HEADS[metric]} published", f"{{:.{digits}f}}", ""),
+            Column(metric, head, f"{{:.{n}f}}{span}", ""),
+            Column(f"{metric}_difference", "difference", f"{{:+.{n}f}}", ""),
+        ]
+    return [*shown, Column("n", "n", absent="")]
 
 
 def _decimals(values: pd.Series) -> int:
@@ -183,38 +194,8 @@ def _decimals(values: pd.Series) -> int:
     return max((len(repr(value).partition(".")[2]) for value in values.dropna()), default=0)
 
 
-def _cells(row: Row, decimals: dict[str, int], intervals: bool) -> list[str]:
-    exact = _text(row["n_params"], ",d")
-    n_params = exact or ("" if pd.isna(row["params_published"]) else count(row["params_published"]))
-    cells = [_model(row), n_params]
-    for metric in METRICS:
-        n = DECIMALS[metric]
-        span = (
-            f" [{row[f'{metric}_low']:.{n}f}, {row[f'{metric}_high']:.{n}f}]" if intervals else ""
-        )
-        cells.append(_text(row[f"{metric}_published"], f".{decimals[metric]}f"))
-        cells.append(_text(row[metric], f".{n}f", span))
-        cells.append(_text(row[f"{metric}_difference"], f"+.{n}f"))
-    return [*cells, _text(row["n"], "d")]
-
-
-def count(n: float) -> str:
-    """A number of parameters as papers print it: 492K, 1.94M."""
-    return f"{n / 1e6:#.3g}M" if n >= 1e6 else f"{n / 1e3:.0f}K"
-
-
-def _model(row: Row) -> str:
-    if "noisy" in (row.get("mixer"), row.get("variant")):
-        return figures.LABELS["noisy"]
-    return figures.LABELS[row["mixer"]] if "mixer" in row else f"{row['family']} {row['variant']}"
-
-
-def _text(value: Any, form: str, tail: str = "") -> str:
-    return "" if pd.isna(value) else f"{value:{form}}{tail}"
-
-
 def note(runs: pd.DataFrame) -> str:
-    """What stands under a table: test set, completeness, units, packages."""
+    """The text below a table: test set, completeness, units, packages."""
     if runs.empty:
         return f"Published on {PUBLISHED_ON}; nothing is reproduced here yet."
     title, n = runs["test_set"].iloc[0], runs["n"].max()
@@ -235,166 +216,37 @@ def note(runs: pd.DataFrame) -> str:
     )
 
 
-def per_file(checkpoint: str, test_set: str, *metrics: str | Path) -> Path | None:
-    """<test_set>/<checkpoint>.csv in the first of these folders that has it."""
-    paths = [Path(folder) / test_set / f"{checkpoint}.csv" for folder in metrics]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def both(
-    results: str | Path,
-    test_set: str = TEST_SET,
-    published: str | Path | None = None,
-    output: str | Path | None = None,
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """The two CleanUMamba tables by name, and the runs they are made of.
-
-    results: the folder with metrics/<test_set>/; published: that of the published tables, where it
-    is not in `results`; output: another folder like `results`, for the runs that this lacks.
-    """
-    folders = [results] if output is None else [results, output]
-    runs = reproduced(*(Path(folder) / "metrics" / test_set for folder in folders))
-    folder = published or Path(results) / "published"
-    makers = {"cleanumamba_ablation": ablation, "cleanumamba_pruning": pruning}
-    return {name: make(published_table(name, folder), runs) for name, make in makers.items()}, runs
-
-
-def write(
-    results: str | Path,
-    test_set: str = TEST_SET,
-    published: str | Path | None = None,
-    output: str | Path | None = None,
-) -> list[Path]:
-    """Write tables and figures of a test set under `output`, else `results` (see `both`)."""
-    tables, runs = both(results, test_set, published, output)
-    output = Path(output or results)
-    pages = {f"{name}_{test_set}": (table, markdown(table, runs)) for name, table in tables.items()}
-    written = write_tables(output / "tables", pages)
-    draw = {
-        "cleanumamba_ablation": figures.mixers,
-        "cleanumamba_pruning": figures.pesq_against_parameters,
-    }
-    for name, table in tables.items():
-        path = output / "figures" / f"{name}_{test_set}.svg"
-        written.append(figures.save(draw[name](table), path))
-    return written
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a table or a page, whole or not at all, with the same bytes on every system."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
-
-
-def markdown_table(lines: Iterable[Iterable[str]]) -> str:
-    """Lines of cells, those of the head and under it included, as Markdown."""
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def write_tables(folder: Path, tables: Mapping[str, tuple[pd.DataFrame, str]]) -> list[Path]:
-    """Write each table and its page, by their name, as NAME.csv and NAME.md: their paths."""
-    written = []
-    for name, (table, text) in tables.items():
-        path = folder / f"{name}.csv"
-        replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-        replace_text(path.with_suffix(".md"), text)
-        written += [path, path.with_suffix(".md")]
-    return written
+def streaming(results: str | Path) -> PaperTable:
+    """The quality that streaming costs, from metrics/ and streamed/ of a folder."""
+    shown = [Column(key, key.replace("_", " "), align=TEXT) for key in ("test_set", "checkpoint")]
+    for metric, head in (("pesq_wb", "PESQ-WB"), ("pesq_nb", "PESQ-NB"), ("stoi", "STOI %")):
+        form = "{:.2f}" if metric == "stoi" else "{:.3f}"
+        shown.append(Column(f"{metric}_file", f"{head} file", form))
+        shown.append(Column(f"{metric}_stream", "stream", form))
+    loss = Column("loss", "loss [95 %]", "{:+.3f} [{loss_low:+.3f}, {loss_high:+.3f}]")
+    note = "A file is divided by the level of the whole utterance, a stream by the running one."
+    return PaperTable(streamed(results), [*shown[:4], loss, *shown[4:], Column("n", "n")], note)
 
 
 def streamed(results: str | Path) -> pd.DataFrame:
-    """What streaming costs in quality: file and stream on the same clips, paired.
+    """File and stream on the same clips, paired.
 
     A row per test set and checkpoint that was run both ways: metrics/<set>/<checkpoint>.csv with
     the level of the utterance, streamed/<set>/<checkpoint>.csv with the running one. loss = file -
     stream of PESQ-WB, with the 95 % interval of its mean.
     """
-    rows = []
+    rows, names = [], ("pesq_wb", "pesq_nb", "stoi")
     for path in sorted((Path(results) / "streamed").glob("*/*.csv")):
         whole = Path(results) / "metrics" / path.parent.name / path.name
         if whole.is_file():
             file, stream = (pd.read_csv(p, index_col="file") for p in (whole, path))
             loss = mean_interval((file["pesq_wb"] - stream["pesq_wb"]).dropna().to_numpy())
             row = {"test_set": path.parent.name, "checkpoint": path.stem, "n": loss.n}
-            for name in ("pesq_wb", "pesq_nb", "stoi"):
+            for name in names:
                 scale = 100 if name == "stoi" else 1
                 row[f"{name}_file"] = scale * file[name].mean()
                 row[f"{name}_stream"] = scale * stream[name].mean()
             rows.append(row | {"loss": loss.mean, "loss_low": loss.low, "loss_high": loss.high})
-    metrics = [f"{name}_{way}" for name in ("pesq_wb", "pesq_nb", "stoi") for way in WAYS]
-    columns = ["test_set", "checkpoint", "n", *metrics, "loss", "loss_low", "loss_high"]
-    return pd.DataFrame(rows, columns=columns).round(3)
-
-
-def streamed_markdown(table: pd.DataFrame) -> str:
-    """The table of `streamed` for people."""
-    heads = ["test set", "checkpoint", "PESQ-WB file", "stream", "loss [95 %]"]
-    heads += ["PESQ-NB file", "stream", "STOI % file", "stream", "n"]
-    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
-    for row in table.to_dict("records"):
-        cells = [row["test_set"], row["checkpoint"]]
-        for name, n in (("pesq_wb", 3), ("pesq_nb", 3), ("stoi", 2)):
-            cells += [f"{row[f'{name}_{way}']:.{n}f}" for way in WAYS]
-            if name == "pesq_wb":
-                ends = f"[{row['loss_low']:+.3f}, {row['loss_high']:+.3f}]"
-                cells.append(f"{row['loss']:+.3f} {ends}")
-        lines.append([*cells, str(row["n"])])
-    rows = markdown_table(lines)
-    note = "A file is divided by the level of the whole utterance, a stream by the running one."
-    return f"{rows}\n{note}\n"
-
-
-def readme_block(results: str | Path) -> str:
-    """The results as README shows them: both tables without intervals, and the figure."""
-    tables, runs = both(results)
-    ran = tables["cleanumamba_pruning"].dropna(subset="pesq_wb")
-    shown = {
-        "Mixers, one small CleanUMamba with each": tables["cleanumamba_ablation"],
-        "Pruned CleanUMamba, the sizes reproduced": ran[ran["variant"] != "noisy"],
-    }
-    parts = []
-    for title, table in shown.items():
-        rows = markdown(table, runs, intervals=False).partition("\n\n")[0]
-        parts.append(f"**{title}**\n\n{rows}\n")
-    figure = f"results/figures/cleanumamba_pruning_{TEST_SET}.svg"
-    parts.append(f"{note(runs)}\nIntervals and all published sizes: `results/tables/`.\n")
-    parts.append(f"![PESQ-WB against the number of parameters]({figure})\n")
-    return "\n".join(parts)
-
-
-def update_readme(path: str | Path, block: str) -> None:
-    """Put `block` between the marks of a README; UserError where the marks are not there."""
-    path, (begin, end) = Path(path), README_MARKS
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise UserError(f"{path}: lacks the lines {begin} and {end}, between which results go")
-    replace_text(path, f"{before}{begin}\n{block}{end}{after}")
-
-
-def main() -> None:
-    """Rebuild what is committed under results/ and in README.md, from the per-file CSVs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechlab.report.cleanumamba", description=main.__doc__
-    )
-    parser.add_argument(
-        "--root", type=Path, default=Path(), help="of the repository; default: here"
-    )
-    root = parser.parse_args().root
-    from speechlab.report import separation, spectral
-
-    try:
-        write(root / RESULTS)
-        spectral.write(root / RESULTS)
-        separation.write(root / RESULTS)
-        table = streamed(root / RESULTS)
-        replace_text(root / RESULTS / "tables/streaming.csv", table.to_csv(index=False))
-        replace_text(root / RESULTS / "tables/streaming.md", streamed_markdown(table))
-        update_readme(root / "README.md", readme_block(root / RESULTS))
-    except UserError as error:
-        parser.exit(2, f"speechlab: {error}\n")
-
-
-if __name__ == "__main__":
-    main()
+    metrics = [f"{name}_{way}" for name in names for way in ("file", "stream")]
+    keys = ["test_set", "checkpoint", "n", *metrics, "loss", "loss_low", "loss_high"]
+    return pd.DataFrame(rows, columns=keys).round(3)

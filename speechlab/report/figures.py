@@ -1,4 +1,4 @@
-"""Figures of the study: a table in, a figure out. Nothing here computes or reads a result."""
+"""Figures of the study: a table in, a figure out. Figures compute nothing and read no file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +38,7 @@ COLOURS = {
     "sepformer": "#009E73",
     "sudormrf": "#0072B2",
 }
+APART = ("pitch_apart", "level_apart_db")  # distances of two speakers
 MARKERS = {"E8": "o", "E6": "s"}
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "white"}
 LABELS = {
@@ -73,8 +74,8 @@ LABELS = {
     "si_sdri": "SI-SDRi (dB)",
     "sdr": "SDR (dB)",
     "sir": "SIR (dB)",
-    "level_apart_db": "talkers apart in level (dB)",
-    "pitch_apart": "talkers apart in pitch (semitones)",
+    "level_apart_db": "level difference of the speakers (dB)",
+    "pitch_apart": "pitch difference of the speakers (semitones)",
     "snr_db": "SNR (dB)",
     "level_db": "level of the mixture (dB)",  # full scale at 0
     "loss": "loss (no unit)",
@@ -84,7 +85,7 @@ LABELS = {
 def pesq_against_parameters(table: pd.DataFrame) -> Figure:
     """Quality against size of the pruned CleanUMamba: rings published, dots reproduced.
 
-    table: rows of `tables.pruning`, with variant, family, params_published, n_params and
+    table: rows of `cleanumamba.pruning`, with variant, family, params_published, n_params and
     pesq_wb_published, pesq_wb, pesq_wb_low, pesq_wb_high; the row "noisy" is the reference level.
     """
     with style.context(STYLE):
@@ -158,7 +159,7 @@ def _key() -> list[Line2D]:
 def mixers(table: pd.DataFrame) -> Figure:
     """The mixer ablation, one panel per metric: rings published, dots and intervals reproduced.
 
-    table: rows of `tables.ablation`, with mixer and, per metric, <metric>_published, <metric>,
+    table: rows of `cleanumamba.ablation`, with mixer and, per metric, <metric>_published, <metric>,
     <metric>_low, <metric>_high.
     """
     table = table[table["mixer"] != "noisy"]
@@ -316,6 +317,23 @@ def by_snr(table: pd.DataFrame, metrics: tuple[str, ...] = ("si_sdr", "pesq_wb")
             axes.set(xlabel=LABELS["snr_db"], ylabel=LABELS[metric])
         lines = panels[0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside upper center", ncols=table["system"].nunique())
+    return figure
+
+
+def by_likeness(table: pd.DataFrame, system: str, metric: str = "si_sdri") -> Figure:
+    """Gain of each mixture against the distance of its two speakers; 0 is the mixture itself.
+
+    table: a row per mixture with the metric and APART; NaN is left out.
+    """
+    with style.context(STYLE):
+        figure = Figure(figsize=(6.4, 2.7))
+        panels = figure.subplots(1, len(APART), sharey=True)
+        for axes, name in zip(panels, APART, strict=True):
+            axes.plot(table[name], table[metric], "o", color=COLOURS[system], alpha=0.7)
+            axes.axhline(0, color=COLOURS["mixture"], linestyle=(0, (4, 3)), linewidth=1)
+            axes.set(xlabel=LABELS[name])
+            axes.set_xlim(left=0)
+        panels[0].set_ylabel(LABELS[metric])
     return figure
 
 

@@ -1,30 +1,34 @@
-"""Tables of SEMamba and MP-SENet: costs counted again, and scores, beside what is printed.
+"""Tables of SEMamba and MP-SENet: counted costs and our scores beside the published ones.
 
-published/*.csv (sizes and MACs in a note, as "2.26M params; 65.46 GFLOPs") and benchmarks/
-spectral_macs.csv (`counted`, the only part that needs PyTorch) -> tables/spectral_costs.* and
+published/*_voicebank_demand.csv (sizes and MACs in a note, as "2.26M params; 65.46 GFLOPs"),
+benchmarks/spectral_macs.csv (of `benchmarks/macs.py`) and metrics/ -> tables/spectral_costs.* and
 tables/spectral_scores.*, all under results/.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from speechlab.errors import UserError
-from speechlab.report.cleanumamba import (
+from speechlab.report.markdown import (
+    ABSENT,
+    TEXT,
+    Column,
+    PaperTable,
+    Row,
     count,
-    markdown_table,
     number,
     per_file,
-    replace_text,
-    write_tables,
+    read_counts,
+    read_table,
+    records,
 )
 
 COUNTS = Path("benchmarks/spectral_macs.csv")
-TEST_SETS = ("voicebank_demand_test", "voicebank_demand_test_118")  # whole, and what we have of it
-N_FILES = 824  # of the whole
+TEST_SETS = ("voicebank_demand_test", "voicebank_demand_test_118")  # all files, and our part
+N_FILES = 824  # of all
 
 LENGTHS_S = (4, 10)  # of the inputs that the full count is for
 CAUSAL, WHOLE = "SEMamba basic causal", "SEMamba basic non-causal"
@@ -61,7 +65,6 @@ SCORES = {  # ours: as the published noisy row is scored
     "covl": "covl_int16",
     "stoi": "stoi",
 }
-MISSING = "not at hand"  # papers print more than we were given
 HEADS = {"pesq_wb": "PESQ-WB", "csig": "CSIG", "cbak": "CBAK", "covl": "COVL", "stoi": "STOI"}
 CHECKPOINTS = {  # names of `speechlab weights list`, whose rows per file are called so
     "noisy": "noisy",
@@ -70,88 +73,49 @@ CHECKPOINTS = {  # names of `speechlab weights list`, whose rows per file are ca
     "MP-SENet": "g_best_vb",
     MAMBA_BRANCH: "best_model",
 }
+SCORES_NOTE = (
+    f"VoiceBank-DEMAND test, {N_FILES} files. PESQ in MOS-LQO; CSIG, CBAK, COVL from 1 to 5; "
+    "STOI from 0 to 1; higher is better. PCS is perceptual contrast stretching of the "
+    f"estimate. {ABSENT}: no value in `results/published`."
+)
 
-Row = dict[str, Any]
 
+def tables(given: str | Path, results: Sequence[str | Path] = ()) -> dict[str, PaperTable]:
+    """Costs and scores, by name.
 
-def counted(models: Iterable[str] = FRAMES) -> pd.DataFrame:
-    """Sizes and multiply-accumulates of the models, by their names here, on the meta device.
-
-    Columns: model, n_params, n_frames, macs_profiled (what the paper's profiler sees of so many
-    frames), macs_per_second_4s and _10s (all of them, per second of an input of that length).
+    given: the folder with published/ and benchmarks/.
+    results: folders with metrics/<test set>/<checkpoint>.csv; the first that has a file counts;
+        default: `given`.
     """
-    import torch  # not needed to make the tables
-
-    from speechlab.models import SYSTEMS
-    from speechlab.models.macs import macs_per_second, n_params, profiled_macs
-
-    kinds, rows = dict(SYSTEMS.values()), []
-    for name in models:
-        with torch.device("meta"):
-            configs = [_config(name, seconds) for seconds in LENGTHS_S]
-            built = [kinds[type(config)](config) for config in configs]
-        row = {"model": name, "n_params": n_params(built[0]), "n_frames": FRAMES[name][0]}
-        row["macs_profiled"] = round(profiled_macs(built[0], FRAMES[name][0]))
-        for model, seconds in zip(built, LENGTHS_S, strict=True):
-            row[f"macs_per_second_{seconds}s"] = round(macs_per_second(model, seconds))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _config(name: str, seconds: float) -> Any:
-    """The configuration to count, for an input of so many seconds.
-
-    A causal Transformer's window is all of the input. MP-SENet's axes are those of its published
-    weights, whose cross-attention is a small layer.
-    """
-    from speechlab.config import override
-    from speechlab.models import (
-        MPSENetConfig,
-        MPSENetConformerConfig,
-        MPSENetMambaConfig,
-        semamba,
-        semamba_basic,
-    )
-
-    config = {
-        CAUSAL: semamba_basic.CONFIGS["causal"],
-        TRANSFORMER: semamba_basic.CONFIGS["transformer_causal"],
-        WHOLE: semamba_basic.CONFIGS["bidirectional"],
-        TRANSFORMER_WHOLE: semamba_basic.CONFIGS["transformer_bidirectional"],
-        ADVANCED: semamba.CONFIGS["bidirectional"],
-        FORWARD: semamba.CONFIGS["one_directional"],
-        CONFORMER: MPSENetConformerConfig(),
-        "MP-SENet": MPSENetConfig(axes="published"),
-        MAMBA_BRANCH: MPSENetMambaConfig(axes="published"),
-    }[name]
-    if "window" not in getattr(config, "layer", {}):
-        return config
-    window = round(seconds * config.sample_rate / config.front_end.hop_length)
-    return override(config, layer=dict(config.layer) | {"window": window})
+    printed = published(Path(given) / "published")
+    cost = costs(printed, read_counts(Path(given) / COUNTS))
+    score = scores(printed, *(results or [given]))
+    return {
+        "spectral_costs": PaperTable(cost, _costs_columns(), costs_note(cost)),
+        "spectral_scores": PaperTable(score, _scores_columns(), SCORES_NOTE),
+    }
 
 
 def published(folder: str | Path) -> pd.DataFrame:
     """What is printed on VoiceBank-DEMAND: model, the metrics of `SCORES`, note."""
-    tables = {}
-    for name in ("semamba", "baselines", "mpsenet_mamba"):
-        path = Path(folder) / f"{name}_voicebank_demand.csv"
-        if not path.is_file():
-            raise UserError(f"{path}: no such table; restore it from the repository")
-        tables[name] = pd.read_csv(path)
-    pairs = dict(tables.pop("mpsenet_mamba").itertuples(index=False))
+    names = ("semamba", "baselines", "mpsenet_mamba")
+    *models, pairs = (read_table(Path(folder) / f"{name}_voicebank_demand.csv") for name in names)
+    pairs = dict(pairs.itertuples(index=False))
     last = {"model": MAMBA_BRANCH, "note": f"{pairs['params']} params"}
     last |= {metric: float(pairs[metric]) for metric in SCORES}
-    return pd.concat([*tables.values(), pd.DataFrame([last])], ignore_index=True)
+    return pd.concat([*models, pd.DataFrame([last])], ignore_index=True)
 
 
 def costs(printed: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
-    """A row per counted model, printed and counted; of printed and counted, by what it differs.
+    """A row per counted model: printed and counted size and MACs, and their change to the rival.
 
     change_*_percent: MACs against those of the rival, which is the model that the paper compares
     with; below zero is less.
     """
     notes = printed.set_index("model")["note"].fillna("")
-    rows = [_cost(row, notes[PRINTED_AS.get(row["model"], row["model"])]) for row in _rows(counts)]
+    rows = [
+        _cost(row, notes[PRINTED_AS.get(row["model"], row["model"])]) for row in records(counts)
+    ]
     macs = {row["model"]: row for row in rows}
     for row in rows:
         rival = macs.get(row["rival"])
@@ -162,10 +126,6 @@ def costs(printed: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
     columns += [f"gmacs_{way}" for way in WAYS] + [f"change_{way}_percent" for way in WAYS]
     table = pd.DataFrame(rows, columns=columns)
     return table.round({f"gmacs_{way}": 4 for way in WAYS}).astype({"params_published": "Int64"})
-
-
-def _rows(table: pd.DataFrame) -> list[Row]:
-    return table.to_dict("records")
 
 
 def _cost(row: Row, note: str) -> Row:
@@ -180,34 +140,40 @@ def _cost(row: Row, note: str) -> Row:
     return cost
 
 
-def costs_markdown(table: pd.DataFrame) -> str:
-    """The table of `costs` for people, and under it what its numbers mean."""
-    heads = ["model", "parameters published", "counted", "GMACs published", "by its profiler"]
+def _costs_columns() -> list[Column]:
     full = [f"in full, {seconds} s" for seconds in LENGTHS_S]
-    heads += [f"GMACs per s {how}" for how in full]
-    heads += [f"against the Transformer {how}" for how in ("published", "by its profiler", *full)]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for row in _rows(table):
-        seconds = FRAMES[row["model"]][1]
-        gmacs = row["gmacs_published"]
-        cells = [row["model"], count(row["params_published"]), f"{row['n_params']:,d}"]
-        cells.append(MISSING if pd.isna(gmacs) else f"{gmacs:.2f} in {seconds} s")
-        cells.append(f"{row['gmacs_profiled']:.2f}")
-        cells += [f"{row[f'gmacs_{seconds}s']:.3g}" for seconds in LENGTHS_S]
-        cells += [_change(row, way, set(table["rival"])) for way in WAYS]
-        lines.append(cells)
-    return markdown_table(lines) + f"\n{costs_note(table)}\n"
+    reference = Column("model", "", _compared_with)
+    shown = [
+        Column("model", "model", align=TEXT),
+        Column(
+            "params_published", "parameters published", lambda row: count(row["params_published"])
+        ),
+        Column("n_params", "counted", "{:,d}"),
+        Column("gmacs_published", "GMACs published", _printed_gmacs),
+        Column("gmacs_profiled", "by its profiler", "{:.2f}"),
+    ]
+    for seconds, how in zip(LENGTHS_S, full, strict=True):
+        shown.append(Column(f"gmacs_{seconds}s", f"GMACs per s {how}", "{:.3g}"))
+    for way, how in zip(WAYS, ("published", "by its profiler", *full), strict=True):
+        head = f"against the Transformer {how}"
+        shown.append(Column(f"change_{way}_percent", head, "{:+.1f} %", reference))
+    return shown
 
 
-def _change(row: Row, way: str, rivals: set[str]) -> str:
-    if row["model"] in rivals:
-        return "the reference"
-    change = row[f"change_{way}_percent"]
-    return "none claimed" if pd.isna(change) else f"{change:+.1f} %"
+def _published_size(row: Row) -> str:
+    return count(row["params_published"])
+
+
+def _printed_gmacs(row: Row) -> str:
+    return f"{row['gmacs_published']:.2f} in {FRAMES[row['model']][1]} s"
+
+
+def _compared_with(row: Row) -> str:
+    return "the reference" if row["model"] in RIVALS.values() else ABSENT
 
 
 def costs_note(table: pd.DataFrame) -> str:
-    """What stands under it: units, what either count sees, and what is left of the savings."""
+    """The text below it: units, what each count includes, and the savings by either."""
     rows = table.set_index("model")
     ours, rival = rows.loc[ADVANCED], rows.loc[CONFORMER]
     short, long = LENGTHS_S
@@ -218,11 +184,11 @@ def costs_note(table: pd.DataFrame) -> str:
     return (
         "GMACs are 10⁹ multiply-accumulates, which the paper calls FLOPs. *By its profiler*: "
         "counted here as that counts, which leaves out attention, Mamba's scan and two of Mamba's "
-        "layers, but not norms (`evaluation.cost.profiled_macs`). *In full*: every layer, "
+        "layers, but not norms (`speechlab.models.macs.profiled_macs`). *In full*: every layer, "
         "scan and attention, per second of an input of that length (`macs_per_second`). Below 0 % "
-        "is less than the Transformer, which for the advanced models is the Conformer. *none "
-        f"claimed*: compared with no Transformer. *{MISSING}*: not among the figures that this "
-        "study was given. Axes of MP-SENet are as its published weights need them; with named "
+        "is less than the Transformer, which for the advanced models is the Conformer. "
+        f"{ABSENT}: no value in `results/published`, or no Transformer to compare with. "
+        "Axes of MP-SENet are as its published weights need them; with named "
         "ones the cross-attention of MP-SENet + Mamba costs more than all the rest.\n\n"
         f"**In full the advanced Mamba {verdict} against the Conformer on {short} s:** "
         f"{ours[f'gmacs_{short}s']:.1f} against {rival[f'gmacs_{short}s']:.1f} GMACs per second, "
@@ -236,16 +202,16 @@ def costs_note(table: pd.DataFrame) -> str:
     )
 
 
-def scores(printed: pd.DataFrame, *metrics: str | Path) -> pd.DataFrame:
-    """A row per printed model; beside it the means of its rows per file, where there are any.
+def scores(printed: pd.DataFrame, *results: str | Path) -> pd.DataFrame:
+    """A row per printed model, and the means of its rows per file if there are any.
 
-    metrics: folders with <test set>/<checkpoint>.csv, of which the first that has it counts; the
-    whole test set goes before its part.
+    results: folders with metrics/<test set>/<checkpoint>.csv; the first that has a file counts,
+    and the whole test set comes before its part.
     """
     rows = []
-    for row in _rows(printed):
+    for row in records(printed):
         checkpoint = CHECKPOINTS.get(row["model"])
-        paths = [per_file(checkpoint, name, *metrics) for name in TEST_SETS if checkpoint]
+        paths = [per_file(checkpoint, name, results) for name in TEST_SETS if checkpoint]
         path = next(filter(None, paths), None)
         rows.append({"model": row["model"], "checkpoint": checkpoint} | _scored(path))
         rows[-1] |= {f"{metric}_published": row[metric] for metric in SCORES}
@@ -267,59 +233,20 @@ def _scored(path: Path | None) -> Mapping[str, float]:
     return means | {"n": len(files), "n_failed": n_failed}
 
 
-def scores_markdown(table: pd.DataFrame) -> str:
-    """The table of `scores` for people."""
-    heads = ["model", *(f"{head} published" for head in HEADS.values()), "measured here"]
-    lines = [heads, ["---", *["---:"] * len(SCORES), "---"]]
-    for row in _rows(table):
-        cells = [row[f"{metric}_published"] for metric in SCORES]
-        texts = [MISSING if pd.isna(value) else f"{value:.2f}" for value in cells]
-        lines.append([row["model"], *texts, _measured(row)])
-    note = (
-        f"VoiceBank-DEMAND test, {N_FILES} files. PESQ in MOS-LQO; CSIG, CBAK, COVL from 1 to 5; "
-        "STOI from 0 to 1; higher is better. PCS is perceptual contrast stretching of the "
-        f"estimate. *{MISSING}*: not among the published figures that this study was given."
-    )
-    return markdown_table(lines) + f"\n{note}\n"
+def _scores_columns() -> list[Column]:
+    shown = [Column("model", "model", align=TEXT)]
+    for metric, head in HEADS.items():
+        shown.append(Column(f"{metric}_published", f"{head} published", "{:.2f}"))
+    unpublished = "not measured: no weights are published"
+    unmeasured = Column("checkpoint", "", _unmeasured, unpublished)
+    return [*shown, Column("n", "measured here", _measured, unmeasured, TEXT)]
 
 
 def _measured(row: Row) -> str:
-    if not pd.isna(row["n"]):
-        means = ", ".join(f"{head} {row[metric]:.2f}" for metric, head in HEADS.items())
-        failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
-        return f"{means}, on {row['n']} of {N_FILES} files{failed}"
-    if row["model"] == "noisy":
-        return "not measured: no test set here"
-    where = "are published" if pd.isna(row["checkpoint"]) else "here"
-    return f"not measured: no weights {where}"
+    means = ", ".join(f"{head} {row[metric]:.2f}" for metric, head in HEADS.items())
+    failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
+    return f"{means}, on {row['n']} of {N_FILES} files{failed}"
 
 
-def write(
-    results: str | Path, source: str | Path | None = None, output: str | Path | None = None
-) -> list[Path]:
-    """Write both tables under `output`, from its counts and rows per file; returns their paths.
-
-    source: the folder of the published tables, where it is not in `results`; output: `results`
-    unless given; what both have of rows per file is read from `results`.
-    """
-    output = Path(output or results)
-    if not (output / COUNTS).is_file():
-        fix = "restore it from the repository, or run notebooks/11_paper_tables.ipynb"
-        raise UserError(f"{output / COUNTS}: no such table; {fix}")
-    printed = published(source or Path(results) / "published")
-    cost = costs(printed, pd.read_csv(output / COUNTS))
-    score = scores(printed, Path(results) / "metrics", output / "metrics")
-    return write_tables(
-        output / "tables",
-        {
-            "spectral_costs": (cost, costs_markdown(cost)),
-            "spectral_scores": (score, scores_markdown(score)),
-        },
-    )
-
-
-def write_counts(results: str | Path, counts: pd.DataFrame) -> Path:
-    """Write what `counted` gives to where `write` reads it."""
-    path = Path(results) / COUNTS
-    replace_text(path, counts.to_csv(index=False, lineterminator="\n"))
-    return path
+def _unmeasured(row: Row) -> str:
+    return f"not measured: no {'test set' if row['model'] == 'noisy' else 'weights'} here"

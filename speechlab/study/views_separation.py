@@ -20,7 +20,7 @@ from speechlab.evaluation import evaluate_mixtures, separation_metrics
 from speechlab.evaluation.evaluate import failures
 from speechlab.models.macs import n_params
 from speechlab.report import figures
-from speechlab.report.figures_separation import APART
+from speechlab.report.figures import APART
 from speechlab.report.spectrogram import spectrogram_db
 from speechlab.study.experiments import Experiment
 from speechlab.study.notebooks import show_players

@@ -1,10 +1,6 @@
 """A committed number is a published one, unchanged, or comes from a committed row per file."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +9,13 @@ import pytest
 
 from speechlab.data.test_sets import TEST_SETS
 from speechlab.errors import UserError
-from speechlab.report import cleanumamba
-from speechlab.study import runner
+from speechlab.report import cleanumamba, paper
+from speechlab.report.markdown import PaperTable, per_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "published"
-ABLATION = cleanumamba.published_table("cleanumamba_ablation", PUBLISHED)
-PRUNING = cleanumamba.published_table("cleanumamba_pruning", PUBLISHED)
+ABLATION = cleanumamba.published_table("ablation", PUBLISHED)
+PRUNING = cleanumamba.published_table("pruning", PUBLISHED)
 ALLOWED = {"pesq_wb": 0.02, "pesq_nb": 0.02, "stoi_percent": 0.15}  # between published and ours
 
 
@@ -104,17 +100,18 @@ def test_new_runs_stand_beside_the_committed_and_replace_none(folder, tmp_path):
     own = local / "metrics" / folder.name
     add_run(own, "Experiment_CleanU_Mamba", 441_601, [1.0, 1.0])
     add_run(own, "Experiment_CleanU_LSTM", 443_009, [2.0, 2.2])
-    _, runs = cleanumamba.both(results, published=PUBLISHED, output=local)
+    runs = cleanumamba.reproduced(folder, own)
     means = runs.set_index("checkpoint")["pesq_wb"]
     assert len(means) == 6 and means.index.is_monotonic_increasing
     assert means["Experiment_CleanU_Mamba"] == pytest.approx(2.4333, abs=1e-4)
     assert means["Experiment_CleanU_LSTM"] == pytest.approx(2.1)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    written = cleanumamba.write(results, folder.name, PUBLISHED, local)
+    tables = cleanumamba.tables(ROOT / "results", [results, local], folder.name)
+    written = paper.write(tables, local)
     assert len(written) == 6 and all(local in path.parents for path in written)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    assert cleanumamba.per_file("noisy", folder.name, own.parent, folder.parent).parent == folder
-    assert cleanumamba.per_file("none", folder.name, own.parent, folder.parent) is None
+    assert per_file("noisy", folder.name, [local, results]).parent == folder
+    assert per_file("none", folder.name, [local, results]) is None
 
 
 def test_rows_of_another_origin_are_told(folder):
@@ -179,65 +176,20 @@ def test_the_note_names_set_units_and_packages(folder):
 @pytest.mark.parametrize("intervals", [True, False])
 def test_markdown_is_a_table(folder, intervals):
     runs = cleanumamba.reproduced(folder)
-    text = cleanumamba.markdown(cleanumamba.ablation(ABLATION, runs), runs, intervals)
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in rows}) == 1
-    assert len(rows) == 2 + 6
-    assert ("[" in rows[2]) is intervals
-    assert rows[2].startswith("| Mamba | 441,601 | 2.42 | 2.433")
+    rows = cleanumamba.ablation(ABLATION, runs)
+    text = PaperTable(rows, cleanumamba.columns(rows, intervals), "").markdown()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + 6
+    assert ("[" in lines[2]) is intervals
+    assert lines[2].startswith("| Mamba | 441,601 | 2.42 | 2.433")
     assert "nan" not in text.lower()
-
-
-def test_readme_block_is_replaced_and_the_rest_kept(tmp_path):
-    readme = tmp_path / "README.md"
-    begin, end = cleanumamba.README_MARKS
-    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    for _ in range(2):
-        cleanumamba.update_readme(readme, "new\n")
-        assert readme.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
-    readme.write_text("no marks\n")
-    with pytest.raises(UserError, match="lacks the lines"):
-        cleanumamba.update_readme(readme, "new\n")
-
-
-TRAINED = ("corpus_", *(f"{name}-" for name in runner.TRAINED))  # notebooks 01 to 06 write these
-
-
-def generated(root: Path) -> dict[str, bytes]:
-    """Contents of what `make paper` writes, by path."""
-    paths = [p for name in ("tables", "figures") for p in (root / "results" / name).rglob("*")]
-    paths = [p for p in (*paths, root / "README.md") if p.is_file()]
-    paths = [p for p in paths if not p.name.startswith(TRAINED)]
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
-
-
-def test_make_paper_gives_the_committed_bytes(tmp_path):
-    """In a copy that has the rows per file but no table and no figure; without importing torch."""
-    shutil.copytree(ROOT / "speechlab", tmp_path / "speechlab")
-    shutil.copytree(ROOT / "results" / "metrics", tmp_path / "results" / "metrics")
-    shutil.copytree(ROOT / "results" / "streamed", tmp_path / "results" / "streamed")
-    shutil.copytree(PUBLISHED, tmp_path / "results" / "published")
-    shutil.copytree(ROOT / "results" / "benchmarks", tmp_path / "results" / "benchmarks")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
-    cleanumamba.update_readme(tmp_path / "README.md", "cleared\n")
-    check = (
-        "import runpy, sys; runpy.run_module('speechlab.report.cleanumamba', run_name='__main__'); "
-    )
-    check += "sys.exit('torch' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", check]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
-    ours, committed = generated(tmp_path), generated(ROOT)
-    assert ours.keys() == committed.keys(), "run `make paper`"
-    differing = [path for path in ours if ours[path] != committed[path]]
-    assert not differing, f"run `make paper`: {differing}"
 
 
 def test_committed_results_meet_the_published():
     """What is committed for the published test set is complete and within the rounding of print."""
-    compared, runs = cleanumamba.both(ROOT / "results")
+    runs = cleanumamba.reproduced(ROOT / "results" / "metrics" / cleanumamba.TEST_SET)
     assert (runs["n"] == cleanumamba.N_PUBLISHED_ON).all() and (runs["n_failed"] == 0).all()
-    for table in compared.values():
+    for table in cleanumamba.tables(ROOT / "results").values():
         for metric, allowed in ALLOWED.items():
-            assert not (table[f"{metric}_difference"].abs() > allowed).any(), metric
+            assert not (table.rows[f"{metric}_difference"].abs() > allowed).any(), metric

@@ -7,6 +7,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from speechlab.report import figures
+from speechlab.study import experiments, runner
+from speechlab.study.experiments import EXPERIMENTS
 
 METRICS = ("pesq_wb", "pesq_nb", "stoi_percent")
 
@@ -67,6 +69,11 @@ def examples() -> pd.DataFrame:
     return pd.DataFrame({"snr_db": np.linspace(-5, 15, 40), "level_db": np.linspace(-35, -15, 40)})
 
 
+def gained() -> pd.DataFrame:
+    values = {"pitch_apart": [1.0, np.nan, 12.0], "level_apart_db": [0.0, 2.0, 4.5]}
+    return pd.DataFrame(values | {"si_sdri": [-1.0, 3.0, 7.0]}, index=["a", "b", "c"])
+
+
 FIGURES = {
     "distributions": lambda: figures.distributions(examples()),
     "training": lambda: figures.training(history(), validations(), {"noisy": 5.3, "wiener": 8.0}),
@@ -74,6 +81,7 @@ FIGURES = {
     "mixers": lambda: figures.mixers(ablation()),
     "pesq_against_parameters": lambda: figures.pesq_against_parameters(pruning()),
     "spectrograms": lambda: figures.spectrograms(LEVELS),
+    "by_likeness": lambda: figures.by_likeness(gained(), "sepmamba"),
 }
 
 
@@ -106,6 +114,7 @@ def test_the_callers_table_stays_as_it_is():
         (pruning, figures.pesq_against_parameters),
         (examples, figures.distributions),
         (scores_by_snr, figures.by_snr),
+        (gained, lambda table: figures.by_likeness(table, "umambanet")),
     ):
         table = make()
         draw(table)
@@ -170,6 +179,24 @@ def test_scores_by_snr_have_a_panel_per_metric_and_a_colour_per_system():
     [legend] = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["noisy, unprocessed", "Wiener filter", "CleanUMamba"]
+
+
+def test_every_mixture_is_a_dot_where_it_is():
+    axes = figures.by_likeness(gained(), "sepmamba").axes
+    names = [
+        "pitch difference of the speakers (semitones)",
+        "level difference of the speakers (dB)",
+    ]
+    assert [panel.get_xlabel() for panel in axes] == names
+    assert axes[0].get_ylabel() == "SI-SDRi (dB)"
+    drawn = axes[1].lines[0].get_xydata().tolist()
+    assert drawn == gained()[["level_apart_db", "si_sdri"]].to_numpy().tolist()
+
+
+def test_every_separator_that_is_trained_has_a_colour():
+    separators = {e.system for e in EXPERIMENTS.values() if experiments.n_sources(e) > 1}
+    assert {"mixture"} | separators <= figures.COLOURS.keys() & figures.LABELS.keys()
+    assert {"sepmamba", "umambanet"} <= runner.TRAINED.keys()
 
 
 def test_every_architecture_has_one_colour_and_a_label():

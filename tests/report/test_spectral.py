@@ -8,20 +8,13 @@ import pytest
 
 from speechlab.errors import UserError
 from speechlab.report import spectral
-from speechlab.report.spectral import ADVANCED, CAUSAL, CONFORMER, FORWARD, TRANSFORMER, WHOLE
+from speechlab.report.spectral import ADVANCED, CAUSAL, CONFORMER, WHOLE
 from speechlab.weights import hub
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PRINTED = spectral.published(RESULTS / "published")
 COUNTS = pd.read_csv(RESULTS / spectral.COUNTS)
 COSTS = spectral.costs(PRINTED, COUNTS).set_index("model")
-
-
-@pytest.mark.parametrize("name", [CAUSAL, TRANSFORMER, WHOLE, FORWARD])
-def test_committed_counts_are_those_of_the_models(name):
-    """The rest is counted in the notebook's test."""
-    counted = spectral.counted([name]).to_dict("records")
-    assert counted == COUNTS[COUNTS["model"] == name].to_dict("records")
 
 
 def test_every_model_is_counted_and_printed():
@@ -62,13 +55,9 @@ def table_of(text: str) -> list[list[str]]:
 
 
 def test_no_cell_is_empty():
-    scores = spectral.scores(PRINTED, RESULTS / "metrics")
-    for text, n_rows in (
-        (spectral.costs_markdown(COSTS.reset_index()), len(COSTS)),
-        (spectral.scores_markdown(scores), len(PRINTED)),
-    ):
-        rows = table_of(text)
-        assert len(rows) == 2 + n_rows and len(set(map(len, rows))) == 1
+    for table in spectral.tables(RESULTS).values():
+        rows, text = table_of(table.grid()), table.markdown()
+        assert len(rows) == 2 + len(table.rows) and len(set(map(len, rows))) == 1
         assert all(cell for row in rows for cell in row)
         assert "nan" not in text.lower()
 
@@ -92,12 +81,16 @@ def test_the_models_are_even_where_the_note_says():
 
 
 def add_rows(folder: Path, test_set: str, checkpoint: str, pesq_wb: list[float]) -> Path:
-    """A file per row, as `speechlab evaluate` writes them."""
+    """A row per file, as `speechlab evaluate` writes them."""
     scores = dict.fromkeys(spectral.SCORES.values(), 0.5) | {"pesq_wb": pesq_wb}
-    path = folder / test_set / f"{checkpoint}.csv"
+    path = folder / "metrics" / test_set / f"{checkpoint}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(scores).to_csv(path, index=False)
     return path
+
+
+def shown_scores(results: Path) -> list[list[str]]:
+    return table_of(spectral.tables(RESULTS, [results])["spectral_scores"].grid())
 
 
 def test_scores_say_what_was_measured_and_why_not(tmp_path):
@@ -105,27 +98,25 @@ def test_scores_say_what_was_measured_and_why_not(tmp_path):
     add_rows(tmp_path, part, "SEMamba_advanced", [1.0])
     add_rows(tmp_path, whole, "SEMamba_advanced", [3.5, 3.6])
     add_rows(tmp_path, part, "noisy", [2.0, float("nan"), 3.0])
-    text = spectral.scores_markdown(spectral.scores(PRINTED, tmp_path))
-    said = {row[0]: row[-1] for row in table_of(text)}
+    said = {row[0]: row[-1] for row in shown_scores(tmp_path)}
     ours = "PESQ-WB 3.55, CSIG 0.50, CBAK 0.50, COVL 0.50, STOI 0.50, on 2 of 824 files"
     assert said[ADVANCED] == ours
     assert said["noisy"].startswith("PESQ-WB 2.50,") and said["noisy"].endswith("1 failed")
     assert said["MP-SENet"] == "not measured: no weights here"
     assert said[CAUSAL] == "not measured: no weights are published"
-    nothing = spectral.scores_markdown(spectral.scores(PRINTED, tmp_path / "no"))
-    assert table_of(nothing)[2][-1] == "not measured: no test set here"
+    assert shown_scores(tmp_path / "no")[2][-1] == "not measured: no test set here"
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"spectral_macs\.csv: no such table; restore it"):
-        spectral.write(tmp_path, RESULTS / "published")
-    shutil.copytree(RESULTS / "benchmarks", tmp_path / "benchmarks")
-    with pytest.raises(UserError, match=r"semamba_voicebank_demand\.csv: no such table"):
-        spectral.write(tmp_path)
-    path = add_rows(tmp_path / "metrics", spectral.TEST_SETS[0], "noisy", [2.0])
+    with pytest.raises(UserError, match=r"semamba_voicebank_demand\.csv: no such table; restore"):
+        spectral.tables(tmp_path)
+    shutil.copytree(RESULTS / "published", tmp_path / "published")
+    with pytest.raises(UserError, match=r"spectral_macs\.csv: no such table; .*benchmarks\.macs"):
+        spectral.tables(tmp_path)
+    path = add_rows(tmp_path, spectral.TEST_SETS[0], "noisy", [2.0])
     pd.read_csv(path).drop(columns="csig_int16").to_csv(path, index=False)
     with pytest.raises(UserError, match=r"noisy\.csv: lacks the columns csig_int16; run"):
-        spectral.write(tmp_path, RESULTS / "published")
+        spectral.tables(RESULTS, [tmp_path])
 
 
 def test_rows_of_two_folders_are_read_and_the_first_counts(tmp_path):

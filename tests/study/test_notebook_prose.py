@@ -52,9 +52,9 @@ def test_what_paper_tables_taught_is_what_the_rows_say():
     for mixer, words in (("mha", "attention"), ("mamba_s4", "the S4 scan"), ("lstm", "the LSTM")):
         gain = mean_interval((pesq["mamba"] - pesq[mixer]).to_numpy())
         said.append(f"of {words} by {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]")
-    compared, _ = cleanumamba.both(ROOT / "results")
+    compared = cleanumamba.tables(ROOT / "results")
     worst = {
-        metric: max(table[f"{metric}_difference"].abs().max() for table in compared.values())
+        metric: max(table.rows[f"{metric}_difference"].abs().max() for table in compared.values())
         for metric in cleanumamba.METRICS
     }
     said.append(
