@@ -7,7 +7,9 @@ import pytest
 from speechlab.config import from_dict, override, replaced, to_dict
 from speechlab.errors import UserError
 from speechlab.models.cleanumamba import CONFIGS, CleanUMambaConfig, ablation_config
-from speechlab.study.experiments import TINY
+from speechlab.study.experiments import EXPERIMENTS
+
+TINY = EXPERIMENTS["cleanumamba-tiny"]
 
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), ablation_config("mha")])
@@ -44,7 +46,11 @@ def test_dotted_names_reach_into_configurations():
     changed = replaced(TINY, changes)
     assert (changed.training.lr, changed.mixture.snr_db) == (1, (0, 5))
     assert changed.losses == TINY.losses | {"l1": 0.5, "si_sdr": 2}
-    back = {"mixture.snr_db": [-5, 15], "losses": TINY.losses, "training.lr": TINY.training.lr}
+    back = {
+        "mixture.snr_db": [-5, 15],
+        "losses": TINY.losses,
+        "training.lr": TINY.training.lr,
+    }
     assert replaced(changed, back) == TINY
     assert replaced(TINY, {}) is TINY and "l1" not in TINY.losses
 

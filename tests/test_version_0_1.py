@@ -16,7 +16,8 @@ from speechlab.cli.main import main
 from speechlab.data import manifest, splits
 from speechlab.errors import UserError
 from speechlab.study import launch
-from speechlab.study.experiments import from_settings, lookup
+from speechlab.study.experiment import from_settings
+from speechlab.study.experiments import lookup
 from speechlab.training.runs import Run
 
 FIXTURES = Path(__file__).with_name("fixtures") / "version_0_1"

@@ -61,11 +61,13 @@ def prepare_data(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    import pandas as pd
+
     from speechlab.config import to_dict
     from speechlab.study import experiments, launch
 
     if options.list and options.experiment is None:
-        print(experiments.table().to_string(index=False))
+        print(pd.DataFrame(experiments.table()).to_string(index=False))
         print("\nsettings of one: speechlab train EXPERIMENT --list")
         return
     if options.experiment is None:
@@ -110,9 +112,10 @@ def _in_one_voice(run: Callable[[argparse.Namespace], None]) -> Callable[..., No
 def _changed(name: str, run: str | None, words: Sequence[str]) -> Any:
     """The experiment of that name with a run's name and the settings given."""
     from speechlab.study import experiments
+    from speechlab.study.experiment import changed
 
     named = {"name": run} if run else {}
-    return experiments.changed(experiments.lookup(name), assigned(words) | named)
+    return changed(experiments.lookup(name), assigned(words) | named)
 
 
 def _runs(options: argparse.Namespace) -> Path:

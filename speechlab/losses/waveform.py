@@ -7,6 +7,7 @@ loop sees it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import permutations
 from typing import NamedTuple
 
@@ -221,3 +222,14 @@ def _signals(estimate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{shapes} are not both (B, S, T)")
     dtype = torch.promote_types(torch.promote_types(estimate.dtype, reference.dtype), torch.float32)
     return estimate.to(dtype), reference.to(dtype)
+
+
+LOSSES: dict[str, Loss] = {  # names in an experiment
+    "l1": l1,
+    "snr": snr,
+    "si_sdr": si_sdr,
+    "si_snr": si_snr,
+    "compressed_spectrum": compressed_spectrum,
+    "log_magnitude": log_magnitude,
+    **{f"stft_{band}": partial(multi_resolution_stft, band=band) for band in BANDS},
+}

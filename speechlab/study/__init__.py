@@ -1,7 +1,9 @@
 """The study: experiments and notebooks.
 
-experiments       the list of trainings, each a difference from a base
-separation        the trainings of separation
+experiment        the type: settings of one training, checked
+enhancement       trainings of enhancement, each a base and its differences
+separation        trainings of separation, each a base and its differences
+experiments       the one list of experiments: lookup, table
 launch            from an experiment to a run
 notebooks         parameters and notes of a notebook
 execution         one notebook, executed in a process of its own

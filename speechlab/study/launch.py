@@ -23,8 +23,9 @@ from speechlab.data.mixing import Examples, Mixtures, Pairs, whole_pairs
 from speechlab.data.recordings import Source, speakers
 from speechlab.errors import UserError
 from speechlab.evaluation import separation_metrics
+from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
-from speechlab.study.experiments import LOSSES, Experiment, check, from_settings, n_sources
+from speechlab.study.experiment import Experiment, check, from_settings, n_sources
 from speechlab.training import loop
 from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
 from speechlab.training.distributed import own_device

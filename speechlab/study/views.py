@@ -26,7 +26,7 @@ from speechlab.models import SYSTEMS
 from speechlab.models.spectral import SpectralModel
 from speechlab.report import figures as plots
 from speechlab.study import experiments, launch, runner
-from speechlab.study.experiments import Experiment
+from speechlab.study.experiment import Experiment, from_settings
 from speechlab.study.notebooks import note_inputs, output_folder
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
@@ -72,7 +72,7 @@ def choose(
     """
     given = Run.open(checkpoint) if checkpoint and Path(checkpoint).is_dir() else None
     chosen = experiments.lookup(experiment or runner.experiment(profile, about))
-    chosen = experiments.from_settings(given.settings["config"]) if given else chosen
+    chosen = from_settings(given.settings["config"]) if given else chosen
     if corpus:
         chosen = replaced(chosen, {"corpora": (Path(corpus).name,)})  # as on the command line
     catalogue.DATA = Path(corpus).parent if corpus else Path("../data")

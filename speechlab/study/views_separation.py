@@ -22,7 +22,7 @@ from speechlab.models.macs import n_params
 from speechlab.report import figures
 from speechlab.report.figures import APART
 from speechlab.report.spectrogram import spectrogram_db
-from speechlab.study.experiments import Experiment
+from speechlab.study.experiment import Experiment
 from speechlab.study.notebooks import show_players
 from speechlab.training.runs import Run
 

@@ -7,7 +7,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from speechlab.report import figures
-from speechlab.study import experiments, runner
+from speechlab.study import runner
+from speechlab.study.experiment import n_sources
 from speechlab.study.experiments import EXPERIMENTS
 
 METRICS = ("pesq_wb", "pesq_nb", "stoi_percent")
@@ -194,7 +195,7 @@ def test_every_mixture_is_a_dot_where_it_is():
 
 
 def test_every_separator_that_is_trained_has_a_colour():
-    separators = {e.system for e in EXPERIMENTS.values() if experiments.n_sources(e) > 1}
+    separators = {e.system for e in EXPERIMENTS.values() if n_sources(e) > 1}
     assert {"mixture"} | separators <= figures.COLOURS.keys() & figures.LABELS.keys()
     assert {"sepmamba", "umambanet"} <= runner.TRAINED.keys()
 

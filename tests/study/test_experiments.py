@@ -18,13 +18,18 @@ from speechlab.data import manifest
 from speechlab.data.mixing import PairConfig
 from speechlab.errors import UserError
 from speechlab.evaluation import metrics
+from speechlab.losses.waveform import LOSSES
 from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
 from speechlab.storage import state as snapshots
+from speechlab.study import experiment as experiment_module
 from speechlab.study import experiments, launch
-from speechlab.study.experiments import EXPERIMENTS, LOSSES, TINY, Experiment
+from speechlab.study.experiment import Experiment, changed, check, from_settings
+from speechlab.study.experiments import EXPERIMENTS
 from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.training.runs import Run
 from tests.support.toy_corpus import SETTINGS, prepared
+
+TINY = EXPERIMENTS["cleanumamba-tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +61,8 @@ def distance(one, other):
 def test_each_can_be_trained_and_travels_as_json(name):
     experiment = EXPERIMENTS[name]
     assert experiment.name == name
-    experiments.check(experiment)
-    assert experiments.from_settings(json.loads(json.dumps(to_dict(experiment)))) == experiment
+    check(experiment)
+    assert from_settings(json.loads(json.dumps(to_dict(experiment)))) == experiment
     model = launch.untrained(experiment)
     read = experiment.pair if experiment.examples == "pairs" else experiment.mixture
     assert model.sample_rate == read.sample_rate
@@ -66,11 +71,19 @@ def test_each_can_be_trained_and_travels_as_json(name):
 def test_none_is_there_twice():
     unnamed = [replaced(experiment, {"name": "one"}) for experiment in EXPERIMENTS.values()]
     assert all(unnamed.count(experiment) == 1 for experiment in unnamed)
-    assert experiments.table()["experiment"].tolist() == list(EXPERIMENTS)
+
+
+def test_the_table_tells_what_the_experiments_are():
+    """From their differences and the committed sizes, without building one."""
+    assert experiments.committed_sizes() == experiments.counted_sizes()
+    for row, (name, experiment) in zip(experiments.table(), EXPERIMENTS.items(), strict=True):
+        assert row["experiment"] == name and row["system"] == experiment.system
+        assert row["corpora"] == ", ".join(experiment.corpora)
+        assert row["n_steps"] == experiment.training.n_steps
 
 
 def test_every_field_is_read():
-    files = [Path(module.__file__) for module in (experiments, launch)]
+    files = [Path(module.__file__) for module in (experiment_module, launch)]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     read = {
         node.attr
@@ -183,7 +196,7 @@ def test_a_run_that_has_ended_is_left_alone(toy, trained):
 def test_the_run_tells_the_experiment(toy, trained):
     known = Run.open(trained).settings
     config = known["config"] | {"training": known["training"]}
-    assert experiments.from_settings(config) == toy
+    assert from_settings(config) == toy
 
 
 def test_dev_scores_are_those_of_the_files(corpus, trained):
@@ -277,7 +290,10 @@ def test_pairs_are_trained_on(toy, tmp_path):
 def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
     """Also where it is killed before its first step; with a rate of 0 the weights stay."""
     checkpoint = shutil.copytree(trained, tmp_path / "checkpoint")
-    still = replaced(TINY, {"name": "mine", "corpora": list(toy.corpora), "training.lr": 0.0})
+    still = replaced(
+        TINY,
+        {"name": "mine", "corpora": list(toy.corpora), "training.lr": 0.0},
+    )
     short = {"mixture.segment_s": 0.1, "n_per_epoch": 4, "losses": {"l1": 1.0}}
     still = replaced(still, short | {"training.n_steps": 1, "training.batch_size": 2})
     run = launch.finetune(checkpoint, still, tmp_path, progress=False)
@@ -317,22 +333,18 @@ def test_finetuning_never_ends_with_a_worse_best(toy, trained, tmp_path):
 
 def test_other_examples_reset_what_they_do_not_read():
     """Pairs of one's own take one word, whatever experiment they are trained with."""
-    tiny = EXPERIMENTS["cleanumamba-tiny"]
-    pairs = experiments.changed(tiny, {"examples": "pairs", "pair.segment_s": 1.0})
-    experiments.check(pairs)
+    tiny = TINY
+    pairs = changed(tiny, {"examples": "pairs", "pair.segment_s": 1.0})
+    check(pairs)
     assert pairs.mixture == Experiment("").mixture and pairs.pair.segment_s == 1.0
-    experiments.check(
-        experiments.changed(EXPERIMENTS["cleanumamba-442k"], {"examples": "mixtures"})
-    )
+    check(changed(EXPERIMENTS["cleanumamba-442k"], {"examples": "mixtures"}))
     with pytest.raises(UserError, match="'mixture' is not read"):
-        experiments.check(
-            experiments.changed(tiny, {"examples": "pairs", "mixture.segment_s": 1.0})
-        )
+        check(changed(tiny, {"examples": "pairs", "mixture.segment_s": 1.0}))
 
 
 def test_the_first_look_at_a_model_changes_nothing(toy, tmp_path):
     """A batch norm would learn from it, and dropout would draw."""
-    spectral = experiments.changed(
+    spectral = changed(
         toy,
         {
             "name": "conformer",

@@ -12,7 +12,7 @@ from speechlab.evaluation.statistics import Difference, mean_interval, paired_di
 from speechlab.models.macs import n_params
 from speechlab.models.semamba import SEMambaAdvanced
 from speechlab.report import cleanumamba, spectral
-from speechlab.study.experiments import EXPERIMENTS, SEMAMBA, SEMAMBA_TINY
+from speechlab.study.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
@@ -136,7 +136,10 @@ def test_what_training_a_semamba_taught_is_what_the_rows_say():
     assert "In SI-SDR it is ahead of the noisy files, and the filter keeps up" in prose
     assert gain("noisy", "si_sdr").low > 0 > gain("wiener", "si_sdr").low
     assert "a hundredth of the published size" in prose
-    sizes = [n_params(SEMambaAdvanced(c)) for c in (SEMAMBA_TINY.model, SEMAMBA.model)]
+    sizes = [
+        n_params(SEMambaAdvanced(c))
+        for c in (EXPERIMENTS["semamba-tiny"].model, EXPERIMENTS["semamba"].model)
+    ]
     assert 1 / 110 < sizes[0] / sizes[1] < 1 / 90
     assert "PCS, which nobody trained, lifts PESQ-WB once more and costs SI-SDR" in prose
     stretched = partial(gains_of, "semamba-tiny", "stretched", "semamba_advanced")

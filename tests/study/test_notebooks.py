@@ -17,13 +17,15 @@ from speechlab.data import manifest
 from speechlab.models.baselines import conv_tasnet
 from speechlab.models.baselines.conv_tasnet import ConvTasNet
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
-from speechlab.study import experiments, launch
+from speechlab.study import launch
+from speechlab.study.experiments import EXPERIMENTS
 from speechlab.study.notebooks import LOCAL
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
 from tests.support import toy_corpus, warm
 from tests.support.warm import LIMIT_S, ROOT
 
+TINY = EXPERIMENTS["cleanumamba-tiny"]
 FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
@@ -208,7 +210,7 @@ def a_finished_run(request, results):
     """Of the command line, on other data than the study's; it is looked at, under its own name."""
     corpus = toy_corpus.prepared(results / "own")
     settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
-    there = launch.train(replaced(experiments.TINY, settings), results, progress=False)
+    there = launch.train(replaced(TINY, settings), results, progress=False)
     before = {path.name: path.read_bytes() for path in there.folder.iterdir()}
     name, words = "02_train_cleanumamba.ipynb", {"checkpoint": there.folder}
     shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
@@ -284,7 +286,7 @@ def semamba_without_data(request, results):
 
 def mpsenet_without_data(request, results):
     checkpoint = results / "given.safetensors"
-    checkpoints.save(checkpoint, launch.untrained(experiments.MPSENET_TINY))
+    checkpoints.save(checkpoint, launch.untrained(EXPERIMENTS["mpsenet-mamba-tiny"]))
     assert "28,356 parameters" in of_a_file("04_train_mpsenet_mamba.ipynb", checkpoint, results)
 
 

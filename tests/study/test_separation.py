@@ -12,7 +12,8 @@ from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 from speechlab.models.umambanet import CONFIGS
-from speechlab.study import experiments, launch
+from speechlab.study import launch
+from speechlab.study.experiment import check
 from speechlab.study.experiments import EXPERIMENTS
 from speechlab.training import schedule
 
@@ -75,7 +76,7 @@ def test_every_size_and_ablation_has_a_training():
     assert of_system["umambanet-without-mamba"] == CONFIGS["without_mamba"]
     assert of_system["umambanet-one-block"] == CONFIGS["one_block"]
     for name in ("sepmamba-tiny", "umambanet-tiny", *PEERS):
-        experiments.check(EXPERIMENTS[name])
+        check(EXPERIMENTS[name])
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -14,7 +14,11 @@ from speechlab.config import replaced
 from speechlab.errors import UserError
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.study import experiments, launch, runner, views
+from speechlab.study.experiment import from_settings
+from speechlab.study.experiments import EXPERIMENTS
 from tests.support import toy_corpus
+
+TINY = EXPERIMENTS["cleanumamba-tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +49,10 @@ def test_a_profile_names_the_experiment_and_the_corpus_its_place(corpus, tmp_pat
 
 def test_a_run_brings_its_own_experiment(corpus, tmp_path):
     settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
-    run = launch.train(replaced(experiments.TINY, settings), tmp_path, progress=False)
+    run = launch.train(replaced(TINY, settings), tmp_path, progress=False)
     chosen = views.choose("semamba", "quick", checkpoint=str(run.folder), results=tmp_path)
     assert chosen.run == run and chosen.name == "theirs"
-    assert chosen.experiment == experiments.from_settings(run.settings["config"])
+    assert chosen.experiment == from_settings(run.settings["config"])
 
 
 def test_a_run_begun_in_the_root_is_looked_at_from_notebooks(corpus, tmp_path, monkeypatch):
@@ -60,7 +64,11 @@ def test_a_run_begun_in_the_root_is_looked_at_from_notebooks(corpus, tmp_path, m
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("speechlab.data.corpora.catalogue.DATA", Path("data"))
         settings = toy_corpus.SETTINGS | {"name": f"theirs{number}", "corpora": (words,)}
-        run = launch.train(replaced(experiments.TINY, settings), "results/runs", progress=False)
+        run = launch.train(
+            replaced(TINY, settings),
+            "results/runs",
+            progress=False,
+        )
         monkeypatch.chdir("notebooks")
         chosen = views.choose("semamba", "quick", checkpoint=f"../{run.folder}")
         assert chosen.missing == "" and launch.dev_scores(chosen.experiment)
@@ -71,7 +79,13 @@ def test_what_a_given_run_has_heard_is_said(corpus, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(str(what)))
     settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
-    begun = views.Chosen(replaced(experiments.TINY, settings), None, tmp_path, tmp_path, "")
+    begun = views.Chosen(
+        replaced(TINY, settings),
+        None,
+        tmp_path,
+        tmp_path,
+        "",
+    )
     model, run = views.trained(begun)
     assert run.step == 6 and not model.training
     other = toy_corpus.prepared(tmp_path / "other", of="other ")
@@ -86,7 +100,7 @@ def test_what_a_given_run_has_heard_is_said(corpus, tmp_path, monkeypatch):
 
 
 def test_rows_and_figures_are_saved_under_the_name(tmp_path):
-    chosen = views.Chosen(experiments.TINY, None, tmp_path / "runs", tmp_path, "")
+    chosen = views.Chosen(TINY, None, tmp_path / "runs", tmp_path, "")
     views.save(chosen, scores(), {key: Figure() for key in ("training", "spectrograms")})
     name = "cleanumamba-tiny"
     saved = pd.read_csv(tmp_path / "dev" / f"{name}.csv")

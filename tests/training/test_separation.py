@@ -18,8 +18,9 @@ from speechlab.errors import UserError
 from speechlab.evaluation import separation_metrics
 from speechlab.models import SYSTEMS
 from speechlab.models.sepmamba import SepMamba
-from speechlab.study import experiments, launch
-from speechlab.study.experiments import EXPERIMENTS, Experiment
+from speechlab.study import launch
+from speechlab.study.experiment import Experiment, changed, check
+from speechlab.study.experiments import EXPERIMENTS
 from speechlab.training.schedule import TrainingConfig
 from speechlab.weights.checkpoints import save
 
@@ -109,7 +110,7 @@ def toy(corpus):
             n_steps=60, batch_size=4, lr=1e-2, metric="si_sdri", validate_every=30
         ),
     )
-    experiments.check(experiment)
+    check(experiment)
     return experiment
 
 
@@ -164,7 +165,7 @@ def test_a_model_of_one_source_is_refused(toy, tmp_path):
     assert not (tmp_path / "runs").exists()
     for objective in ("supervised", "metric_gan"):
         with pytest.raises(UserError, match="set objective=permutation_invariant"):
-            experiments.check(experiments.changed(toy, {"objective": objective}))
+            check(changed(toy, {"objective": objective}))
     mixtures = launch.dev_scores(toy).keywords["mixtures"]
     with pytest.raises(UserError, match="take mixtures of as many sources"):
         launch.scores(Filters(FiltersConfig(n_sources=1)), mixtures, ("si_sdri",))
@@ -186,11 +187,11 @@ def test_a_corpus_without_ready_mixtures_says_how_to_make_them(toy, corpus):
     train, dev = (manifest.read(corpus, split) for split in ("train", "dev"))
     train = [item for item in train if item.kind == "speech"]
     manifest.write(corpus, {"train": train, "dev": dev}, {"name": "talkers"})
-    pairs = experiments.changed(toy, {"examples": "pairs", "pair.sample_rate": RATE})
+    pairs = changed(toy, {"examples": "pairs", "pair.sample_rate": RATE})
     with pytest.raises(UserError, match=r"no ready mixtures of 2 source\(s\)") as error:
         launch.training_examples(pairs)
     advice = str(error.value).partition("; set ")[2].split()
-    advised = experiments.changed(pairs, training.assigned(advice))
-    experiments.check(advised)
+    advised = changed(pairs, training.assigned(advice))
+    check(advised)
     examples = launch.training_examples(advised)
     assert examples.n_sources == 2 and examples.sample_rate == RATE

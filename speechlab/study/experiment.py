@@ -1,0 +1,156 @@
+"""An experiment: all settings of one training; how they are changed and checked."""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from speechlab.config import from_dict, replaced
+from speechlab.data.mixing import MixtureConfig, PairConfig
+from speechlab.errors import UserError
+from speechlab.evaluation import metrics, separation_metrics
+from speechlab.losses.waveform import LOSSES
+from speechlab.models import SYSTEMS
+from speechlab.models.cleanumamba import CleanUMambaConfig
+from speechlab.training import metric_gan, schedule
+from speechlab.training.loggers import LOGGERS
+from speechlab.training.metric_gan import MetricGANConfig
+from speechlab.training.schedule import TrainingConfig
+
+_UNREAD = {  # settings that are not read with these
+    ("examples", "pairs"): ("mixture", "n_per_epoch"),
+    ("examples", "mixtures"): ("pair",),
+    ("objective", "supervised"): ("gan",),
+    ("objective", "permutation_invariant"): ("gan",),
+    ("objective", "metric_gan"): ("losses",),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that makes a training: what is trained, on what, towards what."""
+
+    name: str  # of its run
+    system: str = "cleanumamba"  # a name in models.SYSTEMS
+    model: Any = field(default_factory=CleanUMambaConfig)  # the system's configuration
+    start: str = ""  # checkpoint whose weights it begins with; "": drawn from training.seed
+    corpora: tuple[str, ...] = ("synthetic",)  # prepared folders, or their names in data/
+    examples: Literal["mixtures", "pairs"] = "mixtures"  # made on the fly, or crops of ready ones
+    n_per_epoch: int = 2000  # mixtures that are called an epoch
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    pair: PairConfig = field(default_factory=PairConfig)
+    # a name in launch.OBJECTIVES; permutation_invariant: of sources whose order is free
+    objective: Literal["supervised", "permutation_invariant", "metric_gan"] = "supervised"
+    losses: Mapping[str, float] = field(  # names in LOSSES and their weights
+        default_factory=lambda: {"l1": 1.0, "stft_full": 1.0}
+    )
+    gan: MetricGANConfig = field(default_factory=MetricGANConfig)  # of a metric_gan
+    dev_metrics: tuple[str, ...] = ("si_sdr",)  # of every validation
+    n_dev: int = 0  # dev files to score, the first of them; 0: all
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """A copy with settings changed, by dotted names, as `configuration.replaced`.
+
+    With other `examples` or another `objective`, what these do not read is reset, where it is not
+    among the changes.
+    """
+    before, experiment = experiment, replaced(experiment, changes)
+    given = {name.partition(".")[0] for name in changes}
+    chosen = {name for name, _ in _UNREAD if getattr(before, name) != getattr(experiment, name)}
+    unread = {name for by, name in _unread(experiment) if by in chosen} - given
+    return replace(experiment, **{name: getattr(Experiment(""), name) for name in unread})
+
+
+def _unread(experiment: Experiment) -> list[tuple[str, str]]:
+    """Settings that it does not read, each behind the setting that says so."""
+    return [
+        (by, name)
+        for (by, value), names in _UNREAD.items()
+        if getattr(experiment, by) == value
+        for name in names
+    ]
+
+
+def n_sources(experiment: Experiment) -> int:
+    """That the model gives; one that enhances has no such setting."""
+    return getattr(experiment.model, "n_sources", 1)
+
+
+def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
+    """An experiment from another one and plain values, as `changed` takes them, except for three.
+
+    model: a name in the CONFIGS of the system's module, or a mapping of the settings that differ
+    from the system's default; absent for another system: its default. gan: a name in
+    `metric_gan.PUBLISHED`.
+    """
+    kind, model_class = SYSTEMS[delta.get("system", base.system)]
+    delta = dict(delta)
+    if "system" in delta:
+        delta.setdefault("model", {})
+    model = delta.get("model")
+    if isinstance(model, str):
+        delta["model"] = sys.modules[model_class.__module__].CONFIGS[model]
+    elif model is not None:
+        delta["model"] = from_dict(kind, model)
+    if "gan" in delta:
+        delta["gan"] = metric_gan.PUBLISHED[delta["gan"]]
+    return changed(base, delta)
+
+
+def from_settings(settings: Mapping[str, Any]) -> Experiment:
+    """The experiment that a run's config.json holds under "config", or that `to_dict` gave.
+
+    Of a run the training's settings are beside it, under "training".
+    """
+    kind, _ = SYSTEMS[settings["system"]]
+    return from_dict(Experiment, {**settings, "model": from_dict(kind, settings["model"])})
+
+
+def check(experiment: Experiment) -> None:
+    """UserError for settings that cannot be, and for those that nothing would read."""
+    if not re.fullmatch(r"[\w.+-]*[\w+-]", experiment.name):
+        raise UserError(f"name is '{experiment.name}'; it must be that of a folder, of letters a-z")
+    _known("system", [experiment.system], SYSTEMS)
+    kind, _ = SYSTEMS[experiment.system]
+    if type(experiment.model) is not kind:
+        raise UserError(f"model must be a {kind.__name__}, not {experiment.model!r}")
+    _known("loss", experiment.losses, LOSSES)
+    _known("metric", experiment.dev_metrics, separation_metrics.METRICS)
+    rate = experiment.model.sample_rate
+    for name in experiment.dev_metrics:
+        if not metrics.defined_at(name, rate):
+            raise UserError(
+                f"{name} is not defined at {rate} Hz, the model's rate; take others in dev_metrics "
+                "and training.metric"
+            )
+    _known("dev metric", [experiment.training.metric], experiment.dev_metrics)
+    _known("logger", experiment.training.loggers, LOGGERS)
+    if not experiment.losses or not experiment.corpora:
+        raise UserError("losses and corpora must each name one or more")
+    if n_sources(experiment) > 1 and experiment.objective != "permutation_invariant":
+        raise UserError(
+            f"objective is {experiment.objective}, and the order of {n_sources(experiment)} "
+            "sources is free: begin with an experiment of separation, as `speechlab finetune "
+            "--experiment sepmamba-tiny`, or set objective=permutation_invariant"
+        )
+    if experiment.training.seed >= 2**32:
+        raise UserError(f"seed is {experiment.training.seed}; it must be under 2**32")
+    if not 1 <= experiment.n_per_epoch <= 10**8 or experiment.n_dev < 0:
+        raise UserError("n_per_epoch must be 1 to 10**8, n_dev 0 or more")
+    for name, weight in experiment.losses.items():
+        if not 0 <= weight <= 1e30:  # NaN is in no range
+            raise UserError(f"losses.{name} is {weight}; a weight must lie in 0 to 1e+30")
+    for by, name in _unread(experiment):
+        if getattr(experiment, name) != getattr(Experiment(""), name):
+            value, verb = getattr(experiment, by), "are" if by.endswith("s") else "is"
+            raise UserError(f"'{name}' is not read where {by} {verb} {value}; leave it out")
+    schedule.check(experiment.training)
+
+
+def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"no {what} '{unknown[0]}'; there are: {', '.join(known)}")
