@@ -130,12 +130,10 @@ def stream(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from speechlab.data.test_sets import has_mixtures
-    from speechlab.evaluation import evaluate as of_pairs
-    from speechlab.evaluation import evaluate_mixtures as of_mixtures
+    from speechlab.evaluation import summaries
+    from speechlab.evaluation.evaluate import evaluate
 
-    evaluation = of_mixtures if has_mixtures(options.test_set) else of_pairs
-    rows = evaluation.evaluate(
+    rows = evaluate(
         options.test_set,
         options.output,
         checkpoint=options.checkpoint,
@@ -143,25 +141,26 @@ def evaluate(options: argparse.Namespace) -> int:
         metrics=options.metrics,
         jobs=options.jobs,
         limit=options.limit,
-        **({"quantize": options.quantize} if options.quantize else {}),
+        quantize=options.quantize,
     )
-    print(evaluation.summarise(rows).to_string(float_format="{:.4f}".format))
-    if evaluation is of_mixtures and (n_silent := of_mixtures.means(rows)["n_silent"].sum()):
+    print(summaries.summarise(rows).to_string(float_format="{:.4f}".format))
+    means = summaries.means(rows)
+    if "n_silent" in means and (n_silent := means["n_silent"].sum()):
         print(f"silent sources, left out: {n_silent}")
     print(f"rows: {options.output}")
-    failed = evaluation.failed(rows)
+    failed = summaries.failed(rows)
     for name in list(failed)[:N_REASONS]:
         _tell(f"{name}: {failed[name]}")
     if len(failed) > N_REASONS:
         more = len(failed) - N_REASONS
-        _tell(f"{more} more failed; the column failed of {options.output} tells why")
+        _tell(f"{more} more failed; the column failed of {options.output} has the reasons")
     return 1 if failed else 0
 
 
 def check_metrics(options: argparse.Namespace) -> int:
-    from speechlab.evaluation import evaluate as evaluation
+    from speechlab.evaluation.evaluate import check_metrics
 
-    check = evaluation.check_metrics(
+    check = check_metrics(
         options.test_set, jobs=options.jobs, limit=options.limit, output=options.output
     )
     print(check)
@@ -318,9 +317,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "evaluate",
         help="score a checkpoint, a folder of estimates or the noisy files of a test set",
-        description="One CSV row per file; of mixtures, one per speaker, in the order that is best "
-        "for each mixture. Interrupted and started again, it goes on. Exit code 1 where a file "
-        "failed, or a metric of it; the rest are scored.",
+        description="Writes one CSV row per file; with several sources one per speaker, in the "
+        "best order of each mixture. Interrupt at any time and rerun the command to resume. Exit "
+        "code 1 where a file or one of its metrics failed; the others are scored.",
     )
     command.add_argument(
         "test_set", help="a folder with noisy/ and clean/, or mix/ (or mix_clean/, ...), s1/, s2/"
@@ -329,12 +328,13 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--checkpoint",
-        help="enhance, or separate, with this model: a published name, a file, or the folder of a "
-        "run; a separator without a level gets mixtures as they are, unlike in `separate`; "
-        "neither: the noisy files",
+        help="score this model: a published name, a file, or the folder of a run; unlike "
+        "`separate`, mixtures are not scaled for a separator without a level; default without "
+        "--estimates: score the noisy files or mixtures",
     )
     source.add_argument(
-        "--estimates", help="a folder of enhanced files, named as the noisy ones; or with s1/, s2/"
+        "--estimates",
+        help="a folder of files with the names of the noisy files; of mixtures in s1/, s2/",
     )
     command.add_argument(
         "--metrics", nargs="+", metavar="NAME", help="default: all; of mixtures the usual ones"
@@ -349,12 +349,13 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _add_check_metrics(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "check-metrics",
-        help="score a test set's noisy files against their known row",
-        description="Exit code 1 where a known value is not met within 0.02, or a file failed.",
+        help="score the noisy files of a test set and compare with their known row",
+        description="Exit code 1 where a mean differs from its known value by more than 0.02, or a "
+        "file failed.",
     )
     command.add_argument("test_set", help="a folder with noisy/ and clean/")
     command.add_argument(
-        "--output", help="a CSV file to keep the rows in, to go on with if interrupted"
+        "--output", help="a CSV file for the rows; an interrupted run resumes from it"
     )
     _add_work(command)
     command.set_defaults(run=check_metrics)
@@ -362,4 +363,4 @@ def _add_check_metrics(commands: argparse._SubParsersAction) -> None:
 
 def _add_work(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=int, help="processes; default: one per processor")
-    command.add_argument("--limit", type=int, help="just the first files of the set")
+    command.add_argument("--limit", type=int, help="only the first files of the set")

@@ -1,8 +1,10 @@
-"""Test sets on disk: pairs of noisy and clean files, and what is known of the published sets;
-mixtures of several speakers and their sources.
+"""Test sets on disk: mixtures and their sources, and what is known of the published sets.
 
-Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): a pair has one file name
-in both folders. DNS-2020 (arXiv 2005.13981): a pair has one number, `..._fileid_N` with
+    noisy/  clean/         one source: noisy speech and its clean speech
+    mix/  s1/  s2/  ...    several sources: speech of several speakers; mix_clean/, mix_both/, ...
+
+Two ways of naming are understood. VoiceBank-DEMAND (doi 10.7488/ds/2117): files of one item have
+one name in all folders. DNS-2020 (arXiv 2005.13981): they have one number, `..._fileid_N` with
 `clean_fileid_N`. Extensions may differ. A folder of estimates is understood in the same way.
 """
 
@@ -18,37 +20,32 @@ import soundfile
 from speechlab.audio.files import SUFFIXES
 from speechlab.errors import UserError
 
-PAIR = ("noisy", "clean")  # folders of a test set of pairs
+PAIR = ("noisy", "clean")  # folders of a test set with one source
 _FILEID = re.compile(r"(?:^|_)fileid_(\d+)$")
 
 
 @dataclass(frozen=True)
-class Pair:
-    name: str  # the same for every spelling of the set: "p232_001", "fileid_7"
-    noisy: Path
-    clean: Path
-
-
-@dataclass(frozen=True)
 class Mixture:
-    name: str
+    """One item of a test set. With one source the mixture is noisy speech, the source clean."""
+
+    name: str  # the same for every spelling of the set: "p232_001", "fileid_7"
     mixture: Path
-    sources: tuple[Path, ...]  # one per speaker
+    sources: tuple[Path, ...]  # S files, one per speaker
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """A published test set: its pairs' names and the metrics of its unprocessed noisy files.
+    """A published test set: the names of its items and the metrics of its unprocessed noisy files.
 
     The names of VoiceBank-DEMAND are not listed here: any 824 that match its pattern pass for the
-    complete set, so a set with a file exchanged is told by its numbers alone.
+    complete set. A set with another file is recognised only by its numbers.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
 
     title: str
     names: frozenset[str]  # of a complete set; where the list is not known here, see `pattern`
-    pattern: str  # every pair's name matches
+    pattern: str  # every item's name matches
     n_files: int  # of the complete set
     known: dict[str, float]  # metric -> mean over the complete set, as published
     sample_rate: int = 16000  # Hz, at which `known` and the papers' tables are scored
@@ -100,45 +97,38 @@ TEST_SETS = {
 }
 
 
-def find_pairs(folder: str | Path) -> list[Pair]:
-    """The pairs of a folder with subfolders `noisy` and `clean`, by name (numbers as numbers).
+def find(folder: str | Path) -> list[Mixture]:
+    """The mixtures of a folder by name (numbers as numbers), with their sources.
 
-    Raises UserError where a folder is missing or empty, a name is there twice, or a file is alone.
+    Subfolders noisy/ and clean/ are one source each. Else there are mix/ (or mix_clean/, ...), s1/,
+    s2/, ...; where there are several such mix folders, `folder` is one of them. Raises UserError
+    for several mix folders, a missing or empty folder, a name that occurs twice, and a file that
+    has no partner in another folder.
     """
-    if has_mixtures(folder):
-        raise UserError(
-            f"{folder}: mixtures of several speakers, not pairs; `speechlab evaluate` scores them, "
-            "in Python speechlab.evaluation.evaluate_mixtures"
-        )
-    noisy, clean = (sound_files(Path(folder) / part) for part in PAIR)
-    for here, there, where in ((noisy, clean, "clean"), (clean, noisy, "noisy")):
-        alone = sorted((here[name].name for name in here.keys() - there.keys()), key=_natural)
-        if alone:
+    place, parts = _parts(Path(folder))
+    files = {part: sound_files(place / part) for part in parts}
+    every = {name: path.name for of_part in files.values() for name, path in of_part.items()}
+    for part, of_part in files.items():
+        absent = sorted(every.keys() - of_part.keys(), key=_natural)
+        if absent:
             raise UserError(
-                f"{folder}: {len(alone)} file(s) without a partner in {where}/: {_some(alone)}; "
-                "add the partners or remove these files"
+                f"{place}: {part}/ lacks {len(absent)} file(s) that the others have: "
+                f"{_some([every[name] for name in absent])}; add them or remove the others"
             )
-    return [Pair(name, noisy[name], clean[name]) for name in sorted(noisy, key=_natural)]
+    mixtures, *sources = files.values()
+    return [
+        Mixture(name, mixtures[name], tuple(of_part[name] for of_part in sources))
+        for name in sorted(every, key=_natural)
+    ]
 
 
-def has_mixtures(folder: str | Path) -> bool:
-    """Whether it is laid out for `find_mixtures`; what `find_pairs` takes as well is pairs."""
-    folder = Path(folder)
+def _parts(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Where the folders of a test set are, and their names, that of the mixtures first."""
     is_pairs = all((folder / part).is_dir() for part in PAIR)
-    return not is_pairs and _with_sources(folder) is not None
-
-
-def find_mixtures(folder: str | Path) -> tuple[str, list[Mixture]]:
-    """The mixtures of a folder with subfolders `mix` (or `mix_clean`, ...), `s1`, `s2`, ...
-
-    Returns the name of the subfolder and the mixtures by name. Where there are several such
-    subfolders, `folder` is the one that is meant. Raises UserError where that is not told, a folder
-    is missing or empty, a name is there twice, or a file is in one of them only.
-    """
-    folder = Path(folder)
-    place = _with_sources(folder)
-    if place is None:
-        raise UserError(f"{folder}: holds no mixtures; a test set of them has mix/, s1/ and s2/")
+    places = [folder, *([folder.parent] if _is_mix(folder.name) else [])]
+    place = next((place for place in places if (place / "s1").is_dir()), None)
+    if is_pairs or place is None:
+        return folder, PAIR
     kinds = sorted(path.name for path in place.iterdir() if path.is_dir() and _is_mix(path.name))
     if place != folder:
         kinds = [folder.name]
@@ -146,20 +136,7 @@ def find_mixtures(folder: str | Path) -> tuple[str, list[Mixture]]:
         found = " and ".join(f"{kind}/" for kind in kinds) or "no mix/"
         raise UserError(f"{place}: has {found} beside s1/; name one, as {place / 'mix_both'}")
     n_sources = next(n for n in count(1) if not (place / f"s{n + 1}").is_dir())
-    parts = {part: sound_files(place / part) for part in (*kinds, *names_of_sources(n_sources))}
-    every = set().union(*parts.values())
-    for part, files in parts.items():
-        alone = sorted(every - files.keys(), key=_natural)
-        if alone:
-            raise UserError(
-                f"{place}: {part}/ lacks {len(alone)} file(s) that the others have: "
-                f"{_some(alone)}; add them or remove the others"
-            )
-    mixed, *sources = parts.values()
-    return kinds[0], [
-        Mixture(name, mixed[name], tuple(source[name] for source in sources))
-        for name in sorted(every, key=_natural)
-    ]
+    return place, (kinds[0], *names_of_sources(n_sources))
 
 
 def names_of_sources(n_sources: int) -> tuple[str, ...]:
@@ -167,23 +144,18 @@ def names_of_sources(n_sources: int) -> tuple[str, ...]:
     return tuple(f"s{n}" for n in range(1, n_sources + 1))
 
 
-def _with_sources(folder: Path) -> Path | None:
-    """Where the sources are: in the folder, or beside it where it is one of mixtures."""
-    places = [folder, *([folder.parent] if _is_mix(folder.name) else [])]
-    return next((place for place in places if (place / "s1").is_dir()), None)
-
-
 def _is_mix(name: str) -> bool:
     return name != "mix_single" and re.fullmatch(r"mix(_\w+)?", name) is not None
 
 
-def title(folder: str | Path, known: TestSet | None) -> str:
-    """What to call the test set in a folder: its published title, or the folder's name."""
-    return known.title if known else Path(folder).resolve().name
+def title(mixtures: list[Mixture]) -> str:
+    """The name of a test set: its published title, or that of its folder."""
+    known = recognise(mixtures)
+    return known.title if known else mixtures[0].mixture.parents[1].resolve().name
 
 
 def sample_rates(paths: Iterable[Path]) -> set[int]:
-    """Rates in Hz that the files' headers tell; reading names the file that has no header."""
+    """Rates in Hz in the files' headers; a file without one is left to the reader to report."""
     rates = set()
     for path in paths:
         with contextlib.suppress(soundfile.LibsndfileError):
@@ -191,14 +163,19 @@ def sample_rates(paths: Iterable[Path]) -> set[int]:
     return rates
 
 
-def recognise(pairs: list[Pair]) -> TestSet | None:
-    """The published test set, complete or not, that has all the pairs' names; None if none has."""
-    names = [pair.name for pair in pairs]
+def recognise(mixtures: list[Mixture]) -> TestSet | None:
+    """The published test set, complete or not, that has all these names; None if none has.
+
+    The published sets have one source.
+    """
+    if any(len(mixture.sources) > 1 for mixture in mixtures):
+        return None
+    names = [mixture.name for mixture in mixtures]
     return next((known for known in TEST_SETS.values() if known.holds(names)), None)
 
 
 def sound_files(folder: Path) -> dict[str, Path]:
-    """Sound files of a folder, of a test set or of estimates, by the name of their pair.
+    """Sound files of a folder, of a test set or of estimates, by the name of their item.
 
     Raises UserError where the folder is missing or has none, or two files have one name.
     """

@@ -1,7 +1,7 @@
 """Scores, their statistics, and cost.
 
-evaluate            one row per file of a test set
-evaluate_mixtures   one row per speaker of each mixture
+evaluate            one row per file (and speaker) of a test set
+summaries           means per file, means with intervals, failures
 metrics             PESQ, STOI, SI-SDR and the others, by the field's packages
 separation_metrics  SI-SDRi, SDRi, SIR in the best order of the speakers
 composite           CSIG, CBAK, COVL and segmental SNR

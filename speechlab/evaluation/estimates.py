@@ -1,8 +1,8 @@
-"""Where the estimates of a test set come from: a model, files, or the unprocessed input itself."""
+"""Where the estimates of a test set come from: a model, files, or the unprocessed mixtures."""
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from speechlab.audio import files as audio
-from speechlab.data.test_sets import sample_rates, sound_files
+from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
 from speechlab.parallel import finished, n_processors
@@ -19,46 +19,57 @@ from speechlab.storage.atomic import sha256
 from speechlab.version import __version__
 from speechlab.weights import checkpoints
 
+UNPROCESSED = {False: "noisy files", True: "mixtures"}  # in the settings; of several sources: True
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of a test set: a model, or the files of each of its names, one per source."""
+    """Of a test set: a model, or for each of its names the files, one per source."""
 
     record: dict[str, Any]  # for the settings: names and digests, no folders
     checkpoint: Path | None = None
     sample_rate: int | None = None  # Hz, of the model
     files: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # name -> files, by source
 
+    def of(self, mixture: Mixture) -> tuple[Path, ...]:
+        """The files of its estimates; of a model there are none."""
+        return self.files.get(mixture.name, ())
 
-def find(
+    def paths(self, mixture: Mixture) -> tuple[Path, ...]:
+        """All files to read for its scores, each once, the sources first."""
+        is_read = self.checkpoint is not None or len(mixture.sources) > 1
+        input_file = (mixture.mixture,) if is_read else ()
+        return tuple(dict.fromkeys((*mixture.sources, *input_file, *self.of(mixture))))
+
+
+def find_estimates(
     checkpoint: str | Path | None,
     folder: str | Path | None,
-    inputs: Mapping[str, Path],
-    needed: Iterable[str],
-    parts: tuple[str, ...],
-    unprocessed: str,
+    mixtures: Sequence[Mixture],
+    needed: Iterable[Mixture],
 ) -> Estimates:
-    """Those of a checkpoint or else of a folder; of neither: the inputs, for every source.
+    """Those of a checkpoint or else of a folder; of neither: the mixtures, for every source.
 
-    inputs: of the whole test set, by name; needed: of these names, what must be there.
-    parts: one for each source, its subfolder in a folder of estimates; "": the folder itself.
-    unprocessed: what the settings call the inputs. UserError where what is named is not there.
+    mixtures: the whole test set; needed: those that must have estimates. UserError where a given
+    file or folder is missing or has other sources.
     """
     if checkpoint is not None and folder is not None:
         raise UserError("both a checkpoint and estimates are given; give one")
+    n_sources = len(mixtures[0].sources)
     if checkpoint is not None:
-        return _of_model(checkpoint, len(parts))
+        return _of_model(checkpoint, n_sources)
     if folder is not None:
-        return _of_folder(Path(folder), inputs, needed, parts)
-    files = {name: (path,) * len(parts) for name, path in inputs.items()}
-    return Estimates({"source": unprocessed}, files=files)
+        parts = names_of_sources(n_sources) if n_sources > 1 else ("",)
+        return _of_folder(Path(folder), mixtures, needed, parts)
+    files = {mixture.name: (mixture.mixture,) * n_sources for mixture in mixtures}
+    return Estimates({"source": UNPROCESSED[n_sources > 1]}, files=files)
 
 
 def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
-    """The model is loaded here too, so that a bad file is told before any work."""
+    """The model is loaded here, too, so that an unreadable file is an error before any work."""
     from speechlab.models.macs import n_params
     from speechlab.weights.checkpoints import locate
 
@@ -80,9 +91,12 @@ def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
 
 
 def _of_folder(
-    folder: Path, inputs: Mapping[str, Path], needed: Iterable[str], parts: tuple[str, ...]
+    folder: Path, mixtures: Sequence[Mixture], needed: Iterable[Mixture], parts: tuple[str, ...]
 ) -> Estimates:
-    """Estimates are named as the inputs, as far as `sound_files` compares names."""
+    """Files named as the mixtures, in a subfolder `parts` of each source ("": the folder itself).
+
+    Names are compared as by `sound_files`.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of estimates")
     absent = [part for part in parts if not (folder / part).is_dir()]
@@ -91,11 +105,11 @@ def _of_folder(
         raise UserError(f"{folder}: has no {absent[0]}/; estimates of these sources are {wanted}")
     found = [sound_files(folder / part) for part in parts]
     files = {
-        name: tuple(part[name] for part in found)
-        for name in inputs
-        if all(name in part for part in found)
+        mixture.name: tuple(part[mixture.name] for part in found)
+        for mixture in mixtures
+        if all(mixture.name in part for part in found)
     }
-    missing = [inputs[name].name for name in needed if name not in files]
+    missing = [mixture.mixture.name for mixture in needed if mixture.name not in files]
     if missing:
         raise UserError(
             f"{folder}: no estimate of {len(missing)} files ({missing[0]} ...); "
@@ -109,7 +123,7 @@ def _of_folder(
 def rate_and_versions(
     sample_rate: int | None, estimates: Estimates, paths: Iterable[Path]
 ) -> dict[str, Any]:
-    """For the settings. Files that all have the rate already leave no trace of a resampler."""
+    """For the settings: versions of packages, and the rate (Hz) where files are resampled to it."""
     resampled = sample_rate is not None and bool(sample_rates(paths) - {sample_rate})
     packages = (*PACKAGES, RESAMPLER) if resampled else PACKAGES
     model = {"torch": torch.__version__} if estimates.checkpoint else {}
@@ -118,7 +132,7 @@ def rate_and_versions(
 
 
 def mono(path: Path, sample_rate: int | None) -> tuple[np.ndarray, int]:
-    """A file's samples (T,) and their rate in Hz; None: its own. UserError for several channels."""
+    """Samples (T,) of a file at a rate in Hz, None: its own. UserError for several channels."""
     waveform, sample_rate = audio.load(path, sample_rate)
     if len(waveform) != 1:
         raise UserError(f"{path}: {len(waveform)} channels; scores are for one")
@@ -128,7 +142,7 @@ def mono(path: Path, sample_rate: int | None) -> tuple[np.ndarray, int]:
 def processed(
     checkpoint: Path, noisy: np.ndarray, sample_rate: int, n_sources: int = 1
 ) -> np.ndarray:
-    """A model's estimates (S, T) of a signal (T,). UserError for whatever goes wrong in it."""
+    """A model's estimates (S, T) of a signal (T,). UserError for every error of the model."""
     model = loaded(checkpoint)
     if model.sample_rate != sample_rate:
         raise UserError(f"the model is for {model.sample_rate} Hz, the file has {sample_rate} Hz")
@@ -150,22 +164,22 @@ def processed(
 
 @functools.lru_cache(maxsize=1)
 def loaded(checkpoint: Path) -> torch.nn.Module:
-    """Loaded once per process; `loaded.cache_clear()` lets go of it."""
+    """Loaded once per process; `loaded.cache_clear()` frees it."""
     return checkpoints.load(checkpoint)
 
 
 def scored(
     score: Callable[[Task], Result], tasks: list[Task], jobs: int | None
 ) -> Iterator[Result]:
-    """What `score` makes of the tasks, as they are finished; jobs: None: one per processor."""
+    """Results of `score` as the tasks finish, in `jobs` processes; None: one per processor."""
     try:
         yield from finished(score, tasks, jobs or n_processors())
     finally:
-        loaded.cache_clear()  # of this process, where it did the work
+        loaded.cache_clear()  # with one job this process did the work
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """Of the files' bytes, in the order given."""
+    """SHA-256 of the SHA-256 of each file, in the order given."""
     total = hashlib.sha256()
     for path in paths:
         total.update(bytes.fromhex(sha256(path)))

@@ -1,38 +1,54 @@
-"""Scores of a test set, a row per file: of a model, a folder of estimates, or the noisy files.
+"""Scores of a test set: a row per file, with several sources a row per speaker.
 
-Test sets are for final numbers only: nothing here is imported by training.
+    test set ─► mixtures ─┬─► estimates: of a model, of files, or the mixtures themselves
+                          └─► sources ─► score_mixture ─► rows on disk ─► `evaluation.summaries`
 
-An interrupted run goes on where it was (`evaluation.rows`). A file or a metric that fails is NaN
-with its reason in the column `failed`: counted, never averaged.
+One source is enhancement: the mixture is the noisy file. Several sources are separation: the best
+order of the estimates is found once per mixture.
+
+Test sets are for final numbers only: no module of training imports this one. An interrupted run
+resumes (`evaluation.rows`). A file or a metric that fails is NaN with its reason in the column
+`failed`: counted, never averaged.
 """
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from speechlab.data.test_sets import Pair, find_pairs, recognise, sample_rates, title
+from speechlab.data import test_sets
+from speechlab.data.test_sets import Mixture
 from speechlab.errors import UserError
-from speechlab.evaluation.estimates import find, mono, processed, rate_and_versions, scored
+from speechlab.evaluation import separation_metrics
+from speechlab.evaluation.estimates import (
+    Estimates,
+    find_estimates,
+    mono,
+    processed,
+    rate_and_versions,
+    scored,
+)
 from speechlab.evaluation.metrics import METRICS, defined_at, rounded, score, truncated
-from speechlab.evaluation.rows import Row, Rows, cell, refuse_unwritable
-from speechlab.evaluation.statistics import mean_interval
+from speechlab.evaluation.rows import Row, Rows, cell, failures, refuse_unwritable
+from speechlab.evaluation.separation_metrics import Speaker
+from speechlab.evaluation.summaries import summarise
 
 QUANTIZE = ("int16", "float")
-UNPROCESSED = "noisy files"  # what the settings call them
 TOLERANCE = 0.02  # between a measured and a known mean, in the metric's own unit
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process needs for one row."""
+    """What a process needs for the rows of one mixture."""
 
-    pair: Pair
+    mixture: Mixture
     checkpoint: Path | None
-    file: Path  # the estimate, or with a checkpoint what it is given
+    files: tuple[Path, ...]  # the estimates, one per source; with a checkpoint none
+    paths: tuple[Path, ...]  # all files to read, the sources first
     sample_rate: int | None  # Hz, to score at; None: the files' own
     metrics: tuple[str, ...]
     quantize: str
@@ -59,75 +75,145 @@ def evaluate(
     estimates: str | Path | None = None,
     metrics: Iterable[str] | None = None,
     jobs: int | None = None,
-    quantize: str = "int16",
+    quantize: str | None = None,
     limit: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Score a test set. Columns: file, seconds, each metric, failed ("metric: reason; ...").
 
-    test_set: a folder with noisy/ and clean/. output: the CSV file.
-    checkpoint: what `load` takes; estimates: a folder with the noisy files' names;
-    neither: the noisy files themselves. metrics: names in METRICS; default all.
-    jobs: processes; default one per processor. quantize: "int16" cuts a model's estimate to 16 bits
-    as the published tables do (clipped, x 32767, towards zero) and rounds what comes from a file;
-    "float" leaves all as it is. limit: just the first files of the set.
-    A published set is scored at its rate, another at the model's or else the files' own; files of
-    another rate are resampled, and then the settings say so.
+    With several sources also speaker (1 for s1, ...) and estimate: the number, from 1, of the
+    estimate that is this speaker's. A published set is scored at its rate, another at the model's
+    or else the files' own. Files of another rate are resampled, and the settings record it.
     Raises UserError for wrong input, and where `output` holds rows of other settings.
+
+    test_set: a folder with noisy/ and clean/, or mix/ (mix_clean/, ...), s1/, s2/, ...
+    output: the CSV file; the settings are written beside it as .json
+    checkpoint: what `load` takes
+    estimates: a folder of files named as the mixtures, with several sources in s1/, s2/, ... in
+        any order; with neither, the mixtures are scored as their own estimates
+    metrics: names in `metrics.METRICS` (default: all); with several sources in
+        `separation_metrics.METRICS` (default: the usual ones at the rate)
+    jobs: processes; default: one per processor
+    quantize: "int16" cuts a model's estimate to 16 bits as the published tables do (clipped,
+        x 32767, towards zero) and rounds what is read from a file; "float" changes nothing;
+        default: int16, with several sources float, for a separator may have any level
+    limit: only the first files of the set
+    progress: show a bar
     """
-    names = tuple(METRICS if metrics is None else metrics)
-    check_options(names, METRICS, quantize, jobs, limit)
-    everything = find_pairs(test_set)
-    pairs = everything[:limit]
-    known = recognise(everything)
+    mixtures = test_sets.find(test_set)
+    several = len(mixtures[0].sources) > 1
+    known = separation_metrics.METRICS if several else METRICS
+    names = tuple(known if metrics is None else metrics)
+    quantize = quantize or ("float" if several else "int16")
+    _check_options(names, known, quantize, jobs, limit)
     refuse_unwritable(Path(output))
-    inputs = {pair.name: pair.noisy for pair in everything}
-    source = find(checkpoint, estimates, inputs, [pair.name for pair in pairs], ("",), UNPROCESSED)
-    sample_rate = known.sample_rate if known else source.sample_rate
-    files = {pair.name: source.files.get(pair.name, (pair.noisy,))[0] for pair in everything}
-    paths = [*(pair.clean for pair in everything), *files.values()]
+    source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit])
+    published = test_sets.recognise(mixtures)
+    rate = published.sample_rate if published else source.sample_rate
+    paths = {mixture.name: source.paths(mixture) for mixture in mixtures}
+    every = [path for of_mixture in paths.values() for path in of_mixture]
     if metrics is not None:
-        check_rates(names, sample_rate, paths)
-    settings = {
-        "test_set": title(test_set, known),
-        **source.record,
-        "quantize": quantize,
-        "metrics": list(names),
-        **rate_and_versions(sample_rate, source, paths),
-    }
-    rows = Rows(Path(output), ("file", "seconds", *names, "failed"), settings)
-    order = [pair.name for pair in everything]
-    rows.refuse_strangers(order)
-    todo = [
-        Task(pair, source.checkpoint, files[pair.name], sample_rate, names, quantize)
-        for pair in pairs
-        if pair.name not in rows.done
+        _check_rates(names, rate, every)
+    elif several:
+        names = separation_metrics.usual(rate or min(test_sets.sample_rates(every), default=0))
+    tasks = [
+        Task(m, source.checkpoint, source.of(m), paths[m.name], rate, names, quantize)
+        for m in mixtures
     ]
+    rows = _rows(Path(output), tasks, source)
+    return _fill(rows, tasks, tasks[:limit], jobs, progress)
+
+
+def _rows(output: Path, tasks: list[Task], source: Estimates) -> Rows:
+    """The rows of these tasks on disk; their settings name the run."""
+    mixtures, first = [task.mixture for task in tasks], tasks[0]
+    paths = [path for task in tasks for path in task.paths]
+    several = len(first.mixture.sources) > 1
+    settings: dict[str, Any] = {"test_set": test_sets.title(mixtures)}
+    if several:
+        settings["mixture"] = first.mixture.mixture.parent.name
+    settings |= source.record
+    settings |= {"quantize": first.quantize, "metrics": list(first.metrics)}
+    settings |= rate_and_versions(first.sample_rate, source, paths)
+    start = ("file", "speaker", "seconds", "estimate") if several else ("file", "seconds")
+    rows = Rows(output, (*start, *first.metrics, "failed"), settings, n_names=1 + several)
+    rows.refuse_strangers(_names(tasks))
+    return rows
+
+
+def _fill(
+    rows: Rows, tasks: list[Task], first: list[Task], jobs: int | None, progress: bool
+) -> pd.DataFrame:
+    """Score those of the first tasks that have no rows yet; returns the rows of the first."""
+    todo = [task for task in first if not set(_names([task])) <= rows.done.keys()]
     if todo:
-        made = ([row] for row in scored(score_file, todo, jobs))
-        rows.fill(made, len(pairs) - len(todo), len(pairs), progress)
-        rows.finish(order)
-    return rows.frame([pair.name for pair in pairs])
+        made = scored(score_mixture, todo, jobs)
+        rows.fill(made, len(first) - len(todo), len(first), progress)
+        rows.finish(_names(tasks))
+    frame = rows.frame(_names(first))
+    return frame.astype({"speaker": int}) if "speaker" in frame else frame
 
 
-def summarise(rows: pd.DataFrame, known: Collection[str] = METRICS) -> pd.DataFrame:
-    """Per metric: mean, 95 % bootstrap interval (low, high), n files in it, n_failed left out.
-
-    known: the names of columns that are metrics.
-    """
-    summary = []
-    for metric in [name for name in rows.columns if name in known]:
-        values = rows[metric].dropna()
-        mean = mean_interval(values.to_numpy())
-        summary.append((metric, *mean, len(rows) - len(values)))
-    columns = ["metric", "mean", "low", "high", "n", "n_failed"]
-    return pd.DataFrame(summary, columns=columns).set_index("metric")
+def _names(tasks: Iterable[Task]) -> list[str]:
+    """The names of the rows: of the file, with several sources followed by the speaker's number."""
+    names = []
+    for mixture in (task.mixture for task in tasks):
+        numbers = range(1, len(mixture.sources) + 1)
+        several = [f"{mixture.name} {number}" for number in numbers]
+        names += several if len(several) > 1 else [mixture.name]
+    return names
 
 
-def failed(rows: pd.DataFrame) -> dict[str, str]:
-    """The files of which a value is missing, each with its first reasons."""
-    told = rows[rows["failed"] != ""].drop_duplicates("file")
-    return dict(zip(told["file"], told["failed"], strict=True))
+def score_mixture(task: Task) -> list[Row]:
+    """The rows of one mixture; an error of a file or the model is the reason in them."""
+    seconds, sources = float("nan"), task.mixture.sources
+    try:
+        first, sample_rate = mono(sources[0], task.sample_rate)
+        seconds = len(first) / sample_rate
+        signals = {path: _like(first, sample_rate, path, task) for path in task.paths[1:]}
+        speakers = _speakers(task, signals | {sources[0]: first}, sample_rate)
+    except UserError as error:
+        reason = str(error)
+        for path in task.paths:  # rows are published: only the name of the last folder stays
+            reason = reason.replace(str(path), f"{path.parent.name}/{path.name}")
+        nothing = dict.fromkeys(task.metrics, float("nan"))
+        speakers = [Speaker(None, nothing, {"all": reason})] * len(sources)
+    rows = []
+    for number, speaker in enumerate(speakers, start=1):
+        estimate = "" if speaker.estimate is None else str(speaker.estimate + 1)
+        start = (str(number), cell(seconds), estimate) if len(sources) > 1 else (cell(seconds),)
+        values = (cell(speaker.values[metric]) for metric in task.metrics)
+        rows.append((task.mixture.name, *start, *values, failures(speaker.reasons)))
+    return rows
+
+
+def _like(first: np.ndarray, sample_rate: int, path: Path, task: Task) -> np.ndarray:
+    """A file (T,). UserError where its length or rate differs from that of the first source."""
+    samples, rate = mono(path, task.sample_rate)
+    source = task.mixture.sources[0].parent.name
+    if rate != sample_rate:
+        raise UserError(f"{path} has {rate} Hz, that in {source}/ has {sample_rate} Hz")
+    if len(samples) != len(first):
+        raise UserError(f"{path} has {len(samples)} samples, that in {source}/ has {len(first)}")
+    return samples
+
+
+def _speakers(task: Task, signals: dict[Path, np.ndarray], sample_rate: int) -> list[Speaker]:
+    """Values and reasons of each source, quantized as asked. UserError where the model fails."""
+    n_sources = len(task.mixture.sources)
+    made = None
+    if task.checkpoint:
+        mixture = signals[task.mixture.mixture]
+        made = processed(task.checkpoint, mixture, sample_rate, n_sources)
+    if task.quantize == "int16":
+        signals = {path: rounded(signal) for path, signal in signals.items()}
+        made = None if made is None else truncated(made)
+    sources = np.stack([signals[path] for path in task.mixture.sources])  # (S, T)
+    estimates = np.stack([signals[path] for path in task.files]) if made is None else made
+    if n_sources == 1:
+        return [Speaker(0, *score(estimates[0], sources[0], sample_rate, task.metrics))]
+    mixture = signals[task.mixture.mixture]
+    return separation_metrics.score(estimates, sources, mixture, sample_rate, task.metrics)
 
 
 def check_metrics(
@@ -137,10 +223,19 @@ def check_metrics(
     output: str | Path | None = None,
     progress: bool = True,
 ) -> Check:
-    """Score the noisy files with all metrics and say whether the set's known row is met.
+    """Score the noisy files with all metrics and compare the means with the set's known row.
 
-    output: a CSV file to keep the rows in (and to go on from); None keeps none.
+    test_set: a folder with noisy/ and clean/
+    jobs: processes; default: one per processor
+    limit: only the first files of the set
+    output: a CSV file for the rows, from which a rerun resumes; None keeps none
+    progress: show a bar
     """
+    if len(test_sets.find(test_set)[0].sources) > 1:
+        raise UserError(
+            f"{test_set}: mixtures of several speakers have no known row; `speechlab evaluate` "
+            "scores them"
+        )
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder) / "noisy.csv"
@@ -151,8 +246,8 @@ def check_metrics(
 
 def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
     """Rows of the noisy files of `test_set` (some or all) against its known row."""
-    pairs = find_pairs(test_set)
-    known = recognise(pairs)
+    mixtures = test_sets.find(test_set)
+    known = test_sets.recognise(mixtures)
     table = summarise(rows).reset_index().rename(columns={"mean": "measured"})
     table["known"] = table["metric"].map(known.known if known else {}).astype(float)
     table["difference"] = table["measured"] - table["known"]
@@ -170,69 +265,34 @@ def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
         passed = bool(judged.any() and met[judged].all() and not n_failed)
         reason = f"complete, {len(rows)} files; known row {'met' if passed else 'NOT met'}"
     reason += f"; {n_failed} failed" if n_failed else ""
-    return Check(title(test_set, known), passed, reason, table[columns])
+    return Check(test_sets.title(mixtures), passed, reason, table[columns])
 
 
-def score_file(task: Task) -> Row:
-    """The row of one file; what goes wrong with the file stands in the row."""
-    values = dict.fromkeys(task.metrics, float("nan"))
-    seconds = float("nan")
-    try:
-        clean, sample_rate = mono(task.pair.clean, task.sample_rate)
-        seconds = len(clean) / sample_rate
-        estimate = _estimate(task, sample_rate)
-        if len(estimate) != len(clean):
-            raise UserError(f"the estimate has {len(estimate)} samples, the clean {len(clean)}")
-        if task.quantize == "int16":
-            clean = rounded(clean)
-        values, reasons = score(estimate, clean, sample_rate, task.metrics)
-    except UserError as error:
-        reasons = {"all": without_folders(str(error), (task.pair.clean, task.file))}
-    return task.pair.name, cell(seconds), *map(cell, values.values()), failures(reasons)
-
-
-def _estimate(task: Task, sample_rate: int) -> np.ndarray:
-    """The estimate, (T,), quantized as asked; UserError where there is none."""
-    samples, rate = mono(task.file, task.sample_rate)
-    if rate != sample_rate:
-        raise UserError(f"the clean file has {sample_rate} Hz, the other {rate} Hz")
-    if task.checkpoint is None:
-        return rounded(samples) if task.quantize == "int16" else samples
-    (estimate,) = processed(task.checkpoint, samples, rate)
-    return truncated(estimate) if task.quantize == "int16" else estimate
-
-
-def failures(reasons: Mapping[str, str]) -> str:
-    """Reasons by metric, as a cell."""
-    return "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items())
-
-
-def without_folders(reason: str, files: Iterable[Path]) -> str:
-    """Rows are published: the name of a file stays in a reason, the folder does not."""
-    for path in files:
-        reason = reason.replace(str(path), path.name)
-    return reason
-
-
-def check_rates(names: Iterable[str], sample_rate: int | None, paths: Iterable[Path]) -> None:
-    """UserError for a metric that no file has a value of; sample_rate in Hz, None: the files'."""
-    rates = sorted({sample_rate} if sample_rate else sample_rates(paths))
+def _check_rates(names: Iterable[str], sample_rate: int | None, paths: Iterable[Path]) -> None:
+    """UserError for a metric that is defined at no rate; sample_rate in Hz, None: the files'."""
+    rates = sorted({sample_rate} if sample_rate else test_sets.sample_rates(paths))
     for name in names:
         if rates and not any(defined_at(name, rate) for rate in rates):
             at = " and ".join(map(str, rates))
             narrow = name == "pesq_wb" and any(defined_at("pesq_nb", rate) for rate in rates)
-            fix = "take pesq_nb" if narrow else "leave it out of the metrics"
+            fix = "use pesq_nb" if narrow else "remove it from the metrics"
             raise UserError(f"{name} is not defined at {at} Hz; {fix}")
 
 
-def check_options(
+def _check_options(
     metrics: tuple[str, ...],
     known: Collection[str],
     quantize: str,
     jobs: int | None,
     limit: int | None,
 ) -> None:
-    """UserError for what cannot be; known: names of the metrics there are."""
+    """UserError for wrong options.
+
+    metrics: names asked for
+    known: names of all metrics
+    quantize: one of QUANTIZE
+    jobs, limit: None or 1 and more
+    """
     unknown = [name for name in metrics if name not in known]
     if unknown or not metrics:
         raise UserError(f"no metric {' '.join(unknown)}; known: {', '.join(known)}")

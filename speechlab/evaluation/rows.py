@@ -1,4 +1,4 @@
-"""The rows of a run on disk: a CSV file that can be gone on with, and its settings beside it.
+"""The rows of a run on disk: a CSV file that a rerun resumes, and its settings beside it.
 
 `<output>.partial` grows row by row; at the end `<output>` holds all rows in the order of the test
 set. `<name>.json` keeps the settings, so that rows of two different runs never mix.
@@ -10,7 +10,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing
 
-Row = tuple[str, ...]  # the cells of a line; the first tell the row's name, the last is text
+Row = tuple[str, ...]  # the cells of a line; the first name the row, the last is text
 UNCOMPARED = ("versions", "n_files")  # settings that may differ while no row is added
 
 REMEDY = "remove it or choose another output"
@@ -31,10 +31,15 @@ def cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def refuse_unwritable(output: Path) -> None:
-    """UserError where no row could be written, told before any work; it creates nothing.
+def failures(reasons: Mapping[str, str]) -> str:
+    """Reasons by metric as a cell: "metric: reason; ..."."""
+    return "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items())
 
-    A run that is complete may lie where nothing can be written.
+
+def refuse_unwritable(output: Path) -> None:
+    """UserError where no row could be written, before any work; it creates nothing.
+
+    A complete run may be in a folder where nothing can be written.
     """
     if output.is_file():
         return
@@ -51,11 +56,14 @@ def refuse_unwritable(output: Path) -> None:
 
 
 class Rows:
-    """Rows by name; reading checks that what is on disk is of the same run.
+    """Rows by name. UserError where the rows on disk are damaged or of another run.
 
-    The first cell is the file. `n_names`: of the first cells, which together are the row's name,
-    a blank between them: 1 where a file has one row.
-    Raises UserError where it is not, or is damaged; a torn last line is dropped without a word.
+    A torn last line is dropped. The first cell is the file.
+
+    output: the CSV file
+    header: names of the columns
+    settings: of the run; a rerun must have the same
+    n_names: number of first cells that name a row, joined by a blank; 1 where a file has one row
     """
 
     def __init__(
@@ -71,7 +79,7 @@ class Rows:
         self.done = self._read(self.output) | self._read(self.partial)
 
     def refuse_strangers(self, names: Iterable[str]) -> None:
-        """UserError for rows that have none of `names`: the test set has changed."""
+        """UserError for rows whose name is not in `names`: the test set has changed."""
         strangers = sorted(self.done.keys() - set(names))
         if strangers:
             raise UserError(
@@ -92,7 +100,7 @@ class Rows:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self._write_settings()
             _write(self.partial, begun)
-            file = self.partial.open("ab", buffering=0)  # a row that failed is not tried again
+            file = self.partial.open("ab", buffering=0)  # a row that was not written is not retried
         with file:
 
             def append(row: Row) -> None:
@@ -105,7 +113,7 @@ class Rows:
     def fill(
         self, made: Iterable[Sequence[Row]], n_done: int, n_files: int, progress: bool
     ) -> None:
-        """Append the rows of each file as they are made, behind a bar of the files."""
+        """Append the rows of each file as they are made, with a progress bar over the files."""
         bar = tqdm(made, total=n_files, initial=n_done, unit="file", disable=not progress)
         with self.appending() as append:
             for rows in bar:
@@ -113,7 +121,7 @@ class Rows:
                     append(row)
 
     def finish(self, order: Iterable[str]) -> None:
-        """All rows there are into `output`, in this order."""
+        """Write all rows to `output`, in this order."""
         rows = [self.done[name] for name in order if name in self.done]
         with _writing(self.output):
             _write(self.output, _lines([self.header, *rows]))
@@ -131,7 +139,9 @@ class Rows:
         begun = self.output.exists() or self.partial.exists()
         if not self.sidecar.exists():
             if begun:
-                raise UserError(f"{self.output}: {self.sidecar.name} beside it is gone; {REMEDY}")
+                raise UserError(
+                    f"{self.output}: {self.sidecar.name} beside it is missing; {REMEDY}"
+                )
             return {}
         try:
             kept = json.loads(self.sidecar.read_text(encoding="utf-8"))
@@ -139,12 +149,12 @@ class Rows:
             kept = None
         if not isinstance(kept, dict) or "n_files" not in kept:
             raise UserError(f"{self.sidecar}: not the settings of a run; {REMEDY}")
-        asked = json.loads(json.dumps(self.settings))  # as JSON gives it back
+        asked = json.loads(json.dumps(self.settings))  # with JSON's types
         keys = [key for key in asked | kept if key not in UNCOMPARED]
         other = [key for key in keys if kept.get(key) != asked.get(key)]
         if begun and other:
             raise UserError(
-                f"{self.output}: holds another run, it differs in {', '.join(other)}; {REMEDY}"
+                f"{self.output}: holds another run, which differs in {', '.join(other)}; {REMEDY}"
             )
         return kept
 

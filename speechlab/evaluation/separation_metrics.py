@@ -1,18 +1,18 @@
 """Measures of separated speech: S estimates against S sources, whose order is free.
 
-Which estimate is whose is resolved once per mixture, by the best mean SI-SDR, and holds for every
-measure. Of each speaker there are all of `evaluation.metrics`, `sir`, and four improvements: the
-value of the estimate minus that of the mixture against the same source. Nothing here changes with
-the gain of an estimate, but `ssnr` and the composite measures do.
+The order is found once per mixture, by the best mean SI-SDR, and is used for every measure. A
+speaker has all of `evaluation.metrics`, `sir`, and four improvements: the value of the estimate
+minus that of the mixture against the same source. No measure depends on the gain of an estimate,
+except `ssnr` and the composite measures.
 
-A measure that is not defined is NaN with its reason. So is one that is infinite, for it cannot be
-averaged: SI-SDR of an estimate that is its source to the last bit, as in `evaluation.metrics`.
+A measure that is not defined is NaN with its reason. So is an infinite one, which cannot be
+averaged: SI-SDR of an estimate that equals its source to the last bit, as in `evaluation.metrics`.
 
-What has no value for whatever system is left out, and is no failure (LEFT_OUT). A silent source has
-no measure. Nor has one that is its mixture, alone and without noise: nothing is there to separate,
-the mixture's own score is infinite, and so that a measure and its improvement are means over the
-same, it is left out of all. One talker in noise has all but SIR. Any other failure makes the mean
-of a mixture NaN, for that of the speakers that a system does not fail on would flatter it.
+Measures that are undefined for every system are left out, not counted as failures (LEFT_OUT). A
+silent source has no measure. Nor has a source that equals the mixture, alone and without noise: the
+mixture's own score is infinite. It is left out of all measures, so that a measure and its
+improvement are means over the same sources. One speaker in noise has all measures but SIR. Any
+other failure makes the mean of a mixture NaN: the mean of the other speakers would be too high.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,14 +33,14 @@ PESQ = {8000: "pesq_nb", 16000: "pesq_wb"}  # of a table, at these rates in Hz
 SILENT = "the source is silent"
 ALONE = "the source is the mixture, nothing is to be separated"
 NO_OTHER = "no other source is heard"  # of SIR
-LEFT_OUT = (SILENT, ALONE, NO_OTHER)  # reasons that are no failure
+LEFT_OUT = (SILENT, ALONE, NO_OTHER)  # reasons that are no failure; rows on disk have them
 SHARE_MIN = 1e-12  # of an energy: an order is resolved by SI-SDR of -120 to 120 dB
 
 
 class Speaker(NamedTuple):
-    """One source and what was made of it."""
+    """The scores of one source."""
 
-    estimate: int  # which of the estimates is this speaker's, from 0 on
+    estimate: int | None  # index of this speaker's estimate; None where there is none
     values: dict[str, float]
     reasons: dict[str, str]  # of NaN among the values; {"all": SILENT}, {"all": ALONE}
 
@@ -50,7 +50,7 @@ class Speaker(NamedTuple):
 
 
 def usual(sample_rate: int) -> tuple[str, ...]:
-    """What a table has: with narrow-band PESQ at 8 kHz, wide-band at 16 kHz, else with none."""
+    """The metrics of a table: with narrow-band PESQ at 8 kHz, wide-band at 16 kHz, else none."""
     return (*USUAL, *([PESQ[sample_rate]] if sample_rate in PESQ else []))
 
 
@@ -61,9 +61,13 @@ def score(
     sample_rate: int,
     names: Iterable[str] | None = None,
 ) -> list[Speaker]:
-    """Estimates and sources (S, T) of a mixture (T,): the speakers in the order of their sources.
+    """The speakers in the order of their sources. ValueError for other shapes.
 
-    names: in METRICS; default those that are usual at the rate. ValueError for other shapes.
+    estimates: (S, T), in any order
+    sources: (S, T)
+    mixture: (T,)
+    sample_rate: Hz
+    names: in METRICS; default: those that are usual at the rate
     """
     estimates, sources, mixture = map(_float, (estimates, sources, mixture))
     if sources.ndim != 2 or not estimates.shape == sources.shape == (len(sources), len(mixture)):
@@ -81,10 +85,10 @@ def score(
 
 
 def permutation(estimates: np.ndarray, sources: np.ndarray) -> tuple[int, ...]:
-    """Which estimate belongs to each source, (S, T) both: that of the best mean SI-SDR.
+    """Index of the estimate of each source, (S, T) both: the order of the best mean SI-SDR.
 
-    All orders are tried up to 4 sources, beyond an assignment is solved. A silent or broken signal
-    speaks for no order; of orders that are alike the first is taken, and so that of the estimates.
+    All orders are tried up to 4 sources; beyond that an assignment is solved. A silent or broken
+    signal favours no order. Of equal orders the first is taken, which is that of the estimates.
     """
     estimates, sources = (_finite(_float(x)) for x in (estimates, sources))
     energy = np.square(estimates).sum(-1)[:, None] * np.square(sources).sum(-1)
@@ -97,25 +101,25 @@ def permutation(estimates: np.ndarray, sources: np.ndarray) -> tuple[int, ...]:
 
 
 def mean(speakers: Sequence[Speaker], names: Iterable[str]) -> dict[str, float]:
-    """Of a mixture: over the speakers that are not left out; NaN where one of them failed."""
-    heard = [speaker for speaker in speakers if not speaker.is_left_out]
+    """Mean over the speakers of a mixture who are not left out; NaN where one of them failed."""
+    scored = [speaker for speaker in speakers if not speaker.is_left_out]
     nan = float("nan")
     return {
-        name: float(np.mean([speaker.values[name] for speaker in heard])) if heard else nan
+        name: float(np.mean([speaker.values[name] for speaker in scored])) if scored else nan
         for name in names
     }
 
 
-def said(order: Iterable[int]) -> str:
-    """A permutation as tables have it, counted from 1: "2 1" where the estimates are swapped."""
+def numbered(order: Iterable[int]) -> str:
+    """A permutation as text, counted from 1: "2 1" where the estimates are swapped."""
     return " ".join(str(index + 1) for index in order)
 
 
 def sir(estimates: np.ndarray, sources: np.ndarray) -> list[tuple[float, str]]:
     """BSS-eval SIR in dB (Vincent et al. 2006, package `fast_bss_eval`), higher is better.
 
-    Of each estimate, (S, T), in the order of the sources: the source's part of it over that of the
-    other sources, each filtered by up to 512 taps. NaN with a reason where there is none.
+    For each estimate (S, T), in the order of the sources: energy of its source over that of the
+    other sources, each filtered by up to 512 taps. NaN with a reason where it is undefined.
     """
     heard = np.flatnonzero(sources.any(-1))
     found = [(float("nan"), SILENT)] * len(sources)
@@ -135,7 +139,7 @@ def sir(estimates: np.ndarray, sources: np.ndarray) -> list[tuple[float, str]]:
 
 
 def _sir(part: float, span: float) -> tuple[float, str]:
-    """Of the estimate's energy, the share of its own source and that of all of them together."""
+    """SIR from shares of the estimate's energy: `part` of its source, `span` of all sources."""
     if np.isnan(part):
         return float("nan"), f"the sources have no unique {SDR_TAPS}-tap filters"
     if not 0 < part < span:
@@ -154,13 +158,13 @@ def _no_sir(estimate: np.ndarray, heard: np.ndarray) -> str:
 
 
 def _too_short(heard: np.ndarray) -> str:
-    """Of SDR and SIR alike, so that they are of the same mixtures; heard: sources (S, T)."""
+    """One limit for SDR and SIR, so that their means are over the same mixtures; (S, T)."""
     fits_anything = heard.shape[-1] <= SDR_TAPS * len(heard)
     return f"too short: {SDR_TAPS} taps fit anything" if fits_anything else ""
 
 
 def _measures(names: Iterable[str]) -> tuple[str, ...]:
-    """What has to be measured for these names, each once."""
+    """The measures that these names need, each once."""
     return tuple(dict.fromkeys(IMPROVEMENTS.get(name, name) for name in names))
 
 
@@ -187,7 +191,7 @@ def _measured(
 def _left_out(
     estimate: int, source: np.ndarray, mixture: np.ndarray, names: tuple[str, ...]
 ) -> Speaker | None:
-    """The speaker without a value, where no system could have one."""
+    """The speaker without values, where no system could have one; else None."""
     if source.any() and not np.array_equal(source, mixture):
         return None
     reason = ALONE if source.any() else SILENT
@@ -217,5 +221,5 @@ def _float(signal: np.ndarray) -> np.ndarray:
 
 
 def _finite(signals: np.ndarray) -> np.ndarray:
-    """(S, T), those that are not finite silenced."""
+    """(S, T); a signal that is not finite becomes silence."""
     return np.where(np.isfinite(signals).all(-1, keepdims=True), signals, 0.0)

@@ -16,8 +16,8 @@ from speechlab.data import splits
 from speechlab.data.mixing import whole_pairs
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
-from speechlab.evaluation import evaluate_mixtures, separation_metrics
-from speechlab.evaluation.evaluate import failures
+from speechlab.evaluation import separation_metrics, summaries
+from speechlab.evaluation.rows import failures
 from speechlab.models.macs import n_params
 from speechlab.report import figures
 from speechlab.report.figures import APART
@@ -51,7 +51,7 @@ def dev_mixtures(experiment: Experiment, n_sources: int) -> list[Source]:
 
 
 def dev_rows(systems: Mapping[str, nn.Module], mixtures: Sequence[Source]) -> pd.DataFrame:
-    """Whole mixtures through each system: the rows of `evaluate_mixtures.evaluate`, and `system`.
+    """Whole mixtures through each system: the rows of `evaluation.evaluate`, and `system`.
 
     Which estimate is whose is resolved once per mixture; METRICS are of each talker. UserError
     where there are none.
@@ -77,7 +77,7 @@ def of_mixtures(rows: pd.DataFrame) -> pd.DataFrame:
     Talkers of a mixture are not independent, so that mixtures are what is counted.
     """
     parts = [
-        evaluate_mixtures.means(of_system).assign(system=name)
+        summaries.means(of_system).assign(system=name)
         for name, of_system in rows.groupby("system", sort=False)
     ]
     return pd.concat(parts, ignore_index=True)

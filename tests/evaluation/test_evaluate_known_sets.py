@@ -5,66 +5,34 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import soxr
-import torch
 
-import speechlab
 from speechlab.data import test_sets
 from speechlab.errors import UserError
 from speechlab.evaluation import evaluate
-from speechlab.evaluation.evaluate import summarise
 from speechlab.evaluation.metrics import METRICS
+from speechlab.evaluation.summaries import summarise
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 
 
 @pytest.fixture
-def known_set(tmp_path, monkeypatch):
-    """Four pairs of a second, noise in noise, as a published set of any size and known row."""
-    folder = tmp_path / "tiny_set"
-    for i in range(4):
-        clean = 0.1 * draw(i) * np.sin(np.arange(RATE) / 2000) ** 2
-        write(folder / "clean" / f"p{i}.wav", clean)
-        write(folder / "noisy" / f"p{i}.wav", clean + 0.01 * draw(i + 100))
+def known_set(pairs, monkeypatch):
+    """The pairs of `conftest.py` as a published set of any size and known row."""
+    for part in pairs.parts:
+        for i, name in enumerate(pairs.names):
+            pairs.path(part, name).rename(pairs.path(part, f"p{i}"))
 
-    def make(n_files=4, **known):
+    def make(n_files=3, **known):
         entry = test_sets.TestSet("Tiny", frozenset(), r"p\d", n_files, known)
         monkeypatch.setattr(test_sets, "TEST_SETS", {"tiny": entry})
-        return folder
+        return pairs.folder
 
     return make
-
-
-@pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
-    """A file that `speechlab.load` gives a model for: one that halves its input."""
-
-    def make(sample_rate=RATE):
-        model = torch.nn.Linear(1, 1)
-        model.forward, model.sample_rate = lambda noisy: noisy / 2, sample_rate
-        monkeypatch.setattr(speechlab, "load", lambda _: model, raising=False)
-        path = tmp_path / "half.pkl"
-        path.touch()
-        return path
-
-    return make
-
-
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out" / "rows.csv"
-
-
-def draw(seed):
-    return np.random.default_rng(seed).standard_normal(RATE)
-
-
-def write(path, samples, rate=RATE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="PCM_16")
 
 
 def run(test_set, output, **options):
@@ -94,7 +62,7 @@ def test_a_set_at_48_khz_scores_as_at_16_khz(known_set, output, checkpoint, kind
     assert "sample_rate" not in settings and "soxr" not in settings["versions"]
     for path in folder.parent.rglob("*.wav"):
         rate = 44100 if path.parent.name == "estimates" else 48000
-        write(path, soxr.resample(soundfile.read(path)[0], RATE, rate, "VHQ"), rate)
+        soundfile.write(path, soxr.resample(soundfile.read(path)[0], RATE, rate, "VHQ"), rate)
     at_48 = run(folder, output.with_name("at_48.csv"), **source, limit=2)
     assert (at_48["failed"] == "").all()
     for metric in METRICS:
@@ -105,7 +73,7 @@ def test_a_set_at_48_khz_scores_as_at_16_khz(known_set, output, checkpoint, kind
         run(folder, output, **source, limit=2)
 
 
-def test_committed_rows_can_be_gone_on_with(shared, tmp_path):
+def test_committed_rows_are_resumed(shared, tmp_path):
     """The settings of rows in results/ are still those of the command that made them."""
     name = "metrics/dns2020_no_reverb/noisy"
     for suffix in (".csv", ".json"):
@@ -125,7 +93,7 @@ def test_the_known_row_of_a_complete_set(known_set):
     check = evaluate.check_metrics(known_set(**close), jobs=1, progress=False)
     assert check.passed is True
     assert list(check.table["verdict"]).count("met") == 2
-    assert "Tiny: complete, 4 files; known row met" in str(check)
+    assert "Tiny: complete, 3 files; known row met" in str(check)
     check = evaluate.check_metrics(
         known_set(**close | {"ssnr": means["ssnr"] + 0.021}), jobs=1, progress=False
     )
@@ -136,27 +104,27 @@ def test_the_known_row_of_a_complete_set(known_set):
 def test_an_incomplete_set_is_named_as_such(known_set):
     check = evaluate.check_metrics(known_set(n_files=824, ssnr=0.0), jobs=1, progress=False)
     assert check.passed is None
-    assert check.reason == "incomplete, 4 of 824 files: not comparable"
+    assert check.reason == "incomplete, 3 of 824 files: not comparable"
     assert not check.table["verdict"].any()
     limited = evaluate.check_metrics(known_set(ssnr=0.0), jobs=1, limit=1, progress=False)
-    assert limited.reason == "incomplete, 1 of 4 files: not comparable"
+    assert limited.reason == "incomplete, 1 of 3 files: not comparable"
 
 
-def test_a_known_metric_that_failed_everywhere_is_not_met(known_set):
-    for i in range(4):
-        write(known_set() / "noisy" / f"p{i}.wav", np.zeros(RATE))
+def test_a_known_metric_that_failed_everywhere_is_not_met(pairs, known_set):
+    for i in range(3):
+        pairs.write("noisy", f"p{i}", np.zeros(RATE))
     check = evaluate.check_metrics(known_set(si_sdr=0.0), jobs=1, progress=False)
     assert check.passed is False
 
 
-def test_a_known_row_with_a_failed_file_is_not_met(known_set, output):
+def test_a_known_row_with_a_failed_file_is_not_met(pairs, known_set, output):
     folder = known_set()
-    write(folder / "noisy" / "p3.wav", np.zeros((RATE, 2)))
-    rows = evaluate.evaluate(folder, output, jobs=1, progress=False)
+    pairs.write("noisy", "p2", np.zeros((RATE, 2)))
+    rows = run(folder, output)
     means = summarise(rows)["mean"]
     check = evaluate.compare(rows, known_set(si_sdr=means["si_sdr"]))
     assert check.passed is False
-    assert check.reason == "complete, 4 files; known row NOT met; 1 failed"
+    assert check.reason == "complete, 3 files; known row NOT met; 1 failed"
     assert "met" not in list(check.table["verdict"])
 
 
@@ -169,3 +137,16 @@ def test_noisy_dns_files_as_published(shared):
     known = check.table.dropna(subset="known")
     assert list(known["metric"]) == ["pesq_wb", "pesq_nb", "stoi", "si_sdr"]
     assert known["measured"].notna().all()
+
+
+def test_an_unknown_set_is_measured(pairs, output):
+    check = evaluate.check_metrics(pairs.folder, jobs=1, limit=2, output=output, progress=False)
+    assert check.passed is None
+    assert "no set with a known row" in check.reason
+    assert check.table["known"].isna().all()
+    assert len(pd.read_csv(output)) == 2
+
+
+def test_mixtures_have_no_known_row(mixtures):
+    with pytest.raises(UserError, match="`speechlab evaluate` scores them"):
+        evaluate.check_metrics(mixtures.folder)

@@ -101,7 +101,7 @@ def test_settings_of_something_else_are_not_overwritten(output):
 def test_rows_without_settings_are_refused(output):
     write(output, ROWS).finish(NAMES)
     output.with_suffix(".json").unlink()
-    with pytest.raises(UserError, match=r"rows\.json beside it is gone"):
+    with pytest.raises(UserError, match=r"rows\.json beside it is missing"):
         Rows(output, HEADER, SETTINGS)
 
 

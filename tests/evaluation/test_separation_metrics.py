@@ -15,8 +15,8 @@ from speechlab.evaluation.separation_metrics import (
     NO_OTHER,
     SILENT,
     mean,
+    numbered,
     permutation,
-    said,
     score,
     usual,
 )
@@ -60,7 +60,7 @@ def test_the_order_is_that_of_brute_force(n_sources):
 def test_each_measure_is_the_tool_s_and_an_improvement_is_over_the_mixture():
     estimates, sources, mixture = drawn(2, 6000)
     found = score(estimates[::-1], sources, mixture, RATE, QUICK)
-    assert said(speaker.estimate for speaker in found) == "2 1"
+    assert numbered(speaker.estimate for speaker in found) == "2 1"
     sdr, sir, _, order = fast_bss_eval.bss_eval_sources(sources, estimates)
     with np.errstate(divide="ignore"):  # nothing but the sources is in the mixture: its SAR
         _, before, _, _ = fast_bss_eval.bss_eval_sources(sources, np.stack([mixture, mixture]))
@@ -89,7 +89,7 @@ def test_a_gain_or_sign_of_an_estimate_changes_nothing(name, shared):
 def test_the_mixture_improves_on_nothing():
     _, sources, mixture = drawn(3)
     found = score(np.stack([mixture] * 3), sources, mixture, RATE, QUICK)
-    assert said(speaker.estimate for speaker in found) == "1 2 3"
+    assert numbered(speaker.estimate for speaker in found) == "1 2 3"
     assert all(speaker.values[name] == 0 for speaker in found for name in IMPROVEMENTS)
 
 
@@ -117,7 +117,7 @@ def test_a_silent_or_broken_estimate_fails_alone_and_is_not_averaged_away(broken
     estimates = estimates[::-1].copy()
     estimates[0] = broken
     found = score(estimates, sources, mixture, RATE, QUICK)
-    assert said(speaker.estimate for speaker in found) == "2 1"
+    assert numbered(speaker.estimate for speaker in found) == "2 1"
     assert not found[0].reasons and found[0].values["si_sdr"] > 15
     assert found[1].reasons.keys() == set(QUICK) and not found[1].is_left_out
     assert all(np.isnan(value) for value in mean(found, QUICK).values())

@@ -83,7 +83,7 @@ class _Task:
     index: int
     name: str
     material: str  # digest of the file names: clips of other files are not gone on with
-    pair: test_sets.Pair | None = None  # of the test set, which is taken as it is
+    pair: test_sets.Mixture | None = None  # of the test set, which is copied as it is
 
 
 @preparing.alone
@@ -113,7 +113,7 @@ def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
     )
 
 
-def _found(raw: Path) -> tuple[Path, list[test_sets.Pair]]:
+def _found(raw: Path) -> tuple[Path, list[test_sets.Mixture]]:
     """The folder `datasets` and the pairs of the test set. UserError says all that is missing."""
     root = next((f for f in (raw / "datasets", raw) if (f / "clean").is_dir()), raw)
     test = root / "test_set" / "synthetic" / "no_reverb"
@@ -125,7 +125,7 @@ def _found(raw: Path) -> tuple[Path, list[test_sets.Pair]]:
             "github.com/microsoft/DNS-Challenge with git lfs (speech and noise CC BY 4.0 and CC0) "
             "and name it as raw"
         )
-    return root, test_sets.find_pairs(test)
+    return root, test_sets.find(test)
 
 
 def split_material(root: Path, config: Dns2020Config) -> dict[str, Material]:
@@ -278,15 +278,14 @@ def _make(task: _Task, target: Path, root: Path, config: Dns2020Config) -> Item:
     )
 
 
-def _take(task: _Task, pair: test_sets.Pair, target: Path) -> Item:
+def _take(task: _Task, pair: test_sets.Mixture, target: Path) -> Item:
     """A pair of the test set, the same bytes under the same names."""
-    noisy, clean = (
-        f"test/{kind}/{path.name}" for kind, path in (("noisy", pair.noisy), ("clean", pair.clean))
-    )
-    preparing.copy(pair.noisy, target / noisy)
-    preparing.copy(pair.clean, target / clean)
+    (source,) = pair.sources
+    noisy, clean = f"test/noisy/{pair.mixture.name}", f"test/clean/{source.name}"
+    preparing.copy(pair.mixture, target / noisy)
+    preparing.copy(source, target / clean)
     recording = audio.Recording(target / noisy)
-    snr = re.search(r"_snr(-?\d+)_", pair.noisy.name)
+    snr = re.search(r"_snr(-?\d+)_", pair.mixture.name)
     return Item(
         name=f"test_{task.name}",
         kind="mixture",

@@ -167,7 +167,7 @@ def test_clipped_files_and_clips_without_speech_are_drawn_again(raw, tmp_path):
 def test_the_test_set_is_taken_over_byte_for_byte(prepared, raw):
     test = raw / "datasets" / "test_set" / "synthetic" / "no_reverb"
     assert tiny_corpora.content(prepared / "test") == tiny_corpora.content(test)
-    assert [pair.name for pair in test_sets.find_pairs(prepared / "test")] == [
+    assert [pair.name for pair in test_sets.find(prepared / "test")] == [
         "fileid_0",
         "fileid_9",
         "fileid_12",
@@ -188,7 +188,7 @@ def test_plain_names_of_the_test_set_are_understood(raw, tmp_path):
             tiny_corpora.noise(path)
     config = replace(SHORT, raw=str(other), hours=0.0, dev_hours=0.0)
     CORPUS.prepare(tmp_path / "prepared", config, tiny_corpora.silent)
-    pairs = test_sets.find_pairs(tmp_path / "prepared" / "test")
+    pairs = test_sets.find(tmp_path / "prepared" / "test")
     assert test_sets.recognise(pairs).title == "DNS-2020 synthetic no_reverb"
 
 

@@ -85,7 +85,7 @@ def test_given_splits_are_kept_and_the_test_set_can_be_evaluated(tmp_path):
         s: {t for i in found for t in i.speakers} for s, found in items(tmp_path / "p").items()
     }
     assert speakers == {"train": set(SPEAKERS[:3]), "dev": set(SPEAKERS[3:5]), "test": {"finn"}}
-    names = [pair.name for pair in test_sets.find_pairs(tmp_path / "p" / "test")]
+    names = [pair.name for pair in test_sets.find(tmp_path / "p" / "test")]
     assert names == ["finn_000", "finn_001", "finn_002"]
 
 
@@ -162,7 +162,7 @@ def test_speech_and_noise_of_dev_are_mixed_always_the_same(tmp_path):
         assert noisy.shape == clean.shape == (1, item.n_frames) == (1, 8000)
         snr_db = 10 * (clean.square().mean() / (noisy - clean).square().mean()).log10()
         assert 0 <= item.snr_db <= 10 and abs(snr_db - item.snr_db) < 0.1
-    assert test_sets.find_pairs(tmp_path / "one" / "dev")
+    assert test_sets.find(tmp_path / "one" / "dev")
     none = replace(wanted, n_mixtures=0)
     prepare(tmp_path / "none", none)
     assert {i.kind for i in items(tmp_path / "none")["dev"]} == {"speech", "noise"}

@@ -20,7 +20,7 @@ from speechlab.config import from_dict, override, to_dict
 from speechlab.data import manifest
 from speechlab.data.corpora import synthetic
 from speechlab.data.corpora.synthetic import SyntheticConfig
-from speechlab.data.test_sets import find_pairs
+from speechlab.data.test_sets import find
 from speechlab.errors import UserError
 
 pytest.importorskip("espeakng_loader")
@@ -218,9 +218,9 @@ def test_nothing_is_clipped_and_levels_are_sane(corpus):
 
 def test_ready_pairs_are_found(corpus):
     for split in ("dev", "test"):
-        pairs = find_pairs(corpus / split)
+        pairs = find(corpus / split)
         assert len(pairs) == TINY.n_held_out
-        assert all(pair.noisy.name == pair.clean.name for pair in pairs)
+        assert all(pair.mixture.name == pair.sources[0].name for pair in pairs)
 
 
 def test_a_room_with_its_gain_has_a_direct_sound_of_level_1(corpus):

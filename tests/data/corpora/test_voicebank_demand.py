@@ -66,10 +66,8 @@ def test_two_speakers_are_held_out_and_the_test_set_stays(raw, tmp_path):
         "train": ["p227_001", "p227_002", "p286_404"],
         "dev": ["p226_001", "p287_005"],
     }
-    assert [pair.name for pair in test_sets.find_pairs(target / "test")] == list(TEST)
-    assert (
-        test_sets.recognise(test_sets.find_pairs(target / "test")).title == "VoiceBank-DEMAND test"
-    )
+    assert [pair.name for pair in test_sets.find(target / "test")] == list(TEST)
+    assert test_sets.recognise(test_sets.find(target / "test")).title == "VoiceBank-DEMAND test"
     assert any("incomplete" in line for line in told)
     assert not manifest.about(target)["complete"]
 

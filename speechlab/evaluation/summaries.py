@@ -1,0 +1,100 @@
+"""Summaries of the rows of `evaluate`: one row per file, means with intervals, failures.
+
+Speakers of one mixture are not independent, so means and intervals are over files. What no system
+has a value for (`separation_metrics.LEFT_OUT`) is skipped and counted apart from failures. Rows may
+come from `evaluate` or from its CSV file.
+"""
+
+import pandas as pd
+
+from speechlab.evaluation.separation_metrics import LEFT_OUT, METRICS, SILENT, numbered
+from speechlab.evaluation.statistics import mean_interval
+
+
+def means(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per file: file, seconds, permutation, means over speakers, n_silent, failed.
+
+    Rows of one source are returned as they are. permutation: the numbers, from 1, of the estimates
+    of speaker 1, 2, ...: "2 1". A speaker who is left out is in no mean; n_silent of them have a
+    silent source. A mean is NaN where another speaker has no value.
+    """
+    rows = _with_reasons(rows)
+    if "speaker" not in rows:
+        return rows
+    metrics = _metrics(rows)
+    table = []
+    for file, speakers in rows.groupby("file", sort=False):
+        order = speakers["estimate"]
+        scored = speakers[["all" not in _left_out(reasons) for reasons in speakers["failed"]]]
+        failed = [f"s{row.speaker}: {row.failed}" for row in speakers.itertuples() if row.failed]
+        table.append(
+            {
+                "file": file,
+                "seconds": speakers["seconds"].iloc[0],
+                "permutation": "" if order.isna().any() else numbered(order.astype(int) - 1),
+                **scored[metrics].mean(skipna=False),
+                "n_silent": int((speakers["failed"] == f"all: {SILENT}").sum()),
+                "failed": " | ".join(failed),
+            }
+        )
+    columns = ["file", "seconds", "permutation", *metrics, "n_silent", "failed"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per metric: mean over files, 95 % bootstrap interval (low, high), n, n_failed.
+
+    n: files in the mean; n_failed: files without a value, for at least one speaker. Of several
+    speakers also n_left_out: files of which no system has a value, not counted in n_failed.
+    """
+    table, summary = means(rows), []
+    for metric in _metrics(table):
+        values = table[metric].dropna()
+        mean = mean_interval(values.to_numpy())
+        summary.append((metric, *mean, len(table) - len(values)))
+    columns = ["metric", "mean", "low", "high", "n", "n_failed"]
+    summary = pd.DataFrame(summary, columns=columns).set_index("metric")
+    if "speaker" in rows:
+        rows = _with_reasons(rows)
+        summary["n_left_out"] = [_n_left_out(rows, metric) for metric in summary.index]
+        summary["n_failed"] -= summary["n_left_out"]
+    return summary
+
+
+def failed(rows: pd.DataFrame) -> dict[str, str]:
+    """The files without a value of a metric, each with its first reasons; none is left out."""
+    rows = _with_reasons(rows)
+    parts = rows["failed"].map(lambda reasons: [p for p in _parts(reasons) if not _is_left_out(p)])
+    reasons = rows.assign(failed=parts.map("; ".join))
+    first = reasons[reasons["failed"] != ""].drop_duplicates("file")
+    return dict(zip(first["file"], first["failed"], strict=True))
+
+
+def _metrics(rows: pd.DataFrame) -> list[str]:
+    return [name for name in rows.columns if name in METRICS]
+
+
+def _n_left_out(rows: pd.DataFrame, metric: str) -> int:
+    """Mixtures of which no speaker could have a value."""
+    without = rows["failed"].map(lambda reasons: not _left_out(reasons).isdisjoint((metric, "all")))
+    return int(without.groupby(rows["file"]).all().sum())
+
+
+def _with_reasons(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose empty reasons are empty text; read from a CSV file they are NaN."""
+    reasons = rows["failed"].astype(object)
+    return rows.assign(failed=reasons.where(reasons.notna(), ""))
+
+
+def _parts(reasons: str) -> list[str]:
+    """Of a cell of `rows.failures`: "metric: reason" each."""
+    return reasons.split("; ")
+
+
+def _is_left_out(part: str) -> bool:
+    return part.partition(": ")[2] in LEFT_OUT
+
+
+def _left_out(reasons: str) -> set[str]:
+    """The metrics, or "all", that no system has a value of."""
+    return {part.partition(": ")[0] for part in _parts(reasons) if _is_left_out(part)}
