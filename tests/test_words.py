@@ -36,8 +36,6 @@ WAITING = (
     "results/",
     "benchmarks/",
     "examples/",
-    "notebooks/",
-    "README.md",
 )
 LOG_SINCE = "2026-12"  # entries of the log from this date on are checked
 

@@ -1,4 +1,4 @@
-"""What the notebooks' prose says they taught is what the committed rows and tables say."""
+"""The text under "What we learned" agrees with the committed rows and tables."""
 
 import re
 from functools import partial
@@ -27,7 +27,7 @@ def learned(name: str) -> str:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_what_was_learned_is_of_committed_rows_that_it_names(path):
-    """A reader's own run may differ: the text says first whose numbers it quotes."""
+    """A reader's own run may differ, so the text first names the rows that it quotes."""
     prose = learned(path.name).removeprefix("## What we learned ")
     first = re.match(r"\*\*The committed (run|rows|corpus)\*\* \((.+?)\)", prose)
     named = re.findall(r"`(results/[^`]+)`", prose)
@@ -109,7 +109,7 @@ def test_what_training_taught_is_what_the_rows_say():
     dev = pd.read_csv(ROOT / "results" / "dev" / "cleanumamba-tiny.csv")
     wide = dev.pivot(index="file", columns="system", values=["si_sdr", "pesq_wb"])
     scores, quality = wide["si_sdr"], wide["pesq_wb"]
-    assert len(scores) == 40 and "In SI-SDR both its intervals lie above 0" in prose
+    assert len(scores) == 40 and "In SI-SDR, both intervals of its gain are above 0" in prose
     for other in ("noisy", "wiener"):
         assert paired_difference(scores["cleanumamba"], scores[other]).low > 0
     assert paired_difference(quality["cleanumamba"], quality["noisy"]).low > 0
@@ -131,40 +131,43 @@ def gains_of(name: str, system: str, other: str, metric: str) -> Difference:
 def test_what_training_a_semamba_taught_is_what_the_rows_say():
     prose = learned("03_train_semamba.ipynb")
     gain = partial(gains_of, "semamba-tiny", "semamba_advanced")
-    assert "In PESQ-WB both its intervals lie above 0" in prose
+    assert "In PESQ-WB, both intervals of its gain are above 0" in prose
     assert gain("noisy", "pesq_wb").low > 0 and gain("wiener", "pesq_wb").low > 0
-    assert "In SI-SDR it is ahead of the noisy files, and the filter keeps up" in prose
+    assert "In SI-SDR its gain over the noisy files is above 0; the interval over the" in prose
     assert gain("noisy", "si_sdr").low > 0 > gain("wiener", "si_sdr").low
-    assert "a hundredth of the published size" in prose
+    assert "a hundredth of the published parameters" in prose
     sizes = [
         n_params(SEMambaAdvanced(c))
         for c in (EXPERIMENTS["semamba-tiny"].model, EXPERIMENTS["semamba"].model)
     ]
     assert 1 / 110 < sizes[0] / sizes[1] < 1 / 90
-    assert "PCS, which nobody trained, lifts PESQ-WB once more and costs SI-SDR" in prose
+    assert "PCS, which is not trained, raises PESQ-WB again and lowers SI-SDR" in prose
     stretched = partial(gains_of, "semamba-tiny", "stretched", "semamba_advanced")
     assert stretched("pesq_wb").low > 0 > stretched("si_sdr").high
     dev = pd.read_csv(ROOT / "results" / "dev" / "semamba-tiny.csv")
     by_band = dev.assign(band=dev["snr_db"] // 5).pivot_table("si_sdr", "band", "system")
     ahead = by_band["semamba_advanced"] - by_band["wiener"]
-    assert "ahead where the noise is loud" in prose and ahead.iloc[0] > 0 > ahead.iloc[-1]
+    assert "better than the filter in loud noise" in prose and ahead.iloc[0] > 0 > ahead.iloc[-1]
 
 
 def test_what_training_an_mpsenet_taught_is_what_the_rows_say():
     prose = learned("04_train_mpsenet_mamba.ipynb")
     gain = partial(gains_of, "mpsenet-mamba-tiny", "mpsenet_mamba")
-    assert "In PESQ-WB and in SI-SDR its interval over the noisy files lies above 0" in prose
-    assert "The filter keeps up in both." in prose
+    assert (
+        "In PESQ-WB and in SI-SDR, the interval of its gain over the noisy files is above 0"
+        in prose
+    )
+    assert "Over the filter, both intervals include 0." in prose
     for metric in ("pesq_wb", "si_sdr"):
         assert gain("noisy", metric).low > 0 > gain("wiener", metric).low
     dev = pd.read_csv(ROOT / "results" / "dev" / "mpsenet-mamba-tiny.csv")
     by_band = dev.assign(band=dev["snr_db"] // 5).pivot_table("si_sdr", "band", "system")
-    assert "the better one in SI-SDR where there is little noise" in prose
+    assert "the filter has the better SI-SDR at high SNR" in prose
     assert by_band["wiener"].iloc[-1] > by_band["mpsenet_mamba"].iloc[-1]
 
 
 def separation_rows(name: str) -> pd.DataFrame:
-    """Means over the talkers of each mixture, of a separation at profile quick."""
+    """Means over the speakers of each mixture, of a separation at profile quick."""
     rows = pd.read_csv(ROOT / "results" / "dev" / f"{name}.csv")
     assert rows["file"].nunique() == 40 and len(rows) == 2 * 2 * 40
     assert rows["failed"].isna().all()
@@ -183,19 +186,19 @@ def test_what_training_a_sepmamba_taught_is_what_the_rows_say():
     gain = {
         m: separation_gain(dev, "sepmamba", m) for m in ("si_sdri", "sdr", "sir", "stoi", "pesq_nb")
     }
-    assert "In SI-SDRi, SDR and SIR its intervals lie above 0" in prose
+    assert "In SI-SDRi, SDR and SIR, the intervals of its gain are above 0" in prose
     assert min(gain[metric].low for metric in ("si_sdri", "sdr", "sir")) > 2
-    assert "STOI gains little, and in PESQ-NB it is a little behind the mixture" in prose
+    assert "STOI gains little, and PESQ-NB is slightly below the mixture" in prose
     assert 0 < gain["stoi"].low < gain["stoi"].high < 0.1 and -0.1 < gain["pesq_nb"].high < 0
     of = dev.loc["sepmamba"].set_index("file")
     far = of["pitch_apart"] > 5
-    assert "of those within 5 semitones it gains 1.6 dB, of the others 8.1" in prose
+    assert "Speakers within 5 semitones gain 1.6 dB, the others 8.1 dB" in prose
     assert [round(of["si_sdri"][which].mean(), 1) for which in (~far, far)] == [1.6, 8.1]
     correlation = of[["pitch_apart", "level_apart_db", "si_sdri"]].corr("spearman")["si_sdri"]
-    assert "It is pitch that it separates by" in prose and "Level tells it nothing" in prose
+    assert "The model separates by pitch" in prose and "The level has no effect" in prose
     assert correlation["pitch_apart"] > 0.5 > 0.2 > abs(correlation["level_apart_db"])
     other = separation_rows("umambanet-tiny").loc["umambanet"].set_index("file")
-    assert "It gains 0.6 dB more on the same mixtures in about as long" in prose
+    assert "It gains 0.6 dB more on the same mixtures, in about the same time" in prose
     ahead = paired_difference(other["si_sdri"], of["si_sdri"])
     assert ahead.low > 0 and round(ahead.mean, 1) == 0.6
     assert "and gains 6.3 dB" in prose and round(gain["si_sdri"].mean, 1) == 6.3
@@ -215,29 +218,29 @@ def test_what_training_a_umambanet_taught_is_what_the_rows_say():
         m: separation_gain(dev, "umambanet", m)
         for m in ("si_snri", "sdr", "sir", "stoi", "pesq_nb")
     }
-    assert "In SI-SNRi, SDR and SIR its intervals lie far above 0" in prose
+    assert "In SI-SNRi, SDR and SIR, the intervals of its gain are far above 0" in prose
     assert min(gain[metric].low for metric in ("si_snri", "sdr", "sir")) > 5
     assert "SIR gains most" in prose and gain["sir"].low > gain["sdr"].high
-    assert "STOI gains little, and in PESQ-NB the mixture keeps up" in prose
+    assert "STOI gains little, and in PESQ-NB the interval includes 0" in prose
     assert 0 < gain["stoi"].low < gain["stoi"].high < 0.1 and gain["pesq_nb"].low < 0
     of = dev.loc["umambanet"].set_index("file")
     far = of["pitch_apart"] > 5
-    assert "more than 5 semitones apart it separates all, by 4 dB or more" in prose
-    assert "of closer ones it gains 5.3 dB at most, and some come out worse" in prose
+    assert "more than 5 semitones apart are all separated, by 4 dB or more" in prose
+    assert "Closer ones gain 5.3 dB at most, and some mixtures become worse" in prose
     assert of["si_sdri"][far].min() > 4 and round(of["si_sdri"][~far].max(), 1) == 5.3
     assert of["si_sdri"][~far].min() < 0
     correlation = of[["pitch_apart", "level_apart_db", "si_sdri"]].corr("spearman")["si_sdri"]
-    assert "It is pitch that it separates by" in prose and "Level tells it nothing" in prose
+    assert "The model separates by pitch" in prose and "The level has no effect" in prose
     assert correlation["pitch_apart"] > 0.5 > 0.2 > abs(correlation["level_apart_db"])
     noisy = separation_gain(separation_rows("umambanet-tiny-noisy"), "umambanet", "si_snri")
     assert "the same network and steps gain 1.4 dB" in prose and round(noisy.mean, 1) == 1.4
     recorded = separation_rows("umambanet-recorded")
-    assert "gains 3.4 dB on talkers that it never heard" in prose
+    assert "gains 3.4 dB on unseen speakers" in prose
     assert round(separation_gain(recorded, "umambanet", "si_snri").mean, 1) == 3.4
     of = recorded.loc["umambanet"].set_index("file")
-    assert "23 of 40 mixtures by more than 4 dB, while 7 come out worse" in prose
+    assert "23 of 40 mixtures by more than 4 dB, while 7 become worse" in prose
     assert len(of) == 40 and (of["si_sdri"] > 4).sum() == 23 and (of["si_sdri"] < 0).sum() == 7
-    assert "Here pitch does not tell which (rank correlation 0.13)" in prose
+    assert "Here pitch does not predict the gain (rank correlation 0.13)" in prose
     assert round(of[["pitch_apart", "si_sdri"]].corr("spearman").iloc[0, 1], 2) == 0.13
     steps = EXPERIMENTS["umambanet-two-speakers"].training.n_steps
     assert "the published size, trained for 4000 steps" in prose and steps == 4000

@@ -176,7 +176,7 @@ def prepare_data_of_recordings(request, results):
 def prepare_data_without_data(request, results):
     words = {"corpus": "dns2020", "folder": results / "dns2020"}
     shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
-    assert "Not all is here" in shown and "DNS-Challenge" in shown
+    assert "Missing inputs" in shown and "DNS-Challenge" in shown
     assert (results / "runs" / "smoke" / "tables" / "corpus_synthetic.csv").exists()
     assert not (results / "tables").exists() and not (results / LOCAL).exists()
 
@@ -199,7 +199,7 @@ def training_without_data(request, results):
     checkpoints.save(checkpoint, CleanUMamba(tiny_config()))
     words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint}
     shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
-    assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
+    assert "Missing inputs" in shown and "speechlab data prepare synthetic" in shown
     output = results / "runs" / "smoke"
     rows = pd.read_csv(output / "dev" / "given-given.csv")
     assert rows.groupby("system", sort=False).size().to_dict() == SYSTEMS_OF_5
@@ -214,7 +214,7 @@ def a_finished_run(request, results):
     before = {path.name: path.read_bytes() for path in there.folder.iterdir()}
     name, words = "02_train_cleanumamba.ipynb", {"checkpoint": there.folder}
     shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
-    assert "Not all is here" not in shown and "other data" not in shown
+    assert "Missing inputs" not in shown and "other data" not in shown
     assert f"Read here: `{corpus}`" in shown and "6 steps done" in shown
     assert {path.name: path.read_bytes() for path in there.folder.iterdir()} == before
     rows = pd.read_csv(results / LOCAL / "dev" / "theirs.csv")
@@ -270,7 +270,7 @@ def of_a_file(name: str, checkpoint: Path, results: Path, **parameters: str) -> 
     """Without data nor a training: a model is given. Returns what is shown."""
     words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint} | parameters
     shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
-    assert "Not all is here" in shown and "speechlab data prepare synthetic" in shown
+    assert "Missing inputs" in shown and "speechlab data prepare synthetic" in shown
     output = results / "runs" / "smoke"
     assert (output / "dev" / f"{checkpoint.stem}-given.csv").exists()
     assert len(list((output / "figures").iterdir())) == 5  # a file has no curves
@@ -316,7 +316,7 @@ def sepmamba_without_data(request, results):
     words = {"corpus": results / "nowhere" / "two_speakers", "system": "sepmamba_s"}
     environment = {"OMP_NUM_THREADS": "1"}
     shown = run("05_train_sepmamba.ipynb", results, environment, checkpoint=published, **words)
-    assert "Not all is here" in shown and "speechlab data prepare two_speakers" in shown
+    assert "Missing inputs" in shown and "speechlab data prepare two_speakers" in shown
     assert (results / "runs" / "smoke" / "dev" / "state-given.csv").exists()
 
 
@@ -333,7 +333,7 @@ def umambanet_without_data(request, results):
     checkpoints.save(checkpoint, ConvTasNet(conv_tasnet.CONFIGS["tiny"]))
     words = {"corpus": results / "nowhere" / "two_speakers_noisy", "checkpoint": checkpoint}
     shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
-    assert "Not all is here" in shown and "Conv-TasNet" in shown
+    assert "Missing inputs" in shown and "Conv-TasNet" in shown
     assert (results / "runs" / "smoke" / "dev" / "given-given.csv").exists()
 
 
