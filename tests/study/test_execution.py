@@ -12,6 +12,7 @@ import pytest
 from speechlab.study import execution
 from tests.support.study_toys import LIMIT_MIN, copies, read, reason, run, write
 
+pytestmark = pytest.mark.usefixtures("warm_papermill")
 ENDLESS = """
 import os, time
 from pathlib import Path

@@ -14,7 +14,9 @@ from speechlab.study import runner
 from speechlab.study.experiments import EXPERIMENTS
 from speechlab.study.runner import assignments, plan, run_study, source_hash, stale
 from tests.support.study_toys import LIMIT_MIN, copies, printed, read, reason, run, wanted, write
+from tests.support.warm import ROOT
 
+pytestmark = pytest.mark.usefixtures("warm_papermill")
 GOOD = ("from pathlib import Path", "#seed = 0\nrate = 1.0\ncorpus = '../corpus'", "print(seed)")
 
 
@@ -27,7 +29,7 @@ def source():
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory, warm_papermill):
     """A study of three notebooks, of which the second fails: its folder, outcomes and lines."""
     root, lines = tmp_path_factory.mktemp("study"), []
     write(root / "notebooks", "01_good", *GOOD, "print(open('01_good.ipynb').name)")
@@ -240,7 +242,6 @@ def test_the_module_is_light():
 
 
 def test_the_repository_s_notebooks_can_be_planned():
-    root = Path(__file__).resolve().parents[2]
-    sets = plan(folder=root / "notebooks", profile="smoke")
+    sets = plan(folder=ROOT / "notebooks", profile="smoke")
     assert [one.name for one in sets] == sorted(one.name for one in sets) and sets
     assert all(one.parameters == {"profile": "smoke"} for one in sets)

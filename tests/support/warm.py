@@ -24,13 +24,14 @@ import tempfile
 import threading
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 1800  # of a process that hangs; none that works needs as long on a busy machine
+STARTING = threading.Lock()
 PRELOADED = (
     "torch",
     "pandas",
@@ -45,8 +46,7 @@ PRELOADED = (
     "matplotlib_inline.backend_inline",
     "IPython.core.interactiveshell",
     "nbformat",
-    "papermill.iorw",
-    "papermill.parameterize",
+    "papermill",
     "speechlab.cli.main",
     "speechlab.study.views",
     "speechlab.study.launch",
@@ -61,8 +61,8 @@ PRELOADED = (
 class Process:
     """A running process. `returncode` is that of `subprocess.Popen`: negative for a signal."""
 
-    def __init__(self, pid: int, status: IO[bytes]) -> None:
-        self.pid, self.returncode, self._status = pid, None, status
+    def __init__(self, pid: int, status: IO[bytes], stdin: IO[bytes] | None) -> None:
+        self.pid, self.returncode, self.stdin, self._status = pid, None, stdin, status
 
     def poll(self) -> int | None:
         if self.returncode is None and select.select([self._status], [], [], 0)[0]:
@@ -94,21 +94,35 @@ def start(
     *arguments: object,
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
     stdout: IO | int = subprocess.DEVNULL,
     stderr: IO | int = subprocess.DEVNULL,
 ) -> Process:
-    """A process of `python ARGUMENTS`; stdin is empty, the streams are files or DEVNULL."""
+    """A process of `python ARGUMENTS`, in a session of its own.
+
+    stdin: DEVNULL or PIPE; stdout, stderr: DEVNULL or files.
+    """
     request = {"arguments": [*map(str, arguments)], "cwd": str(cwd or Path.cwd())}
     request["env"] = dict(os.environ if env is None else env)
-    reads, writes = os.pipe()
+    (reads, writes), (source, sink) = os.pipe(), os.pipe()
     with Path(os.devnull).open("r+b") as nothing:
         streams = [nothing if one == subprocess.DEVNULL else one for one in (stdout, stderr)]
-        files = [nothing.fileno(), *(stream.fileno() for stream in streams), writes]
-        requests, _ = _server(os.getpid())
-        socket.send_fds(requests, [json.dumps(request).encode()], files)
+        files = [source, *(stream.fileno() for stream in streams), writes]
+        with STARTING:
+            requests, _ = _server(os.getpid())
+            socket.send_fds(requests, [json.dumps(request).encode()], files)
+    os.close(source)
     os.close(writes)
-    status = os.fdopen(reads, "rb", buffering=0)
-    return Process(int(status.readline()), status)
+    status, pipe = os.fdopen(reads, "rb", buffering=0), os.fdopen(sink, "wb", buffering=0)
+    if stdin == subprocess.DEVNULL:
+        pipe.close()
+    return Process(int(status.readline()), status, pipe)
+
+
+def popen(command: Sequence[str], start_new_session: bool = True, **options: Any) -> Process:
+    """In the place of `subprocess.Popen` for a command of this interpreter."""
+    assert command[0] == sys.executable and start_new_session
+    return start(*command[1:], **options)
 
 
 def run(
@@ -205,6 +219,7 @@ def _become(request: dict, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    os.setsid()
     multiprocessing.process.ORIGINAL_DIR = request["cwd"]
     sys.stdout = sys.__stdout__ = io.TextIOWrapper(io.FileIO(1, "w"))
     errors = io.TextIOWrapper(io.FileIO(2, "w"), errors="backslashreplace", line_buffering=True)

@@ -1,0 +1,21 @@
+"""Notebooks of the study's tests start in warm processes."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from speechlab.study import execution
+from tests.support import warm
+
+
+@pytest.fixture(scope="module")
+def warm_papermill():
+    """papermill is a fork of the warm process; kernels are processes of their own.
+
+    It starts cold in the tests of `killed_in_the_middle` and of a repository of its own.
+    """
+    names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "subprocess", SimpleNamespace(Popen=warm.popen, **names))
+        yield
