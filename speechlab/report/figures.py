@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -225,21 +225,19 @@ def picture(
     table: pd.DataFrame,
     limits: tuple[float, float],
     cmap: str | None = None,
-) -> AxesImage:
-    """Values over time and frequency, as `spectrograms` takes them, between two of them."""
+) -> QuadMesh:
+    """Values over time and frequency.
+
+    title: of the panel.
+    table: as `spectrograms` takes them.
+    limits: values of the first and last colour.
+    cmap: name of the colours; None: those of the style.
+    """
     seconds, khz = table.columns.to_numpy(float), table.index.to_numpy(float) / 1000
     axes.set_title(title)
     axes.grid(visible=False)
-    return axes.imshow(
-        table.to_numpy(),
-        extent=(seconds[0], seconds[-1], khz[0], khz[-1]),
-        vmin=limits[0],
-        vmax=limits[1],
-        cmap=cmap,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-    )
+    scale = {"vmin": limits[0], "vmax": limits[1], "cmap": cmap}
+    return axes.pcolormesh(seconds, khz, table, shading="nearest", rasterized=True, **scale)
 
 
 def levels(table: pd.DataFrame) -> Figure:

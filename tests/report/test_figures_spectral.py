@@ -52,9 +52,17 @@ def test_terms_are_drawn_and_no_other_column():
 
 
 def test_magnitudes_have_a_scale_each_and_phases_one_for_the_whole_circle():
-    scales = [axes.images[0].get_clim() for axes in FIGURES["magnitudes"]().axes if axes.images]
+    scales = [
+        axes.collections[0].get_clim()
+        for axes in FIGURES["magnitudes"]().axes
+        if axes.get_title("left")
+    ]
     assert scales == [(0, 1), (0, 1)]
-    limits = {axes.images[0].get_clim() for axes in FIGURES["phases"]().axes if axes.images}
+    limits = {
+        axes.collections[0].get_clim()
+        for axes in FIGURES["phases"]().axes
+        if axes.get_title("left")
+    }
     assert limits == {(-pi, pi)}
 
 
