@@ -55,7 +55,7 @@ def tracked() -> list[Path]:
 
 
 def text_files() -> list[Path]:
-    binary = {".safetensors", ".png", ".pdf"}
+    binary = {".safetensors", ".png", ".pdf", ".wav"}
     return [path for path in tracked() if path.suffix not in binary]
 
 
