@@ -1,4 +1,7 @@
-"""Files and folders that one process at a time holds; a lock ends with its process, always."""
+"""Lock files: one process at a time. A lock ends with its process, however that ends.
+
+filelock does the locking. A forked worker that outlives its killed parent does not keep its lock.
+"""
 
 import contextlib
 import errno
@@ -6,82 +9,58 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from speechlab.errors import UserError
 
-POLL_S = 0.2  # between two looks at a lock that another process has
+POLL_S = 0.2  # between two attempts at a lock that another process holds
 
 
-def take(file: IO) -> bool:
-    """Take an open file for this process until it is closed; False where another has it.
+def acquired(path: Path) -> FileLock | None:
+    """The lock file `path`, held until it is released; None if it is held already.
 
-    A lock of POSIX's kind: a worker that outlives its killed parent does not inherit it.
-    UserError where the file system has no locks.
+    Its folder is made. UserError where no lock file can be.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        lock, options = msvcrt.locking, (msvcrt.LK_NBLCK, 1)
-    else:
-        lock, options = fcntl.lockf, (fcntl.LOCK_EX | fcntl.LOCK_NB,)
-    try:
-        lock(file.fileno(), *options)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, fallback_to_soft=False)
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
         raise UserError(
-            f"{file.name}: this file system has no locks ({error.strerror}); take another folder"
+            f"{path}: cannot be written or locked ({error.strerror}); choose another folder"
         ) from error
-    return True
+    return lock
 
 
 @contextlib.contextmanager
 def waited_for(path: Path, tell: Callable[[str], None], busy: str) -> Iterator[None]:
-    """Hold the file `path`; while another process does, wait, and tell once that it is `busy`.
+    """Hold the lock file `path`; while another process does, wait, and tell once that it is `busy`.
 
-    The file and its folder are made, and the file is removed at the end; what a killed process
-    leaves is in nobody's way. UserError where there can be no such file.
+    The file is removed at the end; one that a killed process leaves does no harm. UserError where
+    there can be no such file.
     """
-    taken = _taken(path)
-    if taken is None:
+    lock = acquired(path)
+    if lock is None:
         tell(busy)
-    while taken is None:
+    while lock is None:
         time.sleep(POLL_S)
-        taken = _taken(path)
-    with taken:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _taken(path: Path) -> IO | None:
-    """The file, open and held by this process; None where another one has, or just had, it."""
+        lock = acquired(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(file)
-        with contextlib.suppress(FileNotFoundError):
-            # whoever had it may have removed it since it was opened, and others see a new one
-            if take(file) and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                stack.pop_all()
-                return file
-    return None
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it for this process; UserError where another one works in it.
+    """Make the folder and lock it for this process, without a file; UserError where it is locked.
 
-    The system lets go of it when the process ends, however that comes. Where it has no such locks
-    (Windows, some network drives) nothing is held.
+    Where folders have no locks (Windows, some network drives) nothing is locked.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,6 @@ PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensor
 # What changes a number when it changes; a study hashes the cells of its notebooks itself.
 CODE = ("speechlab", "gradio_app", "benchmarks", "examples", "pyproject.toml", "constraints.txt")
 TOLD = 5  # settings, where a run was begun with others
-_held: set[Path] = set()  # runs that this process has locked
 
 
 @dataclass(frozen=True)
@@ -172,31 +171,25 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """UserError where another process, or a loop of this one, trains in this run."""
-        key = self.folder.resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        busy = "another process trains in this run; wait for it, or choose another name"
-        if key in _held:
+        lock = locks.acquired(self.folder / "lock")
+        if lock is None:
+            busy = "another process trains in this run; wait for it, or choose another name"
             raise UserError(f"{self.folder}: {busy}")
-        with (self.folder / "lock").open("ab") as file:
-            if not locks.take(file):
-                raise UserError(f"{self.folder}: {busy}")
-            _held.add(key)
-            try:
-                yield
-            finally:
-                _held.discard(key)
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def is_running(self) -> bool:
         """Whether a process trains in it now."""
-        key, path = self.folder.resolve(), self.folder / "lock"
-        if key in _held:
-            return True
-        try:
-            with path.open("rb+") as file:
-                return not locks.take(file)
-        except (FileNotFoundError, PermissionError):  # never trained in, or not ours to train in
+        path = self.folder / "lock"
+        if not os.access(path, os.W_OK):  # never trained in, or the run of another user
             return False
+        lock = locks.acquired(path)
+        if lock is not None:
+            lock.release()
+        return lock is None
 
     @property
     def _config(self) -> Path:

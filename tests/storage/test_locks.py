@@ -41,13 +41,21 @@ def test_the_second_waits_and_is_told_once(tmp_path):
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
+    """Nor does a worker that it forked and that outlives it."""
     path, told = tmp_path / "lock", []
-    child = holder(path)
+    reader, writer = os.pipe()
+
+    def forks():
+        os.write(writer, f"{forked(signal.pause)} ".encode())
+        signal.pause()
+
+    child = holder(path, forks)
+    worker = int(os.read(reader, 20))
     os.kill(child, signal.SIGKILL)
     ended(child)
     assert path.exists()
     with locks.waited_for(path, told.append, "busy"):
-        pass
+        os.kill(worker, signal.SIGKILL)  # alive until now
     assert told == [] and not path.exists()
 
 
