@@ -21,7 +21,7 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     rows = _with_reasons(rows)
     if "speaker" not in rows:
         return rows
-    metrics = _metrics(rows)
+    metrics = metrics_of(rows)
     table = []
     for file, speakers in rows.groupby("file", sort=False):
         order = speakers["estimate"]
@@ -48,7 +48,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     speakers also n_left_out: files of which no system has a value, not counted in n_failed.
     """
     table, summary = means(rows), []
-    for metric in _metrics(table):
+    for metric in metrics_of(table):
         values = table[metric].dropna()
         mean = mean_interval(values.to_numpy())
         summary.append((metric, *mean, len(table) - len(values)))
@@ -70,7 +70,8 @@ def failed(rows: pd.DataFrame) -> dict[str, str]:
     return dict(zip(first["file"], first["failed"], strict=True))
 
 
-def _metrics(rows: pd.DataFrame) -> list[str]:
+def metrics_of(rows: pd.DataFrame) -> list[str]:
+    """The columns that are metrics."""
     return [name for name in rows.columns if name in METRICS]
 
 

@@ -8,8 +8,6 @@ launch            from an experiment to a run
 notebooks         parameters and notes of a notebook
 execution         one notebook, executed in a process of its own
 runner            which notebooks run with which parameters, and which are finished
-views             what notebooks about trainings show
-views_separation  what notebooks about separation show
-views_streaming   what notebook 10 shows of streams
+views             what the notebooks about trainings and streams show
 views_corpora     what notebook 01 shows of corpora
 """

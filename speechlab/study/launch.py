@@ -14,15 +14,15 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from speechlab.config import to_dict
 from speechlab.data import splits
 from speechlab.data.corpora.catalogue import FORMER
-from speechlab.data.mixing import Examples, Mixtures, Pairs, whole_pairs
+from speechlab.data.mixing import Examples, Mixtures, Pairs
 from speechlab.data.recordings import Source, speakers
 from speechlab.errors import UserError
-from speechlab.evaluation import separation_metrics
+from speechlab.evaluation.dev_files import score_files
+from speechlab.evaluation.separation_metrics import mean
 from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
 from speechlab.study.experiment import Experiment, check, from_settings, n_sources
@@ -243,21 +243,10 @@ def _dev_scores(
 def scores(
     model: nn.Module, mixtures: list[Source], names: tuple[str, ...], progress: bool = False
 ) -> pd.DataFrame:
-    """Metrics of a model's estimates of ready mixtures, (S, T) as their sources; one row per file.
+    """Metrics of whole ready mixtures, a row per file: of several sources the mean.
 
-    Of several sources the mean, in the best order (`separation_metrics`, which has the names). A
-    metric that fails is NaN.
+    A metric that fails is NaN. names: in `separation_metrics.METRICS`.
     """
-    device = next(model.parameters(), torch.empty(0)).device
-    rows = []
-    pairs = whole_pairs(mixtures, model.sample_rate)
-    for name, noisy, clean in tqdm(pairs, total=len(mixtures), disable=not progress, unit="file"):
-        with torch.inference_mode():
-            estimate = model(noisy[None].to(device))[0].cpu()  # (S, T)
-        if estimate.shape != clean.shape:
-            shapes = f"{tuple(estimate.shape)} for sources {tuple(clean.shape)}"
-            raise UserError(f"{name}: the model gave {shapes}; take mixtures of as many sources")
-        signals = (part.numpy() for part in (estimate, clean, noisy[0]))
-        speakers = separation_metrics.score(*signals, model.sample_rate, names)
-        rows.append({"file": name} | separation_metrics.mean(speakers, names))
+    files = score_files(model, mixtures, names, progress)
+    rows = [{"file": name} | mean(speakers, names) for name, _, speakers in files]
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What notebook 01 shows of prepared corpora: what lies in them, and its talkers in twos."""
+"""What notebook 01 shows of prepared corpora: their contents and mixtures of two speakers."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,27 +11,27 @@ from speechlab.data import manifest
 from speechlab.data.corpora import catalogue, two_speakers
 from speechlab.study import experiments, launch, runner
 
-IN_TWOS = {two_speakers.CORPUS.name: "clean", two_speakers.NOISY.name: "in a room"}  # titles
+TITLES = {two_speakers.CORPUS.name: "clean", two_speakers.NOISY.name: "in a room"}
 
 
-def in_twos(folder: Path, jobs: int, tiny: bool) -> list[Path]:
-    """The corpora of two talkers beside the synthetic one in `folder`, made where they are not yet.
+def two_speaker_corpora(folder: Path, jobs: int, tiny: bool) -> list[Path]:
+    """The corpora of two speakers beside the synthetic one in `folder`, prepared where missing.
 
-    Of another corpus none: whoever wants them chooses the recordings. tiny: stand-ins.
+    Beside another corpus there are none. tiny: stand-ins.
     """
     if manifest.about(folder).get("corpus") != "synthetic":
         return []
-    for name in IN_TWOS:
+    for name in TITLES:
         made, target = catalogue.lookup(name), catalogue.folder_of(name, folder.parent)
         if tiny:
             runner.stand_in(folder.parent, name)
         elif not (target / manifest.ABOUT).exists():
             made.prepare(target, override(made.config(), source=str(folder), jobs=jobs), print)
-    return [catalogue.folder_of(name, folder.parent) for name in IN_TWOS]
+    return [catalogue.folder_of(name, folder.parent) for name in TITLES]
 
 
 def contents(folders: Iterable[Path]) -> pd.DataFrame:
-    """What lies in train and dev, by corpus, split and kind: files, hours, speakers, lengths."""
+    """Contents of train and dev, by corpus, split and kind: files, hours, speakers, lengths."""
     listed = pd.DataFrame(
         [
             {"corpus": folder.name, "split": split, "kind": item.kind}
@@ -50,19 +50,18 @@ def contents(folders: Iterable[Path]) -> pd.DataFrame:
     )
 
 
-def talkers_at_once(folders: Iterable[Path]) -> dict[str, Tensor]:
-    """The first training example of each corpus of two talkers: title -> waveform (1, T).
+def first_mixtures(folders: Iterable[Path]) -> dict[str, Tensor]:
+    """The first training example of each corpus of two speakers: title -> waveform (1, T).
 
     Drawn as for the first experiment on it.
     """
-    heard = {}
+    signals = {}
     for folder in folders:
         name = catalogue.lookup(folder.name).name
         of_corpus = (e for e in experiments.EXPERIMENTS.values() if e.corpora == (name,))
         chosen = replaced(next(of_corpus), {"corpora": (str(folder),)})
-        mixture, talkers = launch.training_examples(chosen).example(0, 0, 0)
-        title = IN_TWOS[name]
-        heard[f"{title}: mixture"] = mixture
-        for number, talker in enumerate(talkers, start=1):
-            heard[f"{title}: talker {number}"] = talker[None]
-    return heard
+        mixture, sources = launch.training_examples(chosen).example(0, 0, 0)
+        signals[f"{TITLES[name]}: mixture"] = mixture
+        for number, source in enumerate(sources, start=1):
+            signals[f"{TITLES[name]}: speaker {number}"] = source[None]
+    return signals

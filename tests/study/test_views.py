@@ -1,4 +1,4 @@
-"""A notebook's parameters say which training is looked at; its dev scores say who is ahead."""
+"""Parameters choose the training; dev rows, means and gains; signals to show; streamed levels."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_a_run_brings_its_own_experiment(corpus, tmp_path):
     assert chosen.experiment == from_settings(run.settings["config"])
 
 
-def test_a_run_begun_in_the_root_is_looked_at_from_notebooks(corpus, tmp_path, monkeypatch):
+def test_a_run_begun_in_the_root_is_shown_from_notebooks(corpus, tmp_path, monkeypatch):
     """Its corpus is named as it was there, by a path or by its name in data/."""
     for folder in ("data", "notebooks"):
         (tmp_path / folder).mkdir()
@@ -74,8 +74,8 @@ def test_a_run_begun_in_the_root_is_looked_at_from_notebooks(corpus, tmp_path, m
         assert chosen.missing == "" and launch.dev_scores(chosen.experiment)
 
 
-def test_what_a_given_run_has_heard_is_said(corpus, tmp_path, monkeypatch):
-    """Beside its own corpus nothing; beside another one, that it may have heard the dev files."""
+def test_a_run_trained_on_other_data_is_marked(corpus, tmp_path, monkeypatch):
+    """With its own corpus there is no warning; with another one there is."""
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(str(what)))
     settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
@@ -110,24 +110,24 @@ def test_rows_and_figures_are_saved_under_the_name(tmp_path):
 
 
 @pytest.mark.parametrize("about", runner.TRAINED)
-def test_a_stand_in_keeps_out_of_the_way_of_results(about, tmp_path, monkeypatch):
+def test_a_stand_in_writes_beside_its_runs(about, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "stand_in", lambda folder, *_: folder / "synthetic")
     chosen = choose(tmp_path / "nowhere" / "synthetic", tmp_path, about)
     assert "speechlab data prepare synthetic" in chosen.missing
     assert chosen.output == chosen.runs == tmp_path / "runs" / "smoke"
     assert chosen.experiment.training.n_steps == runner.FEW_STEPS["training.n_steps"]
     small = choose(tmp_path / "nowhere", tmp_path, about, "smoke", publish=True)
-    assert small.missing == "" and small.output == chosen.output  # asked for, never published
+    assert small.missing == "" and small.output == chosen.output  # never published
 
 
 @pytest.mark.parametrize("asked", [{"profile": "real"}, {"experiment": "semamba-tiny"}])
-def test_what_was_asked_for_has_no_stand_in(asked, tmp_path):
+def test_a_named_training_has_no_stand_in(asked, tmp_path):
     with pytest.raises(UserError, match="synthetic"):
         choose(tmp_path / "nowhere" / "synthetic", tmp_path, **asked)
 
 
 def scores() -> pd.DataFrame:
-    """Ten files; "mine" is ahead of noisy in SI-SDR, behind in PESQ, and as "wiener" is."""
+    """Ten files; the network gains over noisy in SI-SDR, loses in PESQ, and equals "wiener"."""
     files, rng = [f"f{i}" for i in range(10)], np.random.default_rng(0)
     better = 1 + rng.random(10)
     parts = {
@@ -139,17 +139,17 @@ def scores() -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def test_an_interval_says_who_is_ahead():
+def test_gains_say_where_the_interval_is():
     table = views.gains(scores(), "semamba_advanced", ("noisy", "wiener"))
-    said = table["the network is"].tolist()
-    assert said == ["ahead", "not told apart", "behind", "not told apart"]
+    assert table["95 % interval"].tolist() == ["above 0", "n.s.", "below 0", "n.s."]
     assert (table["files"] == 10).all() and (table["files that failed"] == 0).all()
 
 
 def test_files_in_the_order_of_their_gain():
     dev = scores()
     gain = dev[dev["system"] == "semamba_advanced"].set_index("file")["si_sdr"]
-    assert views.by_gain(dev, "semamba_advanced") == gain.sort_values().index.tolist()
+    found = views.gain_by_file(dev, "semamba_advanced", "si_sdr")
+    assert found.to_dict() == gain.to_dict() and found.is_monotonic_increasing
 
 
 def test_means_have_a_row_per_system_in_its_order():
@@ -158,21 +158,26 @@ def test_means_have_a_row_per_system_in_its_order():
     assert table["files"].tolist() == [10, 10, 10]
 
 
-def test_dev_scores_know_the_snr_where_noise_was_added(corpus, monkeypatch):
+def test_dev_rows_of_one_source_have_the_snr(corpus):
+    """The manifest's; where noise was not added, that of the noisy file."""
     mixtures = launch.splits.read((str(corpus),), "dev")["mixture"]
-    dev = views.dev_scores({"noisy": views.Untouched(16000)}, mixtures)
+    rows = views.dev_rows({"noisy": views.Untouched(16000)}, mixtures)
+    assert list(rows.columns) == ["file", "snr_db", "si_sdr", "pesq_wb", "system"]
     known = pd.Series({source.item.name: source.item.snr_db for source in mixtures}, dtype=float)
-    noisy = dev.set_index("file")["si_sdr"]
-    assert dev.set_index("file")["snr_db"].tolist() == known.fillna(noisy).tolist()
-    assert set(dev["system"]) == {"noisy"} and len(dev) == len(mixtures)
+    noisy = rows.set_index("file")["si_sdr"]
+    assert rows.set_index("file")["snr_db"].tolist() == known.fillna(noisy).tolist()
+    assert set(rows["system"]) == {"noisy"} and len(rows) == len(mixtures)
+    assert views.by_file(rows) is rows
 
 
 def test_stretched_is_the_model_then_pcs():
     noisy = torch.randn(1, 1, 4000, generator=torch.Generator().manual_seed(0)) / 10
     model = views.Untouched(16000)
-    heard = views.listened({"noisy": model, "stretched": views.Stretched(model)}, noisy[0], 0)
-    assert torch.equal(heard["noisy, unprocessed"], noisy[0])
-    assert torch.equal(heard["the network, then PCS"], pcs(noisy[0]))
+    systems = {"noisy": model, "stretched": views.Stretched(model)}
+    signals = views.signals(systems, noisy[0], noisy[0])
+    assert list(signals) == ["noisy, unprocessed", "the network, then PCS", "clean"]
+    assert torch.equal(signals["noisy, unprocessed"], noisy[0])
+    assert torch.equal(signals["the network, then PCS"], pcs(noisy[0]))
 
 
 def test_spectra_are_at_the_level_that_the_model_works_at():
@@ -192,3 +197,24 @@ def test_a_system_is_known_by_its_class():
     assert views.system_of(CleanUMamba(tiny_config())) == "cleanumamba"
     with pytest.raises(StopIteration):
         views.system_of(nn.Identity())
+
+
+def levels(loss: float) -> pd.DataFrame:
+    """Two recordings under one condition."""
+    row = {"checkpoint": "x", "gain_db": 12, "silence_s": 0, "running": 2.0, "loss": loss}
+    rows = [row | {"file": str(i), "utterance": 2.0 + loss} for i in (0, 1)]
+    return pd.DataFrame(rows, columns=views.LEVEL_COLUMNS)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_without_measured_levels_the_committed_rows_are_shown(tmp_path, monkeypatch, measured):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(str(what)))
+    path = tmp_path / views.LEVEL_ROWS
+    path.parent.mkdir()
+    levels(0.25).to_csv(path, index=False)
+    means = views.level_means(levels(1.0) if measured else levels(1.0)[:0], tmp_path)
+    assert means.index.tolist() == [("x", 12, 0)]
+    assert means["loss"].tolist() == [1.0 if measured else 0.25]
+    assert bool(shown) != measured
+    assert all("committed rows are shown instead" in text for text in shown)

@@ -1,4 +1,4 @@
-"""What notebook 01 shows of corpora: what lies there, and talkers in twos where it makes them."""
+"""What notebook 01 shows of corpora: their contents, and the corpora of two speakers."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from speechlab.data import manifest
 from speechlab.data.corpora import synthetic, two_speakers
-from speechlab.study import views_corpora as showing
+from speechlab.study import views_corpora
 from tests.support import toy_corpus
 
 
@@ -16,7 +16,7 @@ def corpus(tmp_path):
 
 
 def test_a_table_has_every_kind_of_every_split(corpus):
-    table = showing.contents([corpus])
+    table = views_corpora.contents([corpus])
     assert table.index.tolist() == [
         ("own", split, kind)
         for split in ("train", "dev")
@@ -26,26 +26,26 @@ def test_a_table_has_every_kind_of_every_split(corpus):
     assert table.loc[("own", "dev", "mixture"), "shortest_s"] == 0.5
 
 
-def test_talkers_of_another_corpus_stay_alone(corpus):
-    assert showing.in_twos(corpus, 1, tiny=False) == []
-    assert showing.talkers_at_once([]) == {}
+def test_another_corpus_gets_no_corpora_of_two_speakers(corpus):
+    assert views_corpora.two_speaker_corpora(corpus, 1, tiny=False) == []
+    assert views_corpora.first_mixtures([]) == {}
     assert [path.name for path in corpus.parent.iterdir()] == ["own"]
 
 
-def test_what_is_made_already_is_taken_as_it_is(corpus, tmp_path, monkeypatch):
+def test_a_prepared_corpus_is_left_as_it_is(corpus, tmp_path, monkeypatch):
     about = manifest.about(corpus) | {"corpus": synthetic.CORPUS.name}
     (corpus / manifest.ABOUT).write_text(json.dumps(about))
     made = []
-    for name in showing.IN_TWOS:
+    for name in views_corpora.TITLES:
         (tmp_path / name).mkdir()
     (tmp_path / "two_speakers" / manifest.ABOUT).write_text("{}")
     monkeypatch.setattr(
-        showing.catalogue,
+        views_corpora.catalogue,
         "lookup",
         lambda name: two_speakers.replace(
             two_speakers.CORPUS, prepare=lambda target, config, tell: made.append(target.name)
         ),
     )
-    folders = showing.in_twos(corpus, 1, tiny=False)
-    assert [folder.name for folder in folders] == list(showing.IN_TWOS)
+    folders = views_corpora.two_speaker_corpora(corpus, 1, tiny=False)
+    assert [folder.name for folder in folders] == list(views_corpora.TITLES)
     assert made == ["two_speakers_noisy"]
