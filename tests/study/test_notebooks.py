@@ -304,7 +304,7 @@ def separation_results(results: Path, name: str, system: str) -> None:
 def sepmamba_at_smoke_size(request, results):
     shown = run("05_train_sepmamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
     assert "148,178 parameters" in shown and shown.count("<audio") == 10
-    assert "mixture, unprocessed" in shown and "estimate of talker 1, 2" in shown
+    assert "mixture, unprocessed" in shown and "estimate of speaker 1, 2" in shown
     separation_results(results, "sepmamba-tiny", "sepmamba")
 
 
