@@ -75,10 +75,9 @@ def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
 
     path = locate(checkpoint)
     model = checkpoints.load(path)
-    n_given = getattr(model, "n_sources", n_sources)
-    if n_given != n_sources:
+    if model.n_sources != n_sources:
         raise UserError(
-            f"{checkpoint}: a model of {n_given} source(s), the test set has {n_sources}; "
+            f"{checkpoint}: a model of {model.n_sources} source(s), the test set has {n_sources}; "
             "take a test set of as many"
         )
     record = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechlab.audio import files
 from speechlab.audio.level import utterance_level
@@ -24,7 +24,7 @@ from speechlab.errors import UserError
 from speechlab.inference.batch import Job, Result, digest, plan, run
 from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.inference.stream import refusal
-from speechlab.models.spectral import SpectralModel
+from speechlab.models.base import Model
 from speechlab.weights import checkpoints
 
 LOG = "enhance.csv"
@@ -35,14 +35,14 @@ POSTS: dict[str, Callable[[Iterable[Tensor], int], Iterator[Tensor]]] = {  # don
 }
 
 
-def load_causal(checkpoint: str | Path) -> nn.Module:
+def load_causal(checkpoint: str | Path) -> Model:
     """A checkpoint as a live stream uses it: with the running level where its own is not causal.
 
     UserError for a model that no level makes causal, or that separates.
     """
     model = checkpoints.load(checkpoint)
     _refuse_separators(model)
-    if model.look_ahead is None and getattr(model, "needs_whole", None) is None:
+    if model.look_ahead is None and model.needs_whole is None:
         model = checkpoints.load(checkpoint, normalize="running")
     if reason := refusal(model):
         raise UserError(f"{checkpoint}: {reason}")
@@ -50,7 +50,7 @@ def load_causal(checkpoint: str | Path) -> nn.Module:
 
 
 def enhance_blocks(
-    model: nn.Module, blocks: Iterable[Tensor], chunk_s: float = CHUNK_S
+    model: Model, blocks: Iterable[Tensor], chunk_s: float = CHUNK_S
 ) -> Iterator[Tensor]:
     """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), as long in all.
 
@@ -60,10 +60,11 @@ def enhance_blocks(
     not an iterator, and UserError says so.
     """
     _refuse_separators(model)
-    if isinstance(model, SpectralModel):
-        return overlapped(model, blocks)
-    if getattr(model, "needs_whole", None):
-        return in_one_pass(model, blocks) if hasattr(model, "chunk_s") else _at_once(model, blocks)
+    return PASSES[model.long_recordings](model, blocks, chunk_s)
+
+
+def _in_chunks(model: Model, blocks: Iterable[Tensor], chunk_s: float) -> Iterator[Tensor]:
+    """The network carries its state; a level of the whole is found first."""
     level = model.level
     if level is utterance_level:
         if iter(blocks) is blocks:
@@ -79,10 +80,19 @@ def enhance_blocks(
 
 
 @torch.inference_mode()
-def _at_once(model: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+def _at_once(model: Model, blocks: Iterable[Tensor], chunk_s: float) -> Iterator[Tensor]:
     held = list(blocks)
     if held:
         yield model(torch.cat(held, -1).unsqueeze(1)).squeeze(1)
+
+
+# Model.long_recordings -> function of model, blocks (C, n) and seconds of a chunk with state
+PASSES: dict[str, Callable[[Model, Iterable[Tensor], float], Iterator[Tensor]]] = {
+    "chunks": _in_chunks,
+    "one_pass": lambda model, blocks, chunk_s: in_one_pass(model, blocks),
+    "overlap": lambda model, blocks, chunk_s: overlapped(model, blocks),
+    "whole": _at_once,
+}
 
 
 def whole_level(blocks: Iterable[Tensor]) -> Tensor:
@@ -108,7 +118,7 @@ def whole_level(blocks: Iterable[Tensor]) -> Tensor:
 
 @torch.inference_mode()
 def _driven(
-    model: nn.Module, level_of: Callable[..., Any], chunks: Iterable[Tensor]
+    model: Model, level_of: Callable[..., Any], chunks: Iterable[Tensor]
 ) -> Iterator[Tensor]:
     """Chunks (B, 1, n) -> what is settled after each, and the rest at the end."""
     state = level_state = levels = None
@@ -128,7 +138,7 @@ def _driven(
 
 
 def enhance_file(
-    model: nn.Module,
+    model: Model,
     source: str | Path,
     target: str | Path,
     mix: float = 1.0,
@@ -203,7 +213,7 @@ def _writer(recording: files.Recording, target: str | Path, subtype: str | None)
 
 
 def _at_file_rate(
-    model: nn.Module, noisy: files.Recording, mix: float, chunk_s: float, post: str
+    model: Model, noisy: files.Recording, mix: float, chunk_s: float, post: str
 ) -> Iterator[Tensor]:
     """The mix as blocks (C, n) at the file's rate, n_frames in all."""
 
@@ -222,7 +232,7 @@ def _at_file_rate(
 
 
 def enhance_all(
-    model: nn.Module,
+    model: Model,
     inputs: Iterable[str | Path],
     output: str | Path,
     mix: float = 1.0,
@@ -260,12 +270,12 @@ def check_subtype(subtype: str | None) -> None:
         raise UserError(f"no subtype {subtype}; choose of {', '.join(known)}")
 
 
-def _refuse_separators(model: nn.Module) -> None:
-    if getattr(model, "n_sources", 1) > 1:
+def _refuse_separators(model: Model) -> None:
+    if model.n_sources > 1:
         raise UserError(f"{type(model).__name__} separates talkers; `speechlab separate` takes it")
 
 
-def _check(model: nn.Module, mix: float, post: str) -> None:
+def _check(model: Model, mix: float, post: str) -> None:
     _refuse_separators(model)
     if post not in POSTS:
         raise UserError(f"no post-processing '{post}'; there are: {', '.join(POSTS)}")

@@ -29,11 +29,11 @@ class Fused:
     sample_rate = CleanUMamba.sample_rate
     hop_length = CleanUMamba.hop_length
     frame_length = CleanUMamba.frame_length
-    look_ahead = CleanUMamba.look_ahead
 
     def __init__(self, model: CleanUMamba) -> None:
         steppers = importlib.import_module(STEPPERS)
         self.config, self.level = model.config, model.level
+        self.n_sources, self.look_ahead = model.n_sources, model.look_ahead
         self.encoder = [steppers.EncoderStep(layer) for layer in model.encoder]
         self.conv_in = steppers.LinearStep(model.conv_in)
         self.bottleneck = steppers.StackStep(model.bottleneck)

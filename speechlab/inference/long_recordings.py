@@ -33,6 +33,7 @@ from speechlab.audio.level import LEAST
 from speechlab.audio.spectrum import Spectrum
 from speechlab.errors import UserError
 from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
+from speechlab.models.base import Model
 from speechlab.models.semamba_basic import SEMambaBasic
 from speechlab.models.spectral import SpectralModel
 
@@ -103,9 +104,9 @@ def in_one_pass(
     return joined(estimates(), overlap, round(FADE_S * model.sample_rate))
 
 
-def _lengths(model: nn.Module, chunk_s: float | None, overlap_s: float | None) -> tuple[int, int]:
+def _lengths(model: Model, chunk_s: float | None, overlap_s: float | None) -> tuple[int, int]:
     """Samples of a chunk and of an overlap; half of that is whole frames, too."""
-    hop, rate = model.front_end.hop_length, model.sample_rate
+    hop, rate = model.hop_length, model.sample_rate
     chunk_s = model.chunk_s if chunk_s is None else chunk_s
     overlap_s = min(OVERLAP_S, chunk_s / 4) if overlap_s is None else overlap_s
     overlap = round(overlap_s * rate / (2 * hop)) * 2 * hop
@@ -143,7 +144,7 @@ def _chunks(
     model: SpectralModel, cut: Callable[[], Iterator[Piece]], channel: int, gain: Tensor
 ) -> Iterator[tuple[Spectrum, slice]]:
     """Spectra of one channel at unit level; of the frames that two share, each counts the half."""
-    hop = model.front_end.hop_length
+    hop = model.hop_length
     for piece in cut():
         n_frames, margin = 1 + piece.samples.shape[-1] // hop, piece.n_shared // (2 * hop)
         end = n_frames if piece.is_last else n_frames - 1 - margin

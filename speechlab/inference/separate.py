@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechlab.audio import files
 from speechlab.audio.level import no_level, utterance_level
@@ -42,6 +42,7 @@ from speechlab.inference.long_recordings import Kept
 from speechlab.inference.overlap_add import FADE_S, Cut, across_channels, in_order, joined
 from speechlab.inference.stream import Stream
 from speechlab.losses.waveform import reordered
+from speechlab.models.base import Model
 
 LOG = "separate.csv"
 # Seconds in the model at once. An utterance goes through as a whole; of a conversation the model
@@ -56,7 +57,7 @@ LEAST = 1e-20  # energy that counts as none
 
 
 def separate_blocks(
-    model: nn.Module, blocks: Iterable[Tensor], chunk_s: float = CHUNK_S
+    model: Model, blocks: Iterable[Tensor], chunk_s: float = CHUNK_S
 ) -> Iterator[Tensor]:
     """A mixture in blocks (C, n) at the model's rate -> estimates in blocks (C, S, m), as long.
 
@@ -76,7 +77,7 @@ def separate_blocks(
     return _at_level(model, blocks, chunk_s, level, "the mixture")
 
 
-def _of_file(model: nn.Module, mixture: files.Recording, chunk_s: float) -> Iterator[Tensor]:
+def _of_file(model: Model, mixture: files.Recording, chunk_s: float) -> Iterator[Tensor]:
     """The same of a file, of which a model without a level gets each channel at PEAK."""
     level = None
     if model.level is utterance_level:
@@ -96,7 +97,7 @@ def _whole_peak(blocks: Iterable[Tensor]) -> Tensor:
 
 
 def _at_level(
-    model: nn.Module, blocks: Iterable[Tensor], chunk_s: float, level: Tensor | None, name: str
+    model: Model, blocks: Iterable[Tensor], chunk_s: float, level: Tensor | None, name: str
 ) -> Iterator[Tensor]:
     """level: of the whole, (C, 1, 1), in the place of the model's own; None: the model sees to it.
 
@@ -111,7 +112,7 @@ def _at_level(
     return joined(estimates, cut.overlap, round(FADE_S * model.sample_rate))
 
 
-def _at_unit_level(model: nn.Module) -> nn.Module:
+def _at_unit_level(model: Model) -> Model:
     """The model without the level that needs the whole: if no layer does, it then streams."""
     if model.level is not utterance_level:
         return model
@@ -121,7 +122,7 @@ def _at_unit_level(model: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def _separated(model: nn.Module, mixture: Tensor, level: Tensor, name: str) -> Tensor:
+def _separated(model: Model, mixture: Tensor, level: Tensor, name: str) -> Tensor:
     """(C, n) -> (C, S, n); channel by channel, for their memory would add up."""
     scaled = _scaled(mixture[:, None], level)
     estimates = [model(channel[None]) for channel in scaled]
@@ -130,9 +131,7 @@ def _separated(model: nn.Module, mixture: Tensor, level: Tensor, name: str) -> T
 
 
 @torch.inference_mode()
-def _streamed(
-    model: nn.Module, blocks: Iterable[Tensor], level: Tensor, name: str
-) -> Iterator[Tensor]:
+def _streamed(model: Model, blocks: Iterable[Tensor], level: Tensor, name: str) -> Iterator[Tensor]:
     """In each channel the order is the model's; who is who across them is told by CHUNK_S each.
 
     The first of these in which a channel is heard tells; till then it has noise in any order.
@@ -164,7 +163,7 @@ def _scaled(mixture: Tensor, level: Tensor) -> Tensor:
     return mixture / level.clamp_min(torch.finfo(level.dtype).tiny)
 
 
-def _checked(estimate: Tensor, wanted: tuple[int, ...], model: nn.Module, name: str) -> Tensor:
+def _checked(estimate: Tensor, wanted: tuple[int, ...], model: Model, name: str) -> Tensor:
     if estimate.shape != wanted:
         kind, shape = type(model).__name__, tuple(estimate.shape)
         raise UserError(
@@ -214,7 +213,7 @@ LEVELS: dict[str, Callable[[Iterable[Tensor], Iterable[Tensor]], Iterator[Tensor
 
 
 def separate_file(
-    model: nn.Module,
+    model: Model,
     source: str | Path,
     targets: Sequence[str | Path],
     subtype: str | None = None,
@@ -250,7 +249,7 @@ def separate_file(
 
 
 def _at_file_rate(
-    model: nn.Module, mixture: files.Recording, estimates: Iterable[Tensor]
+    model: Model, mixture: files.Recording, estimates: Iterable[Tensor]
 ) -> Iterator[Tensor]:
     """Blocks (C, S, m) -> blocks (S, C, n) at the file's rate, n_frames in all."""
     shape = mixture.n_channels, model.n_sources
@@ -261,7 +260,7 @@ def _at_file_rate(
 
 
 def separate_all(
-    model: nn.Module,
+    model: Model,
     inputs: Iterable[str | Path],
     output: str | Path,
     subtype: str | None = None,
@@ -325,16 +324,16 @@ def _refuse_more_talkers(jobs: Iterable[Job], output: Path, n_sources: int) -> N
             )
 
 
-def _check(model: nn.Module, chunk_s: float, level: str = "model") -> None:
+def _check(model: Model, chunk_s: float, level: str = "model") -> None:
     if level not in LEVELS:
         raise UserError(f"no level '{level}'; there are: {', '.join(LEVELS)}")
-    if getattr(model, "n_sources", 1) < 2:
+    if model.n_sources < 2:
         raise UserError(f"{type(model).__name__} separates nobody; `speechlab enhance` takes it")
     if not CHUNK_MIN_S <= chunk_s < math.inf:
         raise UserError(f"chunks of {chunk_s} s; {CHUNK_MIN_S:g} s or more are needed")
 
 
-def _check_targets(model: nn.Module, source: str | Path, targets: Sequence[str | Path]) -> None:
+def _check_targets(model: Model, source: str | Path, targets: Sequence[str | Path]) -> None:
     paths = [Path(target) for target in targets]
     if len({path.absolute() for path in paths}) != len(paths) or len(paths) != model.n_sources:
         names = ", ".join(map(str, paths))

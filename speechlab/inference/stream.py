@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechlab.errors import UserError
 from speechlab.inference.fused import fuse, obstacle
+from speechlab.models.base import Model
 
 PATHS = {"fused": fuse, "modules": lambda model: model}
 
@@ -24,7 +25,7 @@ class Stream:
     constant size, `state_bytes`, and nothing in it drifts: running sums are float64.
     """
 
-    def __init__(self, model: nn.Module, path: str | None = None) -> None:
+    def __init__(self, model: Model, path: str | None = None) -> None:
         """path: "fused", the step kernels of `inference.fused`; "modules", the model's own code;
         None: fused where it can be. The numbers are the same.
 
@@ -78,7 +79,7 @@ class Stream:
         feed and flush together return as many samples as were fed.
         """
         if self._levels is None:
-            return torch.zeros(1, _n_sources(self.model), 0)
+            return torch.zeros(1, self.model.n_sources, 0)
         n_rest = self.model.padded_length(self._n_in) - self._n_in
         padding = self._levels.new_zeros(*self._levels.shape[:2], n_rest)
         estimate = self._advance(padding, last=True)
@@ -113,29 +114,24 @@ class Stream:
             raise UserError("the chunk holds NaN or infinite samples; it is left out")
 
 
-def refusal(model: nn.Module) -> str | None:
+def refusal(model: Model) -> str | None:
     """Why a model cannot stream, in one line, or None.
 
-    `needs_whole` of a model says what in it looks at the whole signal; where that is None or not
-    there, only its level does.
+    `needs_whole` of a model says what in it looks at the whole signal. Where that is None, only
+    its level does.
     """
     if model.look_ahead is not None:
         return None
-    kind, reason = type(model).__name__, getattr(model, "needs_whole", None)
+    kind, reason = type(model).__name__, model.needs_whole
     if reason is None:
         return (
             f'{kind} with normalize="{model.config.normalize}" needs the whole signal before its '
             'first sample; to stream, load it with normalize="running"'
         )
     command, others = "enhance", "CleanUMamba or a causal SEMambaBasic stream"
-    if _n_sources(model) > 1:
+    if model.n_sources > 1:
         command, others = "separate", "a causal SepMamba streams"
     return f"{kind} cannot stream: {reason}; `speechlab {command}` takes it for files, and {others}"
-
-
-def _n_sources(model: nn.Module) -> int:
-    """S, one of a model that enhances."""
-    return getattr(model, "n_sources", 1)
 
 
 def _arrays(state: Any) -> Iterator[Tensor | np.ndarray]:

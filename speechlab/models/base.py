@@ -1,29 +1,89 @@
-"""What models share whose network takes a signal in chunks (CleanUMamba, SepMamba, …)."""
+"""What every model has: configuration, rates, costs, one check of its input.
+
+    Model          noisy (B, 1, T) -> estimate (B, S, T)
+    ChunkedModel   a Model whose `network` takes a signal in chunks and carries a state
+
+Callers read these properties. They do not ask for a model's class.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
+from speechlab.models.macs import macs_per_second
 
 
-class ChunkedModel(nn.Module):
-    """(B, 1, T) -> (B, S, T): a whole signal is one chunk, so offline and streaming are the same.
+class Model(nn.Module):
+    """noisy (B, 1, T) -> estimate (B, S, T), any T >= 1; the level is handled inside.
 
-    A subclass has `level`, `sample_rate`, `padded_length` and `network(x, state, last)`.
+    config: all that is needed to build the model again. It has `sample_rate` (Hz) and, where the
+    level can be chosen, `normalize`, a name in `LEVELS`.
     """
+
+    n_sources = 1  # S: 1 enhances, more separates
+    hop_length = 1  # samples between two frames
+    look_ahead: int | None = None  # samples of future that an output sample needs; None: all
+    needs_whole: str | None = None  # why the model cannot stream with any level, or None
+    domain: Literal["waveform", "log_spectrum", "compressed_spectrum"] = "waveform"
+    # How a long recording is processed:
+    #   chunks    one chunk after another; `network` carries its state
+    #   one_pass  chunks of `chunk_s` that overlap; the level is carried
+    #   overlap   the same chunks, in one pass for each norm over the whole recording
+    #   whole     all samples at once; a separator also takes overlapping chunks
+    long_recordings: Literal["chunks", "one_pass", "overlap", "whole"] = "whole"
+    chunk_s = 30.0  # seconds of a chunk that overlaps; spectral models then take about 3 GB
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.level = LEVELS[getattr(config, "normalize", "none")]
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.config.sample_rate
+
+    def macs(self, seconds: float) -> float:
+        """Multiply-accumulates for so many seconds of input, counted as `models.macs` explains."""
+        return seconds * macs_per_second(self, seconds)
+
+    def layer_rates(self) -> Iterator[tuple[nn.Module, float]] | None:
+        """Each layer and its applications per second; None where a forward pass shows them."""
+        return None
+
+    def check_shape(self, noisy: Tensor) -> None:
+        """UserError for a shape other than (B, 1, T) with T >= 1."""
+        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
+            name, shape = type(self).__name__, tuple(noisy.shape)
+            raise UserError(f"{name} takes (B, 1, T) with T >= 1 samples, not {shape}")
+
+
+class ChunkedModel(Model):
+    """A whole signal is one chunk, so offline and streamed output are the same.
+
+    A subclass has `frame_length`, `padded_length(length)` and `network(x, state, last)`.
+    """
+
+    @property
+    def look_ahead(self) -> int | None:
+        """Samples of future that an output sample needs; None where it needs all of them."""
+        whole = self.needs_whole or self.config.normalize == "utterance"
+        return None if whole else self.frame_length - 1
+
+    @property
+    def long_recordings(self) -> str:
+        """`whole` where both directions are seen."""
+        return "whole" if self.needs_whole else "chunks"
 
     def forward(self, noisy: Tensor) -> Tensor:
         """noisy: (B, 1, T) -> estimate (B, S, T). UserError for another shape or T = 0."""
-        check_shape(self, noisy)
+        self.check_shape(noisy)
         length = noisy.shape[-1]
         level, _ = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
         x = F.pad(noisy / level, (0, self.padded_length(length) - length))
         x, _ = self.network(x, None, last=True)  # (B, S, T or more)
         return x[..., :length] * level
-
-
-def check_shape(model: nn.Module, noisy: Tensor) -> None:
-    """UserError for what is no (B, 1, T) with T >= 1."""
-    if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
-        name, shape = type(model).__name__, tuple(noisy.shape)
-        raise UserError(f"{name} takes (B, 1, T) with T >= 1 samples, not {shape}")

@@ -26,12 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.stacks import STACKS, check_options, init_residual
 from speechlab.models.base import ChunkedModel
-from speechlab.models.macs import macs_per_second
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 
@@ -63,10 +61,9 @@ class CleanUMamba(ChunkedModel):
     """
 
     def __init__(self, config: CleanUMambaConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or CleanUMambaConfig()
+        config = config or CleanUMambaConfig()
         _check(config)
-        self.level = LEVELS[config.normalize]
+        super().__init__(config)
         pairs = [_level(config, i) for i in range(len(config.skip_channels))]
         self.encoder = nn.ModuleList(down for down, _ in pairs)
         self.decoder = nn.ModuleList(up for _, up in reversed(pairs))
@@ -78,11 +75,6 @@ class CleanUMamba(ChunkedModel):
         self.bottleneck.apply(partial(init_residual, n_layers=len(config.layers)))
 
     @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.config.sample_rate
-
-    @property
     def hop_length(self) -> int:
         """Samples between two frames at the bottleneck."""
         return self.config.stride ** len(self.encoder)
@@ -92,11 +84,6 @@ class CleanUMamba(ChunkedModel):
         """Samples that one bottleneck frame sees; the first output needs the whole of it."""
         return self.padded_length(1)
 
-    @property
-    def look_ahead(self) -> int | None:
-        """Samples of future that an output sample needs; None where the level needs them all."""
-        return None if self.config.normalize == "utterance" else self.frame_length - 1
-
     def padded_length(self, length: int) -> int:
         """The least number of samples >= length at which every strided conv comes out even."""
         kernel, stride = self.config.kernel_size, self.config.stride
@@ -105,10 +92,6 @@ class CleanUMamba(ChunkedModel):
         for _ in self.encoder:
             length = (length - 1) * stride + kernel
         return length
-
-    def macs(self, seconds: float) -> float:
-        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        return seconds * macs_per_second(self)
 
     def layer_rates(self) -> Iterator[tuple[nn.Module, float]]:
         """Each layer and its applications per second, of a transposed one those to its inputs.

@@ -25,7 +25,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from speechlab.audio.level import no_level
 from speechlab.errors import UserError
 from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
 from speechlab.layers.time_frequency import Attention
+
+if TYPE_CHECKING:
+    from speechlab.models.base import Model
 
 LENGTH_S = 4.0  # seconds that attention over all frames is counted for
 MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {
@@ -68,7 +71,7 @@ def n_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def macs_per_second(model: nn.Module, seconds: float = LENGTH_S) -> float:
+def macs_per_second(model: "Model", seconds: float = LENGTH_S) -> float:
     """Multiply-accumulates per second of steady-state input, by the rule of this module.
 
     seconds: length of the input, which counts where a model attends to all of it.
@@ -76,14 +79,14 @@ def macs_per_second(model: nn.Module, seconds: float = LENGTH_S) -> float:
     return count_macs(model, seconds).total
 
 
-def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
+def count_macs(model: "Model", seconds: float = LENGTH_S) -> Macs:
     """The same, layers and memory apart. UserError for a model without a rule."""
-    if hasattr(model, "layer_rates"):
-        return _sum_of_rates(model.layer_rates())
-    if not hasattr(model, "sample_rate") or not n_params(model):
+    if rates := model.layer_rates():
+        return _sum_of_rates(rates)
+    if not n_params(model):
         raise UserError(f"the MACs of {type(model).__name__} have no rule yet")
-    hop_length = getattr(getattr(model, "front_end", model), "hop_length", 1)
-    half = max(1, round(seconds * model.sample_rate / 2 / hop_length)) * hop_length
+    hop = model.hop_length
+    half = max(1, round(seconds * model.sample_rate / 2 / hop)) * hop
     # What a signal costs beyond one without a length: exact where costs grow with it or its square
     weights = {half: -3, 2 * half: 4, 3 * half: -1}
     counts = {length: _counted(model, length) for length in weights}
@@ -95,7 +98,7 @@ def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
 
 
 @torch.inference_mode(False)
-def _counted(model: nn.Module, n_samples: int) -> tuple[float, float]:
+def _counted(model: "Model", n_samples: int) -> tuple[float, float]:
     """Products of layers and of memory for a signal of so many samples, edges included."""
     layers = memory = 0.0
 
@@ -117,7 +120,7 @@ def _counted(model: nn.Module, n_samples: int) -> tuple[float, float]:
     return layers, memory
 
 
-def _hollow(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> nn.Module:
+def _hollow(model: "Model", see: Callable[[nn.Module, Tensor], None]) -> "Model":
     """A copy without numbers, for shapes alone.
 
     Layers with a memory tell `see` their input (..., L, D) and compute nothing: their loops over
@@ -125,8 +128,7 @@ def _hollow(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> nn.Mo
     """
     # where gradients are wanted, PyTorch folds a linear layer into one product of matrices
     hollow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
-    if hasattr(hollow, "level"):
-        hollow.level = no_level
+    hollow.level = no_level
     for module in hollow.modules():
         if isinstance(module, tuple(MACS_PER_FRAME)):
             module.forward = partial(_see_and_skip, module, see)
@@ -143,10 +145,11 @@ def _see_and_skip(
     return x.new_zeros(*x.shape[:-1], width), ()
 
 
-def _pass_shapes(hollow: nn.Module, n_samples: int) -> None:
+def _pass_shapes(hollow: "Model", n_samples: int) -> None:
     """Spectral models as far as their spectra: the STFT has no weights, its inverse looks."""
     try:
-        getattr(hollow, "spectrum", hollow)(torch.zeros(1, 1, n_samples, device="meta"))
+        analysed = hollow if hollow.domain == "waveform" else hollow.spectrum
+        analysed(torch.zeros(1, 1, n_samples, device="meta"))
     except (NotImplementedError, RuntimeError) as error:
         kind = type(hollow).__name__
         raise UserError(f"the MACs of {kind} have no rule yet: it looks at numbers") from error
@@ -184,7 +187,7 @@ def _sum_of_rates(rates: Iterable[tuple[nn.Module, float]]) -> Macs:
     return Macs(layers, memory)
 
 
-def profiled_macs(model: nn.Module, n_frames: int) -> float:
+def profiled_macs(model: "Model", n_frames: int) -> float:
     """What the profiler of SEMamba's paper, thop, sees of a spectral model on so many frames.
 
     It counts modules that are called, on a machine without mamba-ssm's fused path. So it misses
@@ -213,7 +216,7 @@ def profiled_macs(model: nn.Module, n_frames: int) -> float:
     for module in set(hollow.modules()) - unseen:
         if isinstance(module, PROFILED):
             module.register_forward_hook(called)
-    _pass_shapes(hollow, (n_frames - 1) * model.front_end.hop_length)
+    _pass_shapes(hollow, (n_frames - 1) * model.hop_length)
     return total
 
 

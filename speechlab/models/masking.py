@@ -23,10 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
-from speechlab.models.base import check_shape
-from speechlab.models.macs import macs_per_second
+from speechlab.models.base import Model
 
 Activation = Literal["none", "relu", "sigmoid"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -36,30 +34,22 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class MaskingModel(nn.Module):
+class MaskingModel(Model):
     """(B, 1, T) -> (B, S, T), any T >= 1, zeros behind the end where the last frame needs them.
 
     A subclass has a `separator`, or `masks` of its own; its configuration has `n_filters`,
     `kernel_size`, `stride`, `encoder_activation`, `n_sources` and `sample_rate`.
     """
 
-    look_ahead = None  # samples of future that an output sample needs: all of them
-    needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
-    level = staticmethod(LEVELS["none"])
+    needs_whole = "its norms and layers look at the whole signal"
 
     def __init__(self, config: Any) -> None:
         """UserError for a size below 1, or a stride that skips samples."""
-        super().__init__()
+        super().__init__(config)
         check_sizes(config)
-        self.config = config
         conv = (config.kernel_size, config.stride)
         self.encoder = nn.Conv1d(1, config.n_filters, *conv, bias=False)
         self.decoder = nn.ConvTranspose1d(config.n_filters, 1, *conv, bias=False)
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.config.sample_rate
 
     @property
     def n_sources(self) -> int:
@@ -83,17 +73,13 @@ class MaskingModel(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """mixture: (B, 1, T) -> estimate (B, S, T). UserError for another shape or T = 0."""
-        check_shape(self, mixture)
+        self.check_shape(mixture)
         length = mixture.shape[-1]
         x = F.pad(mixture, (0, self.padded_length(length) - length))
         encoded = ACTIVATIONS[self.config.encoder_activation](self.encoder(x))  # (B, N, L)
         masked = self.masks(encoded) * encoded[:, None]  # (B, S, N, L)
         estimate = self.decoder(masked.flatten(0, 1))  # (B S, 1, T')
         return estimate.unflatten(0, masked.shape[:2])[:, :, 0, :length]
-
-    def macs(self, seconds: float) -> float:
-        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        return seconds * macs_per_second(self, seconds)
 
 
 class MaskConvolution(nn.Module):

@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.audio.level import LEVELS
 from speechlab.audio.spectrum import Spectrum
 from speechlab.audio.stft import overlap_add, whole_frames
 from speechlab.errors import UserError
@@ -42,7 +41,6 @@ from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack
 from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
 from speechlab.models.base import ChunkedModel
-from speechlab.models.macs import macs_per_second
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 SLOPE = 0.2  # of LeakyReLU below zero
@@ -114,20 +112,14 @@ class SEMambaBasic(ChunkedModel):
     and no output: digital silence stays silent.
     """
 
-    chunk_s = 30.0  # seconds at once of a longer recording, where both directions are seen
+    domain = "log_spectrum"
 
     def __init__(self, config: SEMambaBasicConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or SEMambaBasicConfig()
+        config = config or SEMambaBasicConfig()
         _check(config)
+        super().__init__(config)
         self.front_end = config.front_end
-        self.level = LEVELS[config.normalize]
         self.magnitudes = MAGNITUDES[config.direction](config)
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.config.sample_rate
 
     @property
     def hop_length(self) -> int:
@@ -140,24 +132,20 @@ class SEMambaBasic(ChunkedModel):
         return self.front_end.n_fft
 
     @property
-    def look_ahead(self) -> int | None:
-        """Samples of future that an output sample needs; None where it needs them all."""
-        return None if self.needs_whole else self.frame_length - 1
-
-    @property
     def needs_whole(self) -> str | None:
         """Why no level makes it stream, or None."""
         if self.config.direction == "forward":
             return None
         return "its layers see both directions"
 
+    @property
+    def long_recordings(self) -> str:
+        """No norm is over time: chunks that overlap need one pass."""
+        return "one_pass" if self.needs_whole else "chunks"
+
     def padded_length(self, length: int) -> int:
         """The least number of samples >= length that gives the last one all its frames."""
         return self.front_end.padded_length(length)
-
-    def macs(self, seconds: float) -> float:
-        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        return seconds * macs_per_second(self, seconds)
 
     def spectrum(self, noisy: Tensor) -> Spectrum:
         """noisy: (B, 1, T) -> log1p mag and phase of the estimate at unit level, (B, F, L)."""

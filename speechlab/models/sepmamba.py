@@ -19,6 +19,10 @@ Convolutions are not padded, so the published output has 2 floor(T / 2) samples;
 as the input, and a last sample that no frame covers is 0. An input shorter than a frame (106
 samples), which the published code cannot take, is filled up with zeros first.
 
+Multiply-accumulates, by the rule of `models.macs`: 11.96 G a second for S, 34.42 G for M,
+bidirectional or causal. The paper gives 12.46 and 37.0 without a rule. With transposed convolutions
+counted per output sample, as profilers do, the count would be 12.76 and 37.58.
+
 Start: PyTorch's for convolutions; for the blocks of each stack mamba-ssm's `_init_weights` with as
 many layers as the stack has, in the published order of random draws.
 """
@@ -33,14 +37,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import BothWays, Direction
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
 from speechlab.models.base import ChunkedModel
-from speechlab.models.macs import macs_per_second
 
 State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
 
@@ -73,10 +75,9 @@ class SepMamba(ChunkedModel):
     """
 
     def __init__(self, config: SepMambaConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or SepMambaConfig()
+        config = config or SepMambaConfig()
         _check(config)
-        self.level = LEVELS[config.normalize]
+        super().__init__(config)
         widths = list(pairwise((1, *config.channels)))
         convs = list(zip(widths, config.kernel_sizes, strict=True))
         self.encoder = nn.ModuleList(EncoderLayer(*c, k, config) for c, k in convs)
@@ -85,11 +86,6 @@ class SepMamba(ChunkedModel):
         self.out = nn.ConvTranspose1d(
             config.channels[0], config.n_sources, config.kernel_sizes[0], config.stride
         )
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.config.sample_rate
 
     @property
     def n_sources(self) -> int:
@@ -110,12 +106,6 @@ class SepMamba(ChunkedModel):
         return length
 
     @property
-    def look_ahead(self) -> int | None:
-        """Samples of future that an output sample needs; None where it needs them all."""
-        whole = self.needs_whole or self.config.normalize == "utterance"
-        return None if whole else self.frame_length - 1
-
-    @property
     def needs_whole(self) -> str | None:
         """Why no level makes it stream, or None."""
         return "its layers see both directions" if self.config.direction == "both" else None
@@ -123,16 +113,6 @@ class SepMamba(ChunkedModel):
     def padded_length(self, length: int) -> int:
         """The least number of samples >= length that fills a frame; no more is padded."""
         return max(length, self.frame_length)
-
-    def macs(self, seconds: float) -> float:
-        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`.
-
-        All convolutions and linear layers, transposed convolutions once per input frame, and the
-        scan: 11.96 G a second for S, 34.42 G for M, bidirectional or causal. Published are 12.46
-        and 37.0, without their rule; with transposed convolutions counted per output sample, as
-        profilers do, it would be 12.76 and 37.58.
-        """
-        return seconds * macs_per_second(self)
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk: (B, 1, n) -> sources (B, S, m) and the state.

@@ -9,41 +9,36 @@ They look at whole recordings (norms over time, both directions), so that they c
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from speechlab.audio.level import LEVELS, rms_gain, rms_level
+from speechlab.audio.level import rms_gain, rms_level
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
-from speechlab.models.base import check_shape
-from speechlab.models.macs import macs_per_second
+from speechlab.models.base import Model
 
 
-class SpectralModel(nn.Module):
+class SpectralModel(Model):
     """(B, 1, T) -> (B, 1, T), any T >= 1, with the level taken out and put back inside.
 
     A subclass has what is `between` encoder and decoders; its configuration has `front_end`,
     `sample_rate` and `normalize`.
     """
 
-    look_ahead = None  # samples of future that an output sample needs: all of them
-    chunk_s = (
-        30.0  # seconds at once of a longer recording (`inference.long_recordings`): 3 GB or so
-    )
-    needs_whole = "its norms and layers look at the whole signal"  # why no level makes it stream
+    needs_whole = "its norms and layers look at the whole signal"
+    domain = "compressed_spectrum"
+    long_recordings = "overlap"
 
     def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.front_end: FrontEnd = config.front_end
-        self.level = LEVELS[config.normalize]
         self.encoder = Encoder(n_channels, codec)
         self.mask_decoder = MagnitudeDecoder(n_channels, self.front_end.n_freqs, codec)
         self.phase_decoder = PhaseDecoder(n_channels, codec)
 
     @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.config.sample_rate
+    def hop_length(self) -> int:
+        """Samples between two frames."""
+        return self.front_end.hop_length
 
     def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder gives, (B, C, L, F') -> what mask and phase decoder get, the same."""
@@ -84,11 +79,7 @@ class SpectralModel(nn.Module):
 
     def forward(self, noisy: Tensor) -> Tensor:
         """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
-        check_shape(self, noisy)
+        self.check_shape(noisy)
         gain = self.gain(noisy)  # (B, 1, 1)
         spectrum = self.spectrum_of((noisy * gain)[:, 0])
         return self.front_end.synthesise(spectrum, noisy.shape[-1])[:, None] / gain
-
-    def macs(self, seconds: float) -> float:
-        """Multiply-accumulates for so many seconds of input, by the rule of `complexity`."""
-        return seconds * macs_per_second(self, seconds)

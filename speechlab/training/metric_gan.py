@@ -95,7 +95,7 @@ class MetricGAN(Objective):
         this one; no number depends on it. UserError for a model that cannot be trained so.
         """
         super().__init__(model)
-        if not isinstance(model, SpectralModel) or model.sample_rate != SAMPLE_RATE:
+        if model.domain != "compressed_spectrum" or model.sample_rate != SAMPLE_RATE:
             raise UserError(
                 f"{type(model).__name__}: a metric discriminator judges compressed spectra at "
                 f"{SAMPLE_RATE} Hz; train it with losses alone"

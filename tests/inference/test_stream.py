@@ -309,7 +309,7 @@ def test_what_sees_the_whole_is_refused_with_its_name_and_why():
         with pytest.raises(UserError, match=f"^{kind} cannot stream: its? .*;") as told:
             Stream(model)
         assert "normalize" not in str(told.value) and "\n" not in str(told.value)
-        command = "separate" if getattr(model, "n_sources", 1) > 1 else "enhance"
+        command = "separate" if model.n_sources > 1 else "enhance"
         assert f"`speechlab {command}` takes it" in str(told.value)
 
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechlab.audio.level import LEVELS
-from speechlab.models.base import ChunkedModel
+from speechlab.models.base import ChunkedModel, Model
 
 RATE = 1000  # Hz
 N_TAPS = 101
@@ -18,6 +17,7 @@ N_TAPS = 101
 class SplitterConfig:
     n_sources: int = 2
     seed: int = 0
+    sample_rate: int = RATE
 
 
 def bands(n_sources):
@@ -29,7 +29,7 @@ def bands(n_sources):
     return torch.stack([high - less for less, high in pairwise(low)])[:, None]
 
 
-class Splitter(nn.Module):
+class Splitter(Model):
     """A talker in each band of the spectrum, (B, 1, T) -> (B, S, T), in a random order each time.
 
     swaps: False keeps the order. gains: the least and the most of a call's own gain. hiss: noise in
@@ -38,11 +38,7 @@ class Splitter(nn.Module):
     leak: how much an output has of each of the others, give or take 4 dB (at random).
     """
 
-    look_ahead = None
     needs_whole = "it is a toy"
-    sample_rate = RATE
-    hop_length = 1
-    level = staticmethod(LEVELS["none"])
 
     def __init__(
         self,
@@ -55,8 +51,7 @@ class Splitter(nn.Module):
         leak=0.0,
         seed=0,
     ):
-        super().__init__()
-        self.config = SplitterConfig(n_sources, seed)
+        super().__init__(SplitterConfig(n_sources, seed))
         self.n_sources, self.swaps, self.gains, self.hiss = n_sources, swaps, gains, hiss
         self.door, self.inverts, self.leak = door, inverts, leak
         self.generator = torch.Generator().manual_seed(seed)
@@ -107,15 +102,12 @@ class Streamer(ChunkedModel):
     In all channels but the first they are exchanged.
     """
 
-    sample_rate = RATE
-    n_sources, hop_length, look_ahead = 2, 1, 0
-    level = staticmethod(LEVELS["none"])
+    n_sources, look_ahead = 2, 0
 
     def __init__(self, seed=0):
-        super().__init__()
+        super().__init__(SplitterConfig())
         self.generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.zeros(1))  # a stream has the type of the weights
-        self.config = None
 
     def padded_length(self, length):
         return length

@@ -28,10 +28,11 @@ weight are 0.5 to 0.8 dB SI-SDR better on synthetic speech and the same on real 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechlab.audio.stft import istft, stft
 from speechlab.errors import UserError
+from speechlab.models.base import Model
 
 FACTOR_S = 0.008  # the papers' hop in seconds: what a smoothing factor is the factor of
 TINY = 1e-200  # power for which no noise counts, in float64: only digital silence is below it
@@ -65,31 +66,28 @@ class WienerConfig:
         return max(1, round(seconds * self.sample_rate / self.hop_length))
 
 
-class WienerFilter(nn.Module):
+class WienerFilter(Model):
     """(B, 1, T) -> (B, 1, T), any T >= 1. Nothing in it is trained, the level drops out.
 
     The noise of the first frame is learnt from the first window of the minimum, so it does not
     stream. Digital silence gives silence.
     """
 
-    look_ahead: int | None = None  # it cannot stream
     needs_whole = "it learns the noise of the beginning from what follows"
 
     def __init__(self, config: WienerConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or WienerConfig()
+        config = config or WienerConfig()
         _check(config)
+        super().__init__(config)
 
     @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.config.sample_rate
+    def hop_length(self) -> int:
+        """Samples between two frames."""
+        return self.config.hop_length
 
     def forward(self, noisy: Tensor) -> Tensor:
         """noisy: (B, 1, T) -> estimate (B, 1, T). UserError for another shape or T = 0."""
-        if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
-            shape = tuple(noisy.shape)
-            raise UserError(f"WienerFilter takes (B, 1, T) with T >= 1 samples, not {shape}")
+        self.check_shape(noisy)
         frames = self.config.n_fft, self.config.hop_length, self.config.win_length
         spec = stft(noisy[:, 0], *frames)  # (B, F, L)
         power = spec.abs().double().square()  # squares of small numbers fit only in float64

@@ -1,0 +1,68 @@
+"""The contract of `Model`, for every system and for the Wiener filter."""
+
+import json
+
+import pytest
+import torch
+
+from speechlab.config import from_dict, to_dict
+from speechlab.errors import UserError
+from speechlab.inference import enhance
+from speechlab.models import SYSTEMS
+from speechlab.models.base import Model
+from speechlab.models.baselines.wiener import WienerConfig, WienerFilter
+from tests.support.small_models import SMALL
+
+KINDS = SYSTEMS | {"wiener": (WienerConfig, WienerFilter)}
+CONFIGS = SMALL | {"wiener": WienerConfig()}
+
+
+@pytest.fixture(params=KINDS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    torch.manual_seed(0)
+    return KINDS[name][1](CONFIGS[name]).eval()
+
+
+def test_a_configuration_rebuilds_its_model(name, model):
+    config, kind = KINDS[name]
+    written = json.loads(json.dumps(to_dict(model.config)))
+    assert from_dict(config, written) == model.config == CONFIGS[name]
+    with torch.device("meta"):
+        assert kind().config == config()
+
+
+def test_a_waveform_gives_one_estimate_for_each_source(model):
+    noisy = torch.randn(2, 1, 1000)
+    assert model(noisy).shape == (2, model.n_sources, 1000)
+    for shape in ((1000,), (1, 1000), (2, 2, 1000), (2, 1, 0)):
+        with pytest.raises(UserError, match=type(model).__name__ + r" takes \(B, 1, T\)"):
+            model(torch.zeros(shape))
+
+
+def test_the_look_ahead_is_all_that_an_output_sample_needs(model):
+    """Prefix law; without a look-ahead the end changes the beginning."""
+    noisy = torch.randn(1, 1, 1000)
+    longer = model(torch.cat([noisy, torch.randn(1, 1, 500)], -1))
+    n_same = 1000 - (model.look_ahead or 0)
+    same = torch.allclose(longer[..., :n_same], model(noisy)[..., :n_same], rtol=0, atol=1e-5)
+    assert same == (model.look_ahead is not None)
+
+
+def test_costs_grow_with_the_length(name, model):
+    if name == "wiener":
+        with pytest.raises(UserError, match="no rule"):
+            model.macs(1.0)
+    else:
+        assert 0 < model.macs(1.0) < model.macs(2.0)
+
+
+def test_long_recordings_have_a_pass(model):
+    assert isinstance(model, Model) and model.long_recordings in enhance.PASSES
+    assert (model.long_recordings == "chunks") == (model.needs_whole is None)
+    assert model.look_ahead is None or model.needs_whole is None
+    assert model.hop_length >= 1 and model.sample_rate in (8000, 16000)
