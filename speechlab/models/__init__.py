@@ -7,9 +7,7 @@ masking            base of the separators that mask a learned encoding
 cleanumamba        CleanUMamba: causal waveform U-Net
 semamba            SEMamba advanced: magnitude and phase
 semamba_basic      SEMamba basic: magnitude, causal, streams
-mpsenet            MP-SENet with Transformers
-mpsenet_conformer  MP-SENet with Conformers
-mpsenet_mamba      MP-SENet with a Mamba branch
+mpsenet            MP-SENet with Transformers, with Conformers, with a Mamba branch
 sepmamba           SepMamba: waveform U-Net for two speakers
 umambanet          U-Mamba-Net: noisy reverberant separation
 baselines          models of other papers
@@ -20,9 +18,14 @@ from speechlab.models.baselines.dprnn import DPRNN, DPRNNConfig
 from speechlab.models.baselines.sepformer import SepFormer, SepFormerConfig
 from speechlab.models.baselines.sudormrf import SuDoRMRF, SuDoRMRFConfig
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
-from speechlab.models.mpsenet import MPSENet, MPSENetConfig
-from speechlab.models.mpsenet_conformer import MPSENetConformer, MPSENetConformerConfig
-from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
+from speechlab.models.mpsenet import (
+    MPSENet,
+    MPSENetConfig,
+    MPSENetConformer,
+    MPSENetConformerConfig,
+    MPSENetMamba,
+    MPSENetMambaConfig,
+)
 from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
 from speechlab.models.semamba_basic import SEMambaBasic, SEMambaBasicConfig
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig

@@ -14,9 +14,7 @@ from torch import Tensor
 from speechlab.audio.spectrum import FrontEnd
 from speechlab.errors import UserError
 from speechlab.layers.dense import Codec
-from speechlab.models.mpsenet import MPSENetConfig
-from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
-from speechlab.models.mpsenet_mamba import MPSENetMambaConfig
+from speechlab.models.mpsenet import MPSENetConfig, MPSENetConformerConfig, MPSENetMambaConfig
 from speechlab.weights.codec import rename_codec
 from speechlab.weights.names import check_mark, renamed
 

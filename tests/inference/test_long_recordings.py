@@ -13,7 +13,7 @@ from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.inference.enhance import enhance_blocks
 from speechlab.inference.long_recordings import in_one_pass, overlapped
-from speechlab.models.mpsenet_mamba import MPSENetMamba, MPSENetMambaConfig
+from speechlab.models.mpsenet import MPSENetMamba, MPSENetMambaConfig
 from speechlab.models.semamba_basic import CONFIGS, SEMambaBasic
 from speechlab.models.spectral import SpectralModel
 

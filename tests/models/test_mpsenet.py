@@ -1,34 +1,38 @@
 """MP-SENet and its versions: published numbers, items of a batch, lengths, levels, files."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import speechlab
-from speechlab.audio.level import rms_gain
+from speechlab.audio.level import LEVELS
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
-from speechlab.models.mpsenet import MPSENet, MPSENetConfig
-from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
-from speechlab.models.mpsenet_mamba import CONFIGS, MPSENetMambaConfig
+from speechlab.models.mpsenet import (
+    MAMBA_CONFIGS,
+    MambaBlock,
+    MPSENetConfig,
+    MPSENetConformer,
+    MPSENetConformerConfig,
+    MPSENetMambaConfig,
+)
 from speechlab.weights.checkpoints import save
+from tests.support import small_models
 from tests.support.phase_channels import PhaseChannels
 
-FRONT_END = FrontEnd(n_fft=32, hop_length=8, win_length=32, offsets="mpsenet")
-SIZES = {"d_model": 4, "n_heads": 2, "front_end": FRONT_END}
 SMALL = {
-    "mpsenet": MPSENetConfig(n_blocks=1, **SIZES),
-    "mpsenet_conformer": MPSENetConformerConfig(n_blocks=1, **SIZES),
-    "mpsenet_mamba": MPSENetMambaConfig(n_shared_blocks=1, n_branch_blocks=1, **SIZES),
+    name: small_models.SMALL[name] for name in ("mpsenet", "mpsenet_conformer", "mpsenet_mamba")
 }
 FULL = {
     "mpsenet": (MPSENetConfig(), 2_263_372),
     "mpsenet_conformer": (MPSENetConformerConfig(), 2_048_849),
-    "mpsenet_mamba": (CONFIGS["large"], 5_948_492),
+    "mpsenet_mamba": (MAMBA_CONFIGS["large"], 5_948_492),
 }
 GOLDEN = {"mpsenet": "mpsenet/small_c16", "mpsenet_mamba": "mpsenet_mamba/small_c16_1_2"}
 HIDDEN = {  # reference activations and whose output they are
@@ -121,7 +125,7 @@ def test_the_published_estimate_gives_the_published_waveform(golden):
     noisy, wanted = tensors["wav_in"][:1], tensors["wav_b1"]
     estimate = Spectrum(tensors["mag_b1"], tensors["pha_b1"])
     waveform = FrontEnd(offsets="mpsenet").synthesise(estimate, noisy.shape[-1])
-    assert (waveform / rms_gain(noisy[:, None])[0] - wanted).abs().max() <= 1e-6
+    assert (waveform / LEVELS["rms"].gain(noisy[:, None], 16000)[0] - wanted).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("form", ["model.pth", "g_00057500"])
@@ -209,15 +213,130 @@ def test_save_and_load(system, axes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("system", "changes", "said"),
     [
-        ({"d_model": 0}, "d_model must be 1 or more, not 0"),
-        ({"n_heads": 3}, "4 channels cannot have 3 heads"),
-        ({"n_blocks": -1}, "n_blocks must be 1 or more"),
-        ({"front_end": FrontEnd(n_fft=30, hop_length=8, win_length=30)}, "multiple of 4, not 30"),
-        ({"axes": "turned"}, "one of named, published"),
+        ("mpsenet", {"d_model": 0}, "d_model must be 1 or more, not 0"),
+        ("mpsenet", {"n_heads": 3}, "4 channels cannot have 3 heads"),
+        ("mpsenet", {"n_blocks": -1}, "n_blocks must be 1 or more"),
+        ("mpsenet", {"front_end": FrontEnd(30, 8, 30)}, "multiple of 4, not 30"),
+        ("mpsenet", {"axes": "turned"}, "one of named, published"),
+        ("mpsenet_conformer", {"kernel_size": 4}, "kernel_size must be odd, not 4"),
+        ("mpsenet_conformer", {"dropout": 1.0}, "at least 0 and less than 1, not 1.0"),
+        ("mpsenet_conformer", {"expand": 0}, "expand must be 1 or more, not 0"),
     ],
 )
-def test_sizes_that_build_no_model_are_named(changes, said):
+def test_sizes_that_build_no_model_are_named(system, changes, said):
     with pytest.raises(UserError, match=said):
-        MPSENet(override(SMALL["mpsenet"], **changes))
+        build(system, **changes)
+
+
+# The Conformer version
+
+
+CONFORMER = MPSENetConformerConfig(
+    d_model=8,
+    n_blocks=2,
+    n_heads=4,
+    expand=3,
+    kernel_size=5,
+    axes="published",
+    front_end=FrontEnd(n_fft=32, hop_length=8, win_length=32),
+)
+UNIT = {"conv": 0, "norm": 1, "activation": 2}
+FEED = {"norm": 0, "widen": 1, "narrow": 4}
+CONVOLUTION = {"norm": 0, "widen": 2, "depthwise": 4, "batch_norm": 5, "narrow": 7}
+
+
+def published_name(name):
+    """The name of one of our tensors in the authors' code."""
+    rules = (
+        (r"^encoder\.(widen|down)\.(\w+)", lambda m: f"encoder.{m[1]}.{UNIT[m[2]]}"),
+        (r"^encoder\.widen", "dense_encoder.dense_conv_1"),
+        (r"^encoder\.down", "dense_encoder.dense_conv_2"),
+        (r"^encoder", "dense_encoder"),
+        (
+            r"\.dense\.layers\.(\d)\.(\w+)",
+            lambda m: f".dense_block.dense_block.{m[1]}.{UNIT[m[2]]}",
+        ),
+        (r"^mask_decoder\.up", "mask_decoder.mask_conv.0"),
+        (r"^mask_decoder\.narrow\.(\d)", lambda m: f"mask_decoder.mask_conv.{int(m[1]) + 1}"),
+        (r"\.slope$", ".lsigmoid.slope"),
+        (r"^phase_decoder\.up", "phase_decoder.phase_conv.0"),
+        (r"^phase_decoder\.norm", "phase_decoder.phase_conv.1"),
+        (r"^phase_decoder\.activation", "phase_decoder.phase_conv.2"),
+        (r"\.real\.", ".phase_conv_r."),
+        (r"\.imaginary\.", ".phase_conv_i."),
+        (r"^blocks\.(\d)\.(time|freq)\.", r"TSConformer.\1.\2_conformer."),
+        (r"\.feed_in\.(\w+)\.", lambda m: f".ffm1.ffm.{FEED[m[1]]}."),
+        (r"\.feed_out\.(\w+)\.", lambda m: f".ffm2.ffm.{FEED[m[1]]}."),
+        (r"\.attention_norm\.", ".attn.layernorm."),
+        (r"\.attention\.in_proj\.", ".attn.attn.in_proj_"),
+        (r"\.attention\.", ".attn.attn."),
+        (r"\.convolution\.(\w+)\.", lambda m: f".ccm.ccm.{CONVOLUTION[m[1]]}."),
+        (r"\.norm_out\.", ".post_norm."),
+    )
+    for pattern, theirs in rules:
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+@pytest.fixture
+def conformer():
+    torch.manual_seed(0)
+    return MPSENetConformer(CONFORMER).eval()
+
+
+def test_weights_under_the_authors_names_load(conformer, tmp_path):
+    """Sizes read off the tensors; the published file's axes."""
+    state = {published_name(name): tensor for name, tensor in conformer.state_dict().items()}
+    torch.save({"generator": state}, tmp_path / "g_best")
+    loaded = speechlab.load(tmp_path / "g_best", system="mpsenet_conformer")
+    assert loaded.config == conformer.config
+    noisy = torch.randn(2, 1, 100)
+    assert torch.equal(loaded(noisy), conformer(noisy))
+
+
+def test_dropout_only_while_training(conformer):
+    noisy = torch.randn(1, 1, 100)
+    assert torch.equal(conformer(noisy), conformer(noisy))
+    conformer.train()
+    assert not torch.equal(conformer(noisy), conformer(noisy))
+
+
+# The Mamba version
+
+
+def test_one_mamba_for_both_axes_is_two_with_the_same_weights():
+    torch.manual_seed(0)
+    one = MambaBlock(MPSENetMambaConfig(d_model=4, mamba="both_axes"))
+    two = MambaBlock(MPSENetMambaConfig(d_model=4, mamba="per_axis"))
+    two.norm.load_state_dict(one.norm.state_dict())
+    for scan in two.scans:
+        scan.load_state_dict(one.scans[0].state_dict())
+    assert (len(one.scans), len(two.scans)) == (1, 2)
+    x = torch.randn(2, 4, 5, 3)
+    assert torch.equal(one(x), two(x))
+
+
+def small_state(shared):
+    """The reference model's tensors, rewired as the small model has them."""
+    state = load_file(shared / "golden/mpsenet_mamba/small_c16_1_2/state.safetensors")
+    small = {n: t for n, t in state.items() if not n.startswith(("shared", "mag_ts"))}
+    for name, tensor in state.items():
+        if name.startswith("mag_ts_transformer.") and ".mamba_f." not in name:
+            name = name.replace(".mamba_t.", ".mamba.")
+            small[name] = tensor
+            small[name.replace("mag_", "shared_")] = tensor
+    return small
+
+
+def test_the_small_model_is_read_off_its_tensors(shared, tmp_path):
+    torch.save({"generator": small_state(shared)}, tmp_path / "g_small")
+    model = speechlab.load(tmp_path / "g_small", system="mpsenet_mamba")
+    assert model.config == override(MAMBA_CONFIGS["small"], d_model=16, axes="published")
+
+
+@pytest.mark.parametrize("size", MAMBA_CONFIGS)
+def test_sizes_build(size):
+    with torch.device("meta"):
+        SYSTEMS["mpsenet_mamba"][1](MAMBA_CONFIGS[size])

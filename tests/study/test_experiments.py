@@ -19,7 +19,7 @@ from speechlab.data.mixing import PairConfig
 from speechlab.errors import UserError
 from speechlab.evaluation import metrics
 from speechlab.losses.waveform import LOSSES
-from speechlab.models.mpsenet_conformer import MPSENetConformerConfig
+from speechlab.models.mpsenet import MPSENetConformerConfig
 from speechlab.storage import state as snapshots
 from speechlab.study import experiment as experiment_module
 from speechlab.study import experiments, launch
