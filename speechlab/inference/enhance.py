@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import files
-from speechlab.audio.level import utterance_level
+from speechlab.audio.level import KnownLevel, Level
 from speechlab.audio.pcs import check_rate, pcs_blocks
 from speechlab.errors import UserError
 from speechlab.inference.batch import Job, Result, digest, plan, run
@@ -65,15 +65,7 @@ def enhance_blocks(
 
 def _in_chunks(model: Model, blocks: Iterable[Tensor], chunk_s: float) -> Iterator[Tensor]:
     """The network carries its state; a level of the whole is found first."""
-    level = model.level
-    if level is utterance_level:
-        if iter(blocks) is blocks:
-            raise UserError("the level of the whole needs the blocks twice; pass them as a list")
-        known = whole_level(blocks)
-
-        def level(*_: Any) -> tuple[Tensor, tuple]:
-            return known, ()
-
+    level = model.level if model.level.causal else KnownLevel(model.level.of_blocks(blocks))
     length = max(1, round(chunk_s * model.sample_rate / model.hop_length)) * model.hop_length
     chunks = (block.unsqueeze(1) for block in files.rechunk(blocks, length))  # (C, 1, n)
     return (estimate.squeeze(1) for estimate in _driven(model, level, chunks))
@@ -95,36 +87,13 @@ PASSES: dict[str, Callable[[Model, Iterable[Tensor], float], Iterator[Tensor]]] 
 }
 
 
-def whole_level(blocks: Iterable[Tensor]) -> Tensor:
-    """`utterance_level` of a signal in blocks (C, n) -> (C, 1, 1); sums of squares in float64.
-
-    Deviations are taken from each block's own mean and then joined (Chan et al. 1979): no
-    difference of large numbers, whatever the offset and the length.
-    """
-    count, mean, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
-    for block in blocks:
-        if not (n := block.shape[-1]):
-            continue
-        block = block.double()
-        own = block.mean(-1)  # (C,)
-        apart = own - mean
-        squares = squares + (block - own[:, None]).square().sum(-1)
-        squares = squares + apart.square() * (count * n / (count + n))
-        mean = mean + apart * (n / (count + n))
-        count += n
-    deviation = (squares / max(1, count - 1)).sqrt()
-    return (deviation.float() + 1e-3)[:, None, None]
-
-
 @torch.inference_mode()
-def _driven(
-    model: Model, level_of: Callable[..., Any], chunks: Iterable[Tensor]
-) -> Iterator[Tensor]:
+def _driven(model: Model, known: Level, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Chunks (B, 1, n) -> what is settled after each, and the rest at the end."""
     state = level_state = levels = None
     n_in = 0
     for chunk in chunks:
-        level, level_state = level_of(chunk, model.sample_rate, level_state)
+        level, level_state = known.step(chunk, model.sample_rate, level_state)
         level = level.expand(chunk.shape)
         levels = level if levels is None else torch.cat([levels, level], -1)
         n_in += chunk.shape[-1]

@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.audio.level import LEAST
 from speechlab.audio.spectrum import Spectrum
 from speechlab.errors import UserError
 from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
@@ -65,7 +64,9 @@ def overlapped(
         for piece in first:  # channel by channel, as below: their memory would add up
             yield torch.cat([model(signal[None, None])[:, 0] for signal in piece.samples])
         return
-    gain = _whole_gain(model, blocks)  # (C, 1)
+    # Equal to `model.gain` but for the last bits. These decide the signs of the phases in the first
+    # frame, see there: the first tenth of a second may differ from that of the whole.
+    gain = 1 / model.level.of_blocks(blocks)[..., 0]  # (C, 1)
     with contextlib.ExitStack() as stack:
         channels = [
             _spectra(model, partial(_chunks, model, cut, channel, gain), file)
@@ -89,7 +90,7 @@ def in_one_pass(
     def levelled() -> Iterator[Tensor]:
         state = None
         for block in blocks:
-            level, state = model.level(block[:, None], model.sample_rate, state)
+            level, state = model.level.step(block[:, None], model.sample_rate, state)
             level = level[:, 0].expand(block.shape)
             yield torch.cat([block / level, level])  # (2 C, n)
 
@@ -124,20 +125,6 @@ def _estimates(
         n_samples = piece.samples.shape[-1]
         parts = [model.front_end.synthesise(spectrum, n_samples) for spectrum in spectra]
         yield torch.cat(parts) / gain, piece.is_last
-
-
-def _whole_gain(model: SpectralModel, blocks: Iterable[Tensor]) -> Tensor:
-    """`model.gain` of a signal in blocks (C, n) -> (C, 1), but for the last bits.
-
-    These decide the signs of the phases in the first frame, see there: the first tenth of a second
-    may be another one than that of the whole.
-    """
-    count, squares = 0, torch.tensor(0.0, dtype=torch.float64)
-    for block in blocks:
-        squares = squares + block.double().square().sum(-1, keepdim=True)
-        count += block.shape[-1]
-    rms = (squares / max(1, count)).sqrt().clamp_min(LEAST).float()
-    return 1 / rms if model.config.normalize == "rms" else torch.ones_like(rms)
 
 
 def _chunks(

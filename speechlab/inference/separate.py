@@ -32,12 +32,12 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import files
-from speechlab.audio.level import no_level, utterance_level
+from speechlab.audio.level import LEVELS as MODEL_LEVELS
 from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError
 from speechlab.inference.batch import OTHER, Job, Log, Result, digest, plan, run
-from speechlab.inference.enhance import check_subtype, whole_level, write
+from speechlab.inference.enhance import check_subtype, write
 from speechlab.inference.long_recordings import Kept
 from speechlab.inference.overlap_add import FADE_S, Cut, across_channels, in_order, joined
 from speechlab.inference.stream import Stream
@@ -69,20 +69,16 @@ def separate_blocks(
     gives one estimate, and for one of wrong shapes.
     """
     _check(model, chunk_s)
-    level = None
-    if model.level is utterance_level:
-        if iter(blocks) is blocks:
-            raise UserError("the level of the whole needs the blocks twice; pass them as a list")
-        level = whole_level(blocks)
+    level = None if model.level.causal else model.level.of_blocks(blocks)
     return _at_level(model, blocks, chunk_s, level, "the mixture")
 
 
 def _of_file(model: Model, mixture: files.Recording, chunk_s: float) -> Iterator[Tensor]:
     """The same of a file, of which a model without a level gets each channel at PEAK."""
     level = None
-    if model.level is utterance_level:
-        level = whole_level(mixture)
-    elif model.level is no_level:
+    if not model.level.causal:
+        level = model.level.of_blocks(mixture)
+    elif not model.level.divides:
         level = _whole_peak(mixture) / PEAK
     return _at_level(model, mixture, chunk_s, level, str(mixture.path))
 
@@ -114,10 +110,10 @@ def _at_level(
 
 def _at_unit_level(model: Model) -> Model:
     """The model without the level that needs the whole: if no layer does, it then streams."""
-    if model.level is not utterance_level:
+    if model.level.causal:
         return model
     model = copy.copy(model)  # of the module alone, which shares its layers
-    model.config, model.level = override(model.config, normalize="none"), no_level
+    model.config, model.level = override(model.config, normalize="none"), MODEL_LEVELS["none"]
     return model
 
 

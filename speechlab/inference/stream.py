@@ -64,7 +64,7 @@ class Stream:
         stream goes on with the next chunk as if that one had not come.
         """
         self._check(chunk)
-        level, self._level_state = self.model.level(
+        level, self._level_state = self.model.level.step(
             chunk, self.model.sample_rate, self._level_state
         )
         self._n_in += chunk.shape[-1]

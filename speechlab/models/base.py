@@ -71,8 +71,8 @@ class ChunkedModel(Model):
     @property
     def look_ahead(self) -> int | None:
         """Samples of future that an output sample needs; None where it needs all of them."""
-        whole = self.needs_whole or self.config.normalize == "utterance"
-        return None if whole else self.frame_length - 1
+        streams = self.level.causal and not self.needs_whole
+        return self.frame_length - 1 if streams else None
 
     @property
     def long_recordings(self) -> str:
@@ -83,7 +83,7 @@ class ChunkedModel(Model):
         """noisy: (B, 1, T) -> estimate (B, S, T). UserError for another shape or T = 0."""
         self.check_shape(noisy)
         length = noisy.shape[-1]
-        level, _ = self.level(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
+        level = self.level.of(noisy, self.sample_rate)  # (B, 1, 1) or (B, 1, T)
         x = F.pad(noisy / level, (0, self.padded_length(length) - length))
         x, _ = self.network(x, None, last=True)  # (B, S, T or more)
         return x[..., :length] * level

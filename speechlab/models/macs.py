@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from speechlab.audio.level import no_level
+from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
 from speechlab.layers.time_frequency import Attention
@@ -128,7 +128,7 @@ def _hollow(model: "Model", see: Callable[[nn.Module, Tensor], None]) -> "Model"
     """
     # where gradients are wanted, PyTorch folds a linear layer into one product of matrices
     hollow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
-    hollow.level = no_level
+    hollow.level = LEVELS["none"]
     for module in hollow.modules():
         if isinstance(module, tuple(MACS_PER_FRAME)):
             module.forward = partial(_see_and_skip, module, see)

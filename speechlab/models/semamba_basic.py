@@ -149,7 +149,7 @@ class SEMambaBasic(ChunkedModel):
 
     def spectrum(self, noisy: Tensor) -> Spectrum:
         """noisy: (B, 1, T) -> log1p mag and phase of the estimate at unit level, (B, F, L)."""
-        level, _ = self.level(noisy, self.sample_rate)
+        level = self.level.of(noisy, self.sample_rate)
         estimate, _ = self._estimated(self.front_end.analyse((noisy / level)[:, 0]), None)
         return estimate
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechlab.audio.level import rms_gain, rms_level
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
 from speechlab.models.base import Model
@@ -68,10 +67,7 @@ class SpectralModel(Model):
         signal's start, each phase is 0 or π, and the last bit of the samples decides whether π or
         -π, which a network takes for opposites.
         """
-        if self.level is rms_level:
-            return rms_gain(noisy)
-        level, _ = self.level(noisy, self.sample_rate)
-        return 1 / level
+        return self.level.gain(noisy, self.sample_rate)
 
     def spectrum_of(self, noisy: Tensor) -> Spectrum:
         """The same of noisy (B, T) that is at unit level already."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.audio.level import rms_gain
+from speechlab.audio.level import LEVELS
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 
 OFFSETS = ("none", "mpsenet", "reanalysis")
@@ -119,7 +119,7 @@ def test_published_spectra(shared, name):
     noisy, mag, phase = (
         torch.from_numpy(np.load(folder / f"{n}.npy")) for n in ("wav_in", "noisy_mag", "noisy_pha")
     )
-    unit = (noisy[:, None] * rms_gain(noisy[:, None]))[:, 0]
+    unit = (noisy[:, None] * LEVELS["rms"].gain(noisy[:, None], 16000))[:, 0]
     found = FrontEnd(offsets=PUBLISHED[name]).analyse(unit)
     wanted = torch.polar(mag ** (1 / 0.3), phase).reshape(found.mag.shape)
     error = torch.polar(found.mag ** (1 / 0.3), found.phase) - wanted

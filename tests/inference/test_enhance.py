@@ -86,23 +86,6 @@ def test_blocks_that_come_once_are_refused_where_they_are_needed_twice(model):
     )
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.0, -1000.0])
-@pytest.mark.parametrize("size", [7, 997, 40000])
-def test_the_level_in_blocks_is_that_of_the_whole(model, offset, size):
-    waveform = noise(3, 40000) + offset
-    expected = waveform.double().std(-1) + 1e-3
-    level = enhance.whole_level(waveform.split(size, -1))
-    assert level.shape == (3, 1, 1)
-    assert (level[:, 0, 0] / expected - 1).abs().max() < 1e-6
-    theirs, _ = model.level(noise(3, 40000)[:, None], 16000)
-    assert (enhance.whole_level([noise(3, 40000)]) / theirs - 1).abs().max() < 1e-6
-
-
-def test_the_level_of_a_single_sample(model):
-    theirs, _ = model.level(torch.ones(1, 1, 1), 16000)
-    assert torch.equal(enhance.whole_level([torch.ones(1, 1)]), theirs)
-
-
 @pytest.mark.parametrize("normalize", ["utterance", "running"])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_file_in_chunks_is_the_file_at_once(tmp_path, normalize, rate):

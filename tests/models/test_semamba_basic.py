@@ -131,7 +131,7 @@ def test_a_soft_microphone_is_nearly_the_same_task(shared, soft_db):
     seen = {}
     for normalize in ("running", "none"):
         model = tiny(normalize=normalize)
-        levels = [model.level(noisy * gain, 16000)[0] for gain in (1, 10 ** (-soft_db / 20))]
+        levels = [model.level.of(noisy * gain, 16000) for gain in (1, 10 ** (-soft_db / 20))]
         louder, softer = noisy / levels[0], noisy * 10 ** (-soft_db / 20) / levels[1]
         later = slice(16000, None)
         rms = [x[..., later].square().mean().sqrt() for x in (louder, softer)]
@@ -143,7 +143,7 @@ def test_a_soft_microphone_is_nearly_the_same_task(shared, soft_db):
 def test_forward_is_the_inverse_of_the_spectrum():
     for layer, direction in LAYER:
         model, noisy = tiny(layer, direction, "running"), noise(2, 1, 101)
-        level, _ = model.level(noisy, model.sample_rate)
+        level = model.level.of(noisy, model.sample_rate)
         spectrum = model.spectrum(noisy)
         waveform = model.front_end.synthesise(spectrum, 101)[:, None] * level
         torch.testing.assert_close(waveform, model(noisy), rtol=0, atol=1e-12)
@@ -215,7 +215,7 @@ def test_every_parameter_learns(kind):
     """One step of the published loss, L1 of magnitudes, has a gradient for each."""
     model = tiny(*kind, "running")
     noisy, clean = noise(2, 1, 300), noise(2, 1, 300, seed=1)
-    level, _ = model.level(noisy, model.sample_rate)
+    level = model.level.of(noisy, model.sample_rate)
     reference = model.front_end.analyse((clean / level)[:, 0])
     (model.spectrum(noisy).mag - reference.mag).abs().mean().backward()
     still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]

@@ -21,7 +21,7 @@ def test_the_level_is_taken_out_and_put_back(config, normalize):
     plain, model = tiny(config), tiny(override(config, normalize=normalize))
     for length in (1, plain.frame_length, 131):
         mixture = 1e-3 * noise(2, 1, length)
-        level, _ = LEVELS[normalize](mixture, model.sample_rate)
+        level = LEVELS[normalize].of(mixture, model.sample_rate)
         wanted = plain(mixture / level) * level
         torch.testing.assert_close(model(mixture), wanted, rtol=0, atol=1e-15)
 
