@@ -1,23 +1,23 @@
-"""Separation of files: folders of mixtures in, a folder of each talker out.
+"""Separate mixtures into one file per speaker: files and folders in, a folder per speaker out.
 
     file ─ blocks (C, n) ─ resampled ─► level of the whole: a first pass
-         ├─► at that level, chunks ─ model, talkers in one order ─► a temporary file
-         └─► a gain for each talker ─ resampled back ─► <output>/s1/<relative path>.wav, s2/…
+         ├─► at that level, chunks ─ model, speakers in one order ─► a temporary file
+         └─► a gain for each speaker ─ resampled back ─► <output>/s1/<relative path>.wav, s2/…
 
-The layout is that of mixture sets on disk (mix, s1, s2), so that what is separated from
-`<set>/mix` into a folder is what an evaluation compares with `<set>/s1` and `<set>/s2`.
+The layout is that of mixture sets on disk (mix, s1, s2): an evaluation compares the output for
+`<set>/mix` with `<set>/s1` and `<set>/s2`.
 
-A model that streams carries its state; any other takes chunks that overlap (`chunks.in_order`).
-Memory does not grow with a recording. As in `enhance`, a mixture's files are there or not, and the
-log beside them, separate.csv, tells what became of each: done are those of which all are there.
+A model that streams carries its state; any other takes overlapping chunks (`ordering.in_order`).
+Memory use does not grow with a recording. Writes are atomic, and `separate.csv` beside the folders
+has a row per mixture. A mixture is done when all its files exist.
 
-SepMamba, which as published has no level, fails far from that of its training, whose mixtures all
-have one peak. So a separator without a level of its own gets each channel of a file at that peak
-(`PEAK`), and its estimates are scaled back: soft and loud recordings come apart alike.
+As published, SepMamba has no level and fails far from the level of its training, where all mixtures
+have one peak. So a separator without a level gets each channel of a file at that peak (`PEAK`), and
+its estimates are scaled back: quiet and loud recordings are separated equally well.
 
-A separator that was trained by SI-SDR, which regards neither level nor sign, has estimates of any
-level and sign: several times the mixture, and upside down. So each talker of a channel gets one
-gain for the whole recording: the talkers then add up to the mixture (`LEVELS`).
+A training with SI-SDR ignores level and sign: estimates can be inverted, and several times as loud
+as the mixture. So each speaker of a channel gets one gain for the whole recording, with which the
+speakers add up to the mixture (`LEVELS`).
 """
 
 import copy
@@ -36,23 +36,24 @@ from speechlab.audio.level import LEVELS as MODEL_LEVELS
 from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError
-from speechlab.inference.batch import OTHER, Job, Log, Result, digest, plan, run
-from speechlab.inference.enhance import check_subtype, write
+from speechlab.inference.batch import Log, Result, check_subtype, digest, run, write
+from speechlab.inference.jobs import OTHER, Job, plan
 from speechlab.inference.long_recordings import Kept
-from speechlab.inference.overlap_add import FADE_S, Cut, across_channels, in_order, joined
+from speechlab.inference.ordering import Cut, across_channels, in_order
+from speechlab.inference.overlap_add import FADE_S, joined
 from speechlab.inference.stream import Stream
 from speechlab.losses.waveform import reordered
 from speechlab.models.base import Model
 
 LOG = "separate.csv"
-# Seconds in the model at once. An utterance goes through as a whole; of a conversation the model
-# hears each second 1.4 times (1.5 with chunks of 16 s), and memory is that of half a minute.
+# Seconds of a chunk. An utterance is one chunk. Of a conversation each second is processed 1.4
+# times (1.5 with chunks of 16 s), and memory is that of half a minute.
 CHUNK_S = 30.0
 CHUNK_MIN_S = 1.0
-PEAK = 0.9  # of what a model without a level gets; that of SepMamba's trainings, arXiv 2410.20997
-FEED_S = 1.0  # seconds a stream is fed at once; longer ones take more memory and are not faster
-SILENT_DB = 60.0  # below the loudest: an estimate whose gain is held down, for it may be no one's
-ALIKE = 1e-3  # of a correlation that is not believed, lest estimates that are alike get any gain
+PEAK = 0.9  # of the input of a model without a level, as in SepMamba's training, arXiv 2410.20997
+FEED_S = 1.0  # seconds a stream is fed at once; longer chunks take more memory and are not faster
+SILENT_DB = 60.0  # below the loudest: the gain of such an estimate is limited, it may be noise only
+ALIKE = 1e-3  # subtracted share of correlations, so that equal estimates have bounded gains
 LEAST = 1e-20  # energy that counts as none
 
 
@@ -61,12 +62,11 @@ def separate_blocks(
 ) -> Iterator[Tensor]:
     """A mixture in blocks (C, n) at the model's rate -> estimates in blocks (C, S, m), as long.
 
-    chunk_s: seconds in the model at once; no matter for one that streams. Of a mono mixture of at
-    most that, the estimate is `model(whole)`. Each channel is separated alone, with the talkers in
-    the same order in all; levels are the model's, and a model without one gets the mixture as it
-    is. With the utterance level, which is the whole mixture's, the blocks are gone through twice:
-    a list or a `Recording`, not an iterator. UserError for an iterator there, for a model that
-    gives one estimate, and for one of wrong shapes.
+    chunk_s: seconds of a chunk; without effect on a model that streams. For a mono mixture of at
+    most one chunk the estimate is `model(whole)`. Channels are separated one by one, with the
+    speakers in the same order in all. Levels are the model's; a model without one gets the mixture
+    unchanged. A level of the whole needs the blocks twice: a list or a `Recording`. UserError for
+    an iterator then, for a model with one source, and for one with wrong output shapes.
     """
     _check(model, chunk_s)
     level = None if model.level.causal else model.level.of_blocks(blocks)
@@ -74,7 +74,7 @@ def separate_blocks(
 
 
 def _of_file(model: Model, mixture: files.Recording, chunk_s: float) -> Iterator[Tensor]:
-    """The same of a file, of which a model without a level gets each channel at PEAK."""
+    """The same for a file; a model without a level gets each channel at PEAK."""
     level = None
     if not model.level.causal:
         level = model.level.of_blocks(mixture)
@@ -84,7 +84,7 @@ def _of_file(model: Model, mixture: files.Recording, chunk_s: float) -> Iterator
 
 
 def _whole_peak(blocks: Iterable[Tensor]) -> Tensor:
-    """Of each channel of a signal in blocks (C, n), (C, 1, 1)."""
+    """Peak of each channel of a signal in blocks (C, n): (C, 1, 1)."""
     peak = torch.zeros(1)
     for block in blocks:
         if block.shape[-1]:
@@ -95,9 +95,9 @@ def _whole_peak(blocks: Iterable[Tensor]) -> Tensor:
 def _at_level(
     model: Model, blocks: Iterable[Tensor], chunk_s: float, level: Tensor | None, name: str
 ) -> Iterator[Tensor]:
-    """level: of the whole, (C, 1, 1), in the place of the model's own; None: the model sees to it.
+    """level: of the whole, (C, 1, 1), instead of the model's own; None: the model's own.
 
-    Where it is 0 there is silence, and so are the estimates.
+    Where it is 0 the mixture is silent, and so are the estimates. name: of the mixture, for errors.
     """
     model = _at_unit_level(model)
     level = torch.ones(1, 1, 1) if level is None else level
@@ -109,7 +109,7 @@ def _at_level(
 
 
 def _at_unit_level(model: Model) -> Model:
-    """The model without the level that needs the whole: if no layer does, it then streams."""
+    """The model without a level of the whole: it then streams unless a layer needs the whole."""
     if model.level.causal:
         return model
     model = copy.copy(model)  # of the module alone, which shares its layers
@@ -119,7 +119,7 @@ def _at_unit_level(model: Model) -> Model:
 
 @torch.inference_mode()
 def _separated(model: Model, mixture: Tensor, level: Tensor, name: str) -> Tensor:
-    """(C, n) -> (C, S, n); channel by channel, for their memory would add up."""
+    """(C, n) -> (C, S, n), one channel after another, which needs less memory."""
     scaled = _scaled(mixture[:, None], level)
     estimates = [model(channel[None]) for channel in scaled]
     wanted = (1, model.n_sources, mixture.shape[-1])
@@ -128,9 +128,9 @@ def _separated(model: Model, mixture: Tensor, level: Tensor, name: str) -> Tenso
 
 @torch.inference_mode()
 def _streamed(model: Model, blocks: Iterable[Tensor], level: Tensor, name: str) -> Iterator[Tensor]:
-    """In each channel the order is the model's; who is who across them is told by CHUNK_S each.
+    """Within a channel the model keeps the order; across channels it is found per CHUNK_S seconds.
 
-    The first of these in which a channel is heard tells; till then it has noise in any order.
+    The first of these in which a channel has speech decides. Before that it has noise in any order.
     """
     stream, cut = Stream(model, "modules"), Cut.of(CHUNK_S, model.sample_rate)
 
@@ -155,7 +155,7 @@ def _streamed(model: Model, blocks: Iterable[Tensor], level: Tensor, name: str) 
 
 
 def _scaled(mixture: Tensor, level: Tensor) -> Tensor:
-    """At unit level; silence, whose level may be 0, stays what it is."""
+    """The mixture at unit level; silence, whose level may be 0, stays silence."""
     return mixture / level.clamp_min(torch.finfo(level.dtype).tiny)
 
 
@@ -163,16 +163,17 @@ def _checked(estimate: Tensor, wanted: tuple[int, ...], model: Model, name: str)
     if estimate.shape != wanted:
         kind, shape = type(model).__name__, tuple(estimate.shape)
         raise UserError(
-            f"{name}: {kind} gave {shape} where {model.n_sources} talkers as long as the mixture "
-            f"are {wanted}; mend its forward, or its n_sources"
+            f"{name}: {kind} gave {shape} instead of {wanted} ({model.n_sources} speakers, as long "
+            "as the mixture); correct its forward or its n_sources"
         )
     return estimate
 
 
 def _as_mixed(estimates: Iterable[Tensor], mixture: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Estimates (C, S, n) in blocks, those of their mixture (C, n) -> each with its one gain.
+    """Estimates (C, S, n) and their mixture (C, n) in blocks -> estimates with one gain each.
 
-    They wait in a temporary file for the gains, of the whole recording; UserError: a full disk.
+    A temporary file keeps the estimates until the gains of the whole recording are known.
+    UserError for a full disk.
     """
     with tempfile.TemporaryFile(buffering=0) as file:
         kept, products = Kept(file), torch.tensor(0.0, dtype=torch.float64)
@@ -188,8 +189,8 @@ def mixing_gains(products: Tensor) -> Tensor:
     """Gains (C, S) with which the estimates of each channel add up to its mixture: least squares.
 
     products: inner products of the estimates and, last, the mixture, (C, S + 1, S + 1) float64.
-    An estimate that is SILENT_DB below the loudest gets half of its gain, and less below that.
-    Estimates of the same share one.
+    An estimate SILENT_DB below the loudest gets half of its gain, and less below that. Equal
+    estimates share one gain.
     """
     energies = products.diagonal(dim1=1, dim2=2)[:, :-1]
     floor = energies.amax(1, keepdim=True) * 10 ** (-SILENT_DB / 10)
@@ -201,7 +202,7 @@ def mixing_gains(products: Tensor) -> Tensor:
     return torch.linalg.solve(correlations, with_mixture)[..., 0] / norms
 
 
-# What becomes of the levels of estimates (C, S, n) in blocks, beside those of their mixture (C, n)
+# Levels of the output: functions of estimates (C, S, n) and their mixture (C, n), both in blocks
 LEVELS: dict[str, Callable[[Iterable[Tensor], Iterable[Tensor]], Iterator[Tensor]]] = {
     "mixture": _as_mixed,
     "model": lambda estimates, mixture: iter(estimates),
@@ -218,17 +219,17 @@ def separate_file(
     settle: Callable[[], Any] = lambda: None,
     level: str = "mixture",
 ) -> Result:
-    """Separate one file into `targets`, one per talker; rate, channels and number of frames stay.
+    """Separate one file into `targets`, one per speaker; rate, channels and number of frames stay.
 
-    subtype, advance, settle: as in `enhance_file`. level: in LEVELS; "mixture", a gain for each
-    talker with which they add up to the mixture; "model", as the model has it, in the scale of the
-    mixture. The result counts what is cut in all targets.
+    subtype, advance, settle: see `batch.write`.
+    chunk_s: see `separate_blocks`.
+    level: "mixture", one gain per speaker with which they add up to the mixture; "model", the
+        estimates of the model in the scale of the mixture.
 
-    A model with `normalize="utterance"` gets the level of the whole file, which is read once more
-    for it, and one without a level of its own the file with a peak of PEAK in each channel, scaled
-    back.
-    Raises UserError for a file that cannot be read or written, for one that is itself a target, and
-    for a model of wrong shapes; then there is no new target.
+    A level of the whole file needs one more pass over it. A model without a level gets each channel
+    with a peak of PEAK, and its estimates are scaled back.
+    UserError for a file that cannot be read or written, for an input that is a target, and for a
+    model with wrong output shapes; then there is no new target.
     """
     _check(model, chunk_s, level)
     _check_targets(model, source, targets)
@@ -268,46 +269,47 @@ def separate_all(
 ) -> list[Result]:
     """Separate files and folders into `<output>/s1/<relative path>.wav`, s2, …: a result for each.
 
-    inputs, overwrite and what becomes of a file that fails: as in `enhance_all`; level: as in
-    `separate_file`. A file whose estimates were cut at full scale is told, too. Raises UserError
-    before any work as `enhance_all` does, and for files in the output that would be mistaken: that
-    its log does not know, talkers of a set, which are neither to be overwritten nor to pass for
-    estimates; and in s3 and so on, where this model has two talkers.
+    inputs, output, overwrite, progress: see `enhance_all`.
+    subtype, chunk_s, level: see `separate_file`.
+    tell: receives one line for each failing file, unreadable folder and file with clipped samples.
+
+    UserError before any work as for `enhance_all`, and for files in the output that are not
+    estimates of this model: files without a row in the log, such as the sources of a mixture set,
+    and files in s3 and above where the model has two sources.
     """
     output = Path(output)
     _check(model, chunk_s, level)
     check_subtype(subtype)
     jobs = plan(inputs, output, names_of_sources(model.n_sources))
-    _refuse_strangers(jobs, Log(output / LOG))
-    _refuse_more_talkers(jobs, output, model.n_sources)
+    _refuse_unknown_files(jobs, Log(output / LOG))
+    _refuse_more_sources(jobs, output, model.n_sources)
 
-    def work(job: Job, *callbacks: Callable[..., Any]) -> Result:
-        settings = subtype, chunk_s, *callbacks, level
-        result = separate_file(model, job.source, job.targets, *settings)
+    def work(job: Job, **callbacks: Callable[..., Any]) -> Result:
+        settings = {"subtype": subtype, "chunk_s": chunk_s, "level": level}
+        result = separate_file(model, job.source, job.targets, **settings, **callbacks)
         if result.clipped:
             tell(
-                f"{job.source}: {result.clipped} samples of its talkers were cut at full scale; "
-                "the subtype FLOAT keeps them"
+                f"{job.source}: {result.clipped} samples of its speakers were clipped at full "
+                "scale; the subtype FLOAT keeps them"
             )
         return result
 
     streams = _at_unit_level(model).look_ahead is not None
-    cut = None if streams else chunk_s  # a stream's estimate is the same with any
+    cut = None if streams else chunk_s  # without effect on a stream's estimate
     made_with = digest(model, subtype, cut, level, PEAK)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
 
-def _refuse_strangers(jobs: Iterable[Job], log: Log) -> None:
+def _refuse_unknown_files(jobs: Iterable[Job], log: Log) -> None:
     for job in (job for job in jobs if not job.fault):
         found = [target for target in job.targets if target.exists()]
         if found and not log.knows(job.target):
             raise UserError(
-                f"{found[0]}: is there, and {LOG} does not tell that it was made here; "
-                f"move it away, or {OTHER}"
+                f"{found[0]}: exists, and {LOG} has no row for it; move it away, or {OTHER}"
             )
 
 
-def _refuse_more_talkers(jobs: Iterable[Job], output: Path, n_sources: int) -> None:
+def _refuse_more_sources(jobs: Iterable[Job], output: Path, n_sources: int) -> None:
     folders = [path for path in output.glob("s*") if re.fullmatch(r"s[1-9]\d*", path.name)]
     more = sorted(path for path in folders if int(path.name[1:]) > n_sources)
     for job in (job for job in jobs if not job.fault):
@@ -315,7 +317,7 @@ def _refuse_more_talkers(jobs: Iterable[Job], output: Path, n_sources: int) -> N
         found = next((folder for folder in more if (folder / name).exists()), None)
         if found:
             raise UserError(
-                f"{found / name}: is there, and this model has {n_sources} talkers; "
+                f"{found / name}: exists, and this model has {n_sources} speakers; "
                 f"move {found} away, or {OTHER}"
             )
 
@@ -324,9 +326,9 @@ def _check(model: Model, chunk_s: float, level: str = "model") -> None:
     if level not in LEVELS:
         raise UserError(f"no level '{level}'; there are: {', '.join(LEVELS)}")
     if model.n_sources < 2:
-        raise UserError(f"{type(model).__name__} separates nobody; `speechlab enhance` takes it")
+        raise UserError(f"{type(model).__name__} is an enhancement model; use `speechlab enhance`")
     if not CHUNK_MIN_S <= chunk_s < math.inf:
-        raise UserError(f"chunks of {chunk_s} s; {CHUNK_MIN_S:g} s or more are needed")
+        raise UserError(f"chunks of {chunk_s} s are too short; use {CHUNK_MIN_S:g} s or more")
 
 
 def _check_targets(model: Model, source: str | Path, targets: Sequence[str | Path]) -> None:
@@ -334,7 +336,7 @@ def _check_targets(model: Model, source: str | Path, targets: Sequence[str | Pat
     if len({path.absolute() for path in paths}) != len(paths) or len(paths) != model.n_sources:
         names = ", ".join(map(str, paths))
         raise UserError(
-            f"{source}: {model.n_sources} talkers, each in a file of its own, are not in {names}"
+            f"{source}: {model.n_sources} speakers need as many different targets, not {names}"
         )
     for path in paths:
         if path.exists() and Path(source).exists() and path.samefile(source):

@@ -1,6 +1,6 @@
-"""Streaming: a causal model fed chunk by chunk gives the samples of the whole file.
+"""Streaming: a causal model processes a signal chunk by chunk, with the samples of the whole file.
 
-A `Stream` holds the state of one signal, the model holds none: several streams share a model.
+A `Stream` holds the state of one signal; the model holds none, so several streams share a model.
 Samples come out as soon as no later input can change them; `flush` gives the rest.
 """
 
@@ -27,9 +27,9 @@ class Stream:
 
     def __init__(self, model: Model, path: str | None = None) -> None:
         """path: "fused", the step kernels of `inference.fused`; "modules", the model's own code;
-        None: fused where it can be. The numbers are the same.
+        None: fused where possible. The numbers are the same.
 
-        UserError for a model that needs its whole input before the first output, as `refusal`.
+        UserError with the reason of `refusal` for a model that needs its whole input first.
         """
         if reason := refusal(model):
             raise UserError(reason)
@@ -52,16 +52,16 @@ class Stream:
 
     @property
     def state_bytes(self) -> int:
-        """Size of all that is carried from chunk to chunk."""
+        """Size of the state that is carried from chunk to chunk."""
         carried = (self._network_state, self._level_state, self._levels)
         return sum(array.nbytes for array in _arrays(carried))
 
     @torch.inference_mode()
     def feed(self, chunk: Tensor) -> Tensor:
-        """The next samples, (B, 1, n >= 1) -> the estimate of what is settled now, (B, S, m >= 0).
+        """The next samples, (B, 1, n >= 1) -> the estimate's final samples, (B, S, m >= 0).
 
-        UserError for another shape, another B than before, or samples that are not finite; the
-        stream goes on with the next chunk as if that one had not come.
+        UserError for another shape, another B than before, or samples that are not finite; that
+        chunk is skipped, and the stream continues with the next one.
         """
         self._check(chunk)
         level, self._level_state = self.model.level.step(
@@ -74,7 +74,7 @@ class Stream:
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
-        """The signal has ended: the estimate of its last samples, (B, S, m). Then all is new.
+        """End the signal: the estimate of its last samples, (B, S, m). The next one starts anew.
 
         feed and flush together return as many samples as were fed.
         """
@@ -111,14 +111,14 @@ class Stream:
                 f"on {chunk.device}; convert it with chunk.to"
             )
         if not chunk.isfinite().all():
-            raise UserError("the chunk holds NaN or infinite samples; it is left out")
+            raise UserError("the chunk holds NaN or infinite samples; it is skipped")
 
 
 def refusal(model: Model) -> str | None:
     """Why a model cannot stream, in one line, or None.
 
-    `needs_whole` of a model says what in it looks at the whole signal. Where that is None, only
-    its level does.
+    `needs_whole` of a model is the reason in its layers. Where that is None, its level is the
+    reason.
     """
     if model.look_ahead is not None:
         return None
@@ -128,10 +128,12 @@ def refusal(model: Model) -> str | None:
             f'{kind} with normalize="{model.config.normalize}" needs the whole signal before its '
             'first sample; to stream, load it with normalize="running"'
         )
-    command, others = "enhance", "CleanUMamba or a causal SEMambaBasic stream"
+    command, others = "enhance", "CleanUMamba or a causal SEMambaBasic"
     if model.n_sources > 1:
-        command, others = "separate", "a causal SepMamba streams"
-    return f"{kind} cannot stream: {reason}; `speechlab {command}` takes it for files, and {others}"
+        command, others = "separate", "a causal SepMamba"
+    return (
+        f"{kind} cannot stream: {reason}; use `speechlab {command}` for files, or stream {others}"
+    )
 
 
 def _arrays(state: Any) -> Iterator[Tensor | np.ndarray]:

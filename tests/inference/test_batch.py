@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from speechlab.errors import UserError
-from speechlab.inference.batch import Job, Log, Result, alone, plan
+from speechlab.inference.batch import Log, Result, alone
+from speechlab.inference.jobs import Job, plan
 
 
 @pytest.fixture

@@ -1,11 +1,4 @@
-"""Mixtures in, talkers out: the model's samples, one order in a file, the contract of files."""
-
-import csv
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""`separate`: samples, one order in a file, refusals. Files: see test_contract.py."""
 
 import pytest
 import soundfile
@@ -15,16 +8,15 @@ from speechlab.audio import files
 from speechlab.cli import main
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import peak_memory
-from speechlab.inference import batch, separate
+from speechlab.inference import separate
 from speechlab.inference.enhance import enhance_all, enhance_blocks, enhance_file, load_causal
 from speechlab.inference.separate import separate_all, separate_blocks, separate_file
 from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig
-from speechlab.weights.checkpoints import load, save
-from tests.inference.test_enhance import BAD, GOOD, break_file, noise, write
+from speechlab.weights.checkpoints import save
 from tests.support.separation_toys import RATE, Splitter, flips, talk
+from tests.support.sound_files import noise
 
 TINY = ConvTasNetConfig(
     n_filters=8, d_model=6, d_skip=6, d_hidden=8, n_blocks=2, n_repeats=1, n_sources=2
@@ -32,7 +24,6 @@ TINY = ConvTasNetConfig(
 WHOLE = SepMambaConfig(
     channels=(4, 6), kernel_sizes=(6, 4), n_blocks=1, layer={"d_state": 3}, n_sources=3
 )
-ROOT = Path(separate.__file__).parents[1]
 
 
 def tiny(config=TINY):
@@ -58,11 +49,6 @@ def whole(model, waveform):
 
 def run(model, *inputs, output, **settings):
     return separate_all(model, inputs, output, progress=False, **settings)
-
-
-def rows(folder):
-    with (folder / "separate.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # The samples
@@ -127,20 +113,6 @@ def test_thirty_minutes_without_a_flip(tmp_path):
     assert flips(estimates, sources) == 0
 
 
-def _of_noise(path, minutes):
-    """Separate a file of so many minutes at 1 kHz."""
-    with files.Writer(path, RATE, 1, "PCM_16") as writer:
-        for i in range(minutes):
-            writer.write(noise(1, 60 * RATE, seed=i))
-    separate_file(Splitter(), path, [f"{path}.s1.wav", f"{path}.s2.wav"])
-
-
-def test_memory_is_that_of_two_minutes(tmp_path):
-    short, long = (peak_memory(_of_noise, tmp_path / f"{n}.wav", n) for n in (2, 30))
-    assert soundfile.info(tmp_path / "30.wav.s2.wav").frames == 1800 * RATE
-    assert not long > short + 4e6  # the mixture alone has 7.2 MB
-
-
 # What is refused
 
 
@@ -178,7 +150,7 @@ def test_the_sources_of_a_set_are_no_estimates(tmp_path, model, overwrite):
     for part in ("mix", "s1", "s2"):
         files.save(tmp_path / part / "a.wav", noise(), 8000)
     before = (tmp_path / "s1/a.wav").read_bytes()
-    with pytest.raises(UserError, match=r"s1/a.wav: is there, and separate.csv does not tell"):
+    with pytest.raises(UserError, match=r"s1/a.wav: exists, and separate.csv has no row for it"):
         run(model, tmp_path / "mix", output=tmp_path, overwrite=overwrite)
     with pytest.raises(UserError, match="is an input, and would be overwritten"):
         run(model, tmp_path / "s1/a.wav", output=tmp_path, overwrite=overwrite)
@@ -187,102 +159,13 @@ def test_the_sources_of_a_set_are_no_estimates(tmp_path, model, overwrite):
     assert (tmp_path / "s1/a.wav").read_bytes() == before
 
 
-# Every kind of file
-
-
-@pytest.mark.parametrize("kind", GOOD)
-def test_good_files(tmp_path, model, kind):
-    """Rate, channels, frames and, where WAV has it, the subtype stay, in every talker's file."""
-    source = tmp_path / "in" / GOOD[kind]
-    source.parent.mkdir(parents=True)
-    rate, (n_channels, n_frames), subtype = write(source, kind)
-    [result] = run(model, tmp_path / "in", output=tmp_path / "out")
-    for part in ("s1", "s2"):
-        target = (tmp_path / "out" / part / GOOD[kind]).with_suffix(".wav")
-        with target.open("rb") as file:
-            information = soundfile.info(file)
-        assert (information.samplerate, information.channels) == (rate, n_channels)
-        assert information.frames == n_frames
-        assert information.subtype == (subtype if subtype.startswith("PCM") else "PCM_16")
-    assert (result.status, Path(result.output).parts[-2 - ("/" in GOOD[kind])]) == ("ok", "s1")
-    [row] = rows(tmp_path / "out")
-    assert (row["status"], row["channels"], row["reason"]) == ("ok", str(n_channels), "")
-    assert float(row["seconds"]) == pytest.approx(n_frames / rate)
-
-
-@pytest.mark.parametrize("config", [TINY, override(WHOLE, direction="forward")], ids=type)
-@pytest.mark.parametrize("kind", BAD)
-def test_bad_files_have_their_line_and_the_rest_go_on(tmp_path, kind, config):
-    (tmp_path / "in").mkdir()
-    break_file(tmp_path / "in/bad.wav", kind)
-    for name in ("a.wav", "z.wav"):
-        files.save(tmp_path / "in" / name, noise(), 16000)
-    told = []
-    run(tiny(config), tmp_path / "in", output=tmp_path / "out", tell=told.append)
-    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok", "failed", "ok"]
-    assert [row["reason"] for row in rows(tmp_path / "out")] == ["", *told, ""]
-    assert told[0].startswith(f"{tmp_path / 'in/bad.wav'}: ")
-    assert BAD[kind] in told[0]
-    for part in ("s1", "s2"):
-        assert sorted(path.name for path in (tmp_path / "out" / part).iterdir()) == [
-            "a.wav",
-            "z.wav",
-        ]
-
-
-def test_a_model_that_fails_is_the_file_s_reason(tmp_path, model, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("too\nlong")
-
-    files.save(tmp_path / "in.wav", noise(), 8000)
-    monkeypatch.setattr(ConvTasNet, "forward", fail)
-    [result] = run(model, tmp_path / "in.wav", output=tmp_path / "out")
-    assert result.reason.endswith("the model failed: RuntimeError: too long")
-    assert not list((tmp_path / "out").rglob("*.wav*"))
-
-
-# Going on
-
-
-def test_what_is_there_is_skipped_and_done_are_those_of_which_all_are_there(tmp_path, model):
-    for name in ("a.wav", "b.wav", "sub/c.wav"):
-        files.save(tmp_path / "in" / name, noise(), 8000)
-    first = run(model, tmp_path / "in", output=tmp_path / "out")
-    (tmp_path / "out/s2/b.wav").unlink()
-    before = (tmp_path / "out/s1/a.wav").stat().st_mtime_ns
-    second = run(model, tmp_path / "in", output=tmp_path / "out")
-    assert [result.status for result in first] == ["ok"] * 3
-    assert [result.status for result in second] == ["skipped", "ok", "skipped"]
-    assert second[0].seconds == first[0].seconds
-    assert (tmp_path / "out/s1/a.wav").stat().st_mtime_ns == before
-    assert (tmp_path / "out/s2/b.wav").is_file()
-    names = [row["output"] for row in rows(tmp_path / "out")]
-    assert names == ["s1/a.wav", "s1/b.wav", "s1/sub/c.wav"]
-
-
-def test_files_of_other_settings_are_neither_skipped_nor_lost(tmp_path, model):
-    files.save(tmp_path / "a.wav", noise(), 8000)
-    run(model, tmp_path / "a.wav", output=tmp_path / "out")
-    before = (tmp_path / "out/s2/a.wav").read_bytes()
-    (tmp_path / "out/s1/a.wav").unlink()  # what is left is still of other settings
-    with pytest.raises(UserError, match="another model or other settings; use --overwrite"):
-        run(model, tmp_path / "a.wav", output=tmp_path / "out", chunk_s=4.0)
-    assert (tmp_path / "out/s2/a.wav").read_bytes() == before
-    with pytest.raises(UserError, match="another model or other settings; use --overwrite"):
-        run(model, tmp_path / "a.wav", output=tmp_path / "out", level="model")
-    [result] = run(tiny(WHOLE), tmp_path / "a.wav", output=tmp_path / "out", overwrite=True)
-    assert result.status == "ok"
-    assert (tmp_path / "out/s3/a.wav").is_file()
-    assert (tmp_path / "out/s2/a.wav").read_bytes() != before
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_no_talker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, overwrite):
     """Of three talkers, the third would pass for an estimate of a model that has two."""
     files.save(tmp_path / "a.wav", noise(), 8000)
     run(tiny(WHOLE), tmp_path / "a.wav", output=tmp_path / "out")
     before = (tmp_path / "out/s1/a.wav").read_bytes()
-    with pytest.raises(UserError, match=r"s3/a.wav: is there, and this model has 2 talkers; move"):
+    with pytest.raises(UserError, match=r"s3/a.wav: exists, and this model has 2 speakers; move"):
         run(model, tmp_path / "a.wav", output=tmp_path / "out", overwrite=overwrite)
     assert (tmp_path / "out/s1/a.wav").read_bytes() == before
     (tmp_path / "out/s3").rename(tmp_path / "s3")
@@ -290,71 +173,47 @@ def test_no_talker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, over
     assert result.status == "ok"
 
 
-def test_one_run_at_a_time(tmp_path, model):
-    pytest.importorskip("fcntl")
-    files.save(tmp_path / "a.wav", noise(), 8000)
-    with batch.alone(tmp_path / "out"), pytest.raises(UserError, match="another run writes there"):
-        run(model, tmp_path / "a.wav", output=tmp_path / "out")
+class Wrong(SepMamba):
+    """Gives other shapes than it tells."""
+
+    cut, n_sources = 0, 2  # samples that are missing
+
+    def network(self, x, state, last):
+        x, state = super().network(x, state, last)
+        return x[..., self.cut if last else 0 :], state
 
 
-DIES = """
-import os, sys
-from pathlib import Path
-from speechlab.inference import separate
-from speechlab.weights.checkpoints import load
-
-def replace(old, new, write=os.replace):
-    write(old, new)
-    if Path(new).suffix == ".wav":
-        os._exit(9)
-
-os.replace = replace
-checkpoint, source, output = sys.argv[1:]
-separate.separate_all(load(checkpoint), [source], output, progress=False)
-"""
-
-
-def test_killed_between_the_talkers_of_a_mixture(tmp_path, checkpoint):
-    """One has its name and the other has not: both are made again."""
-    files.save(tmp_path / "in/a.wav", noise(), 8000)
-    words = checkpoint, tmp_path / "in", tmp_path / "out"
-    killed = subprocess.run(
-        [sys.executable, "-c", DIES, *map(str, words)], env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert killed.returncode == 9
-    assert len(list((tmp_path / "out").rglob("*.wav"))) == 1
-    assert [row["status"] for row in rows(tmp_path / "out")] == ["started"]
-    [again] = run(load(checkpoint), tmp_path / "in", output=tmp_path / "out")
-    assert again.status == "ok"
-    left = sorted(path.name for path in (tmp_path / "out").rglob("*.*"))
-    assert left == ["a.wav", "a.wav", "separate.csv"]
+@pytest.mark.parametrize("level", separate.LEVELS)
+@pytest.mark.parametrize("direction", ["both", "forward"])
+@pytest.mark.parametrize(("cut", "n_sources"), [(1, 3), (0, 2)])
+def test_a_model_of_wrong_shapes_is_one_line(tmp_path, direction, level, cut, n_sources):
+    """Neither a sample nor a talker too few, and in no file."""
+    model = Wrong(override(WHOLE, direction=direction)).eval()
+    model.cut, model.n_sources = cut, n_sources
+    files.save(tmp_path / "in.wav", noise(1, 20000), 8000)
+    told = r"in\.wav: Wrong gave \(1, 3, \d+\) instead of \(1, [23], \d+\)"
+    targets = [tmp_path / f"s{i}.wav" for i in range(n_sources)]
+    for chunk_s in (1.0, 4.0):
+        with pytest.raises(UserError, match=told):
+            separate_file(model, tmp_path / "in.wav", targets, chunk_s=chunk_s, level=level)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+    with pytest.raises(UserError, match=r"^the mixture: Wrong gave"):
+        list(separate_blocks(model, [noise()]))
 
 
-def test_killed_and_started_again_it_goes_on_byte_for_byte(tmp_path, checkpoint):
-    """kill -9 in the middle of a file: no half of it under its name, then the same bytes."""
-    for i in range(3):
-        files.save(tmp_path / f"in/{i}.wav", noise(1, 8000 * 40, seed=i), 8000, "FLOAT")
-    words = ["separate", "--chunk-s", "4", "--checkpoint", checkpoint]
-    words += ["--output", tmp_path / "killed", tmp_path / "in"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.stalling_writer", *map(str, words)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as killed:
-        part = tmp_path / "killed/s2/1.wav.part"
-        while killed.poll() is None and not part.exists():
-            time.sleep(0.001)
-        killed.kill()
-    assert part.exists()
-    assert not (tmp_path / "killed/s1/1.wav").exists()
-    model = load(checkpoint)
-    run(model, tmp_path / "in", output=tmp_path / "killed", chunk_s=4.0)
-    assert [row["status"] for row in rows(tmp_path / "killed")] == ["skipped", "ok", "ok"]
-    run(model, tmp_path / "in", output=tmp_path / "whole", chunk_s=4.0)
-    for name in (f"s{s}/{i}.wav" for s in (1, 2) for i in range(3)):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list((tmp_path / "killed").rglob("*.part"))
+def test_a_file_is_not_written_over_itself(tmp_path):
+    model = tiny()
+    source, other = tmp_path / "x.wav", tmp_path / "y.wav"
+    files.save(source, noise(), 8000)
+    (tmp_path / "link.wav").hardlink_to(source)
+    before = source.read_bytes()
+    for target in (source, tmp_path / "." / "x.wav", tmp_path / "link.wav"):
+        with pytest.raises(UserError, match="wav: is the input, and would be overwritten"):
+            separate_file(model, source, [other, target])
+    for targets in ([other], [other, other]):
+        with pytest.raises(UserError, match="2 speakers need as many different targets"):
+            separate_file(model, source, targets)
+    assert source.read_bytes() == before and not other.exists()
 
 
 # The command
@@ -382,4 +241,4 @@ def test_the_command(tmp_path, checkpoint, capsys):
     enhance = ["enhance", *words[1:], str(tmp_path / "set/mix")]
     capsys.readouterr()
     assert main.main(enhance) == 2
-    assert "`speechlab separate` takes it" in capsys.readouterr().err
+    assert "use `speechlab separate`" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.inference import separate
 from speechlab.inference.separate import mixing_gains, separate_blocks, separate_file
-from tests.inference.test_separate import WHOLE, noise, run, tiny, whole
+from tests.inference.test_separate import WHOLE, run, tiny, whole
 from tests.support.separation_toys import RATE, Splitter, talk
+from tests.support.sound_files import noise
 
 
 @pytest.fixture(scope="module")

@@ -310,7 +310,7 @@ def test_what_sees_the_whole_is_refused_with_its_name_and_why():
             Stream(model)
         assert "normalize" not in str(told.value) and "\n" not in str(told.value)
         command = "separate" if model.n_sources > 1 else "enhance"
-        assert f"`speechlab {command}` takes it" in str(told.value)
+        assert f"use `speechlab {command}` for files" in str(told.value)
 
 
 @pytest.mark.parametrize("command", [["stream", "--input"], ["enhance", "--stream"]], ids=str)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from speechlab.inference.overlap_add import (
+from speechlab.inference.ordering import (
     MARGIN_S,
     Cut,
     across_channels,
     along_time,
     in_order,
-    joined,
     unmixed,
 )
+from speechlab.inference.overlap_add import joined
 from speechlab.inference.separate import separate_blocks
 from tests.support.separation_toys import RATE, Splitter, Streamer, flips, talk
 

@@ -1,0 +1,72 @@
+"""Sound files for tests of the commands: good ones of every kind, and broken ones."""
+
+import os
+
+import numpy as np
+import soundfile
+import torch
+
+from speechlab.audio import files
+
+
+def noise(n_channels=1, length=5000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(n_channels, length, generator=generator)
+
+
+GOOD = {
+    "8-bit 8 kHz": "a.wav",
+    "24-bit 96 kHz 6 channels": "a.wav",
+    "silence": "a.wav",
+    "3 samples at 16000": "a.wav",
+    "3 samples at 96000": "a.wav",
+    "1 Hz": "a.wav",
+    "mp3": "a.mp3",
+    "ogg": "a.ogg",
+    "flac": "a.flac",
+    "odd names": "naïve 日本 🎤 'quoted' %s\n.wav",
+    "not Unicode": os.fsdecode(b"\xff\xfe.wav"),
+    "in a folder x.wav": "x.wav/a.wav",
+}
+BAD = {  # kind -> part of the error
+    "zero bytes": "empty, 0 bytes",
+    "header only": "ends before its header says",
+    "no samples": "no samples",
+    "truncated": "ends before its header says",
+    "nan": "NaN or infinite",
+    "infinity": "NaN or infinite",
+}
+
+
+def write_good(path, kind):
+    """A file of a kind in GOOD; returns its rate, shape and subtype."""
+    rate, waveform, subtype = 16000, noise(), None
+    if kind == "8-bit 8 kHz":
+        rate, subtype = 8000, "PCM_U8"
+    elif kind == "24-bit 96 kHz 6 channels":
+        rate, waveform, subtype = 96000, noise(6, 9001), "PCM_24"
+    elif kind == "silence":
+        waveform = torch.zeros(1, 4000)
+    elif kind.startswith("3 samples"):
+        rate, waveform = int(kind.rpartition(" ")[2]), noise(1, 3)
+    elif kind == "1 Hz":
+        rate, waveform = 1, noise(1, 2)
+    files.save(path, waveform, rate, subtype)
+    return rate, waveform.shape, subtype or files.Recording(path).subtype
+
+
+def write_bad(path, kind):
+    """A file of a kind in BAD."""
+    files.save(path, noise(), 16000, "FLOAT")
+    if kind == "zero bytes":
+        path.write_bytes(b"")
+    elif kind == "header only":
+        path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"data") + 8])
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros((0, 2)), 16000)
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:9000])
+    elif kind in ("nan", "infinity"):
+        samples = noise()[0].numpy()
+        samples[4321] = np.nan if kind == "nan" else np.inf
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
