@@ -325,7 +325,7 @@ def test_impossible_settings_are_told(wrong):
 def test_every_setting_is_read_and_explained():
     """By code of the loop, and by a comment behind it."""
     folder = Path(loop.__file__).parent
-    files = [folder / f"{name}.py" for name in ("training", "steps", "schedules", "progress")]
+    files = [folder / f"{name}.py" for name in ("loop", "state", "schedule", "progress")]
     source = "".join(path.read_text() for path in files)
     for name in vars(TrainingConfig()):
         assert f"config.{name}" in source, f"nothing reads {name}"
