@@ -1,14 +1,13 @@
-"""CleanUMamba on one CPU thread: offline, hop by hop, and in memory over hours.
+"""CleanUMamba on one CPU thread: speed offline and hop by hop, and memory over hours.
 
     python benchmarks/cleanumamba.py [--quick] [--checkpoints DIR] [--output FILE.csv]
 
-A hop is what one frame of the bottleneck adds, 256 samples (16 ms), of E6 64 samples (4 ms). Three
-ways take turns on the same hop of the same run: `stream`, a Stream on the step path; `stepped`, the
-step path's network alone; `modules`, the model's own network, stepped through conv1d and torch
-operations. Times are CPU time of the process, which other programs disturb least; wall time is in
-the CSV. Memory: what a fresh process adds while it streams noise in chunks of a second and keeps
-none of it. Without its weights a model of known widths is measured with random ones; speed is the
-same.
+A hop is one frame of the bottleneck: 256 samples (16 ms), for E6 64 samples (4 ms). Three paths
+alternate on the same hops: `stream`, a Stream on the step kernels; `stepped`, the network of these
+kernels alone; `modules`, the model's own network with conv1d and torch operations. Times are CPU
+time of the process, which depends least on other programs; wall time is in the CSV. Memory is what
+a fresh process adds while it streams noise in chunks of a second and keeps no output. A model
+without its weights is measured with random ones; the speed is the same.
 """
 
 import argparse
@@ -37,7 +36,7 @@ ABLATION = "Experiment_CleanU_Mamba"  # 442K
 HALF_MILLION = "CleanUMamba-3N-E8_pruned-500K"
 MODELS = [ABLATION, *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M"))]
 MODELS += ["CleanUMamba-3N-E6_pruned-500k"]
-KNOWN = {  # configurations that are known without the file
+KNOWN = {  # configurations that need no file
     ABLATION: ablation_config("mamba"),
     HALF_MILLION: CleanUMambaConfig(
         down_channels=(56, 74, 32, 35, 41, 66, 51, 61),
@@ -49,15 +48,15 @@ KNOWN = {  # configurations that are known without the file
 }
 WAYS = ("stream", "stepped", "modules")
 HOPS, WARM, ROUNDS = 600, 50, 20  # timed hops of a model, hops before them, first frames
-DURATIONS, QUICK_DURATIONS = (10, 600, 3600), (10, 60, 180)  # seconds that memory is taken over
-FASTER, ALIKE = 2, 1.10  # what stepping has to reach; largest over smallest peak
+DURATIONS, QUICK_DURATIONS = (10, 600, 3600), (10, 60, 180)  # seconds, for the memory
+FASTER, ALIKE = 2, 1.10  # goals: speed over modules; largest over smallest peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer hops, minutes for hours")
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the weights")
-    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
+    parser.add_argument("--output", type=Path, help="default: only a full run is saved")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, missing = [], []
@@ -83,7 +82,7 @@ def main() -> None:
 
 
 def build(name: str, folder: Path | None) -> tuple[nn.Module | None, str]:
-    """The published model, or one of the same widths with random weights, or None."""
+    """The published model; without its file, the same widths with random weights; else None."""
     path = name + ".pkl" if folder is None else folder / f"{name}.pkl"
     try:
         return speechlab.load(path, normalize="running"), "published"
@@ -117,7 +116,7 @@ def measure(model: nn.Module, quick: bool) -> dict[str, float]:
 
 @torch.inference_mode()
 def hops(model: nn.Module, count: int) -> dict[str, tuple[list[float], list[float]]]:
-    """(CPU, wall) milliseconds of every hop; each way follows every other one equally often."""
+    """(CPU, wall) milliseconds of every hop; each path follows every other one equally often."""
     stream, states = Stream(model, path="fused"), {"stepped": None, "modules": None}
     networks = {"stepped": fuse(model).network, "modules": model.network}
     times = {way: ([], []) for way in WAYS}
@@ -137,9 +136,9 @@ def hops(model: nn.Module, count: int) -> dict[str, tuple[list[float], list[floa
 
 
 def first_frame(model: nn.Module) -> float:
-    """Milliseconds from the first sample in to the first out: a frame of input, and its work.
+    """Milliseconds from the first input sample to the first output: a frame and its computation.
 
-    The stream is new and gets its hops as they come; the median of ROUNDS streams.
+    Median of ROUNDS new streams, fed hop by hop.
     """
     works = []
     for _ in range(ROUNDS):
@@ -156,19 +155,19 @@ def first_frame(model: nn.Module) -> float:
 
 
 def noise(count: int, length: int) -> list[torch.Tensor]:
-    """So many chunks (1, 1, length) at the level of speech."""
+    """`count` chunks (1, 1, length) at the level of speech."""
     generator = torch.Generator().manual_seed(0)
     return [0.05 * torch.randn(1, 1, length, generator=generator) for _ in range(count)]
 
 
 def memory(name: str, folder: Path | None, durations: tuple[int, ...]) -> dict[int, float]:
-    """Megabytes that streaming so many seconds adds at most."""
+    """Largest increase in memory (MB) while streaming that many seconds."""
     bar = tqdm(durations, unit="recording")
     return {s: peak_memory(partial(enhance_noise, name, folder, s)) / 1e6 for s in bar}
 
 
 def enhance_noise(name: str, folder: Path | None, seconds: int) -> None:
-    """Stream noise in chunks of a second and keep nothing."""
+    """Stream noise in chunks of a second and keep no output."""
     torch.set_num_threads(1)
     model, _ = build(name, folder)
     stream, (chunk,) = Stream(model, path="fused"), noise(1, model.sample_rate)
@@ -178,7 +177,7 @@ def enhance_noise(name: str, folder: Path | None, seconds: int) -> None:
 
 
 def report(table: pd.DataFrame, peaks: dict[int, float], missing: list[str], quick: bool) -> None:
-    """The table in Markdown and what it says of the goals."""
+    """The table in Markdown, and whether the goals are met."""
     print(f"\n{platform.machine()}, one thread, torch {torch.__version__}; ms are CPU time\n")
     heads = ["model", "weights", "parameters", "M MACs/s", "RTF offline", "hop ms"]
     heads += ["stream ms (p95)", "stepped ms (p95)", "modules ms (p95)", "modules / stepped"]
@@ -201,9 +200,9 @@ def report(table: pd.DataFrame, peaks: dict[int, float], missing: list[str], qui
     verdict = "met" if spread <= ALIKE else "missed" if spread > ALIKE else "not measured"
     print(f"Goal: within {ALIKE - 1:.0%} of each other: {spread - 1:.1%}, {verdict}.")
     if missing:
-        print(f"Left out, their weights and widths are not here: {', '.join(missing)}.")
+        print(f"Skipped, without weights and widths: {', '.join(missing)}.")
     if quick:
-        print("Quick run: a tenth of the hops, minutes for hours: not the one to quote.")
+        print("Quick run: a tenth of the hops, minutes for hours. Do not quote it.")
 
 
 if __name__ == "__main__":

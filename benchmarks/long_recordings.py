@@ -1,12 +1,12 @@
-"""Long recordings through the spectral models of published size, chunk by chunk, on a CPU.
+"""Long recordings through spectral models of published size, in chunks, on a CPU.
 
     python benchmarks/long_recordings.py [--systems NAME ...] [--minutes M ...] [--threads N]
                                          [--output FILE.csv]
 
-Noise through `enhance_blocks`, by models with random weights: speed and memory are those of any.
-The peer is the same model on one chunk of `chunk_s` seconds at once. What a minute costs beside it
-is the price of the passes that find level and norms of the whole, and of the overlap. Each row is a
-process of its own; memory is what the recording adds to it at most, and times are wall time.
+`enhance_blocks` processes noise with random weights; speed and memory do not depend on them. The
+reference is the same model on one chunk of `chunk_s` seconds. The ratio per minute is the cost of
+the extra passes (level and norms of the whole recording) and of the overlap. Each row is a separate
+process. Memory is the largest increase during the recording; times are wall time.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from speechlab.models import SYSTEMS
 
 SIZES = ("semamba_advanced", "mpsenet", "mpsenet_conformer", "mpsenet_mamba")
 MINUTES = (2.0, 10.0)
-LIMIT_GB, ALIKE = 24, 1.10  # memory that ten minutes may take; longest over shortest
+LIMIT_GB, ALIKE = 24, 1.10  # goals: memory of ten minutes; longest over shortest
 
 
 class Noise:
-    """Blocks (1, n) of a second at the level of speech; like a file, they can be read again."""
+    """Blocks (1, n) of a second at the level of speech; can be read again, like a file."""
 
     def __init__(self, n_blocks: int, length: int) -> None:
         self.n_blocks, self.length = n_blocks, length
@@ -79,7 +79,7 @@ def measure(name: str, minutes: float, threads: int) -> dict:
 
 
 def enhance(name: str, minutes: float, threads: int, clock: Path) -> None:
-    """Enhance noise, keep nothing, and write the seconds that it took."""
+    """Enhance noise, keep no output, and write the seconds that it took."""
     torch.set_num_threads(threads)
     model = build(name)
     noise = Noise(round(60 * minutes), model.sample_rate)
@@ -90,7 +90,7 @@ def enhance(name: str, minutes: float, threads: int, clock: Path) -> None:
 
 
 def table(rows: list[dict]) -> pd.DataFrame:
-    """With the price of a minute and the memory, beside those of one chunk."""
+    """Adds cost per minute and memory, as ratios to those of one chunk."""
     frame = pd.DataFrame(rows)
     frame["seconds_per_minute"] = frame["seconds"] / frame["minutes"]
     chunk = frame.groupby("system")[["seconds_per_minute", "peak_gb"]].transform("first")
@@ -100,7 +100,7 @@ def table(rows: list[dict]) -> pd.DataFrame:
 
 
 def report(frame: pd.DataFrame, threads: int) -> None:
-    """The table in Markdown and what it says of the goals."""
+    """The table in Markdown, and whether the goals are met."""
     print(f"\n{platform.machine()}, {threads} thread(s), torch {torch.__version__}\n")
     heads = ["system", "minutes", "seconds", "seconds a minute", "of one chunk's", "peak GB"]
     print(f"| {' | '.join([*heads, heads[4]])} |")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.macs [--output FOLDER]
 
-Networks of published size on the meta device: no weights, no arithmetic, 30 s. Writes
+Networks of published size on the meta device, without weights or arithmetic; takes 30 s. Writes
 benchmarks/spectral_macs.csv and benchmarks/separation_macs.csv under FOLDER, default results/;
-`make paper` reads them. `speechlab.models.macs` has the rule.
+`make paper` reads them. `speechlab.models.macs` has the counting rule.
 """
 
 import argparse
@@ -51,7 +51,7 @@ SEPARATION = {
     "conv_tasnet": conv_tasnet.CONFIGS["published"],
     "dprnn": dprnn.CONFIGS["published"],
     # U-Mamba-Net's paper compares with a DPRNN of 23.9 GMACs, so its windows are longer than 2
-    # samples. Windows of 16 samples and chunks of 100 frames are our guess.
+    # samples. Windows of 16 samples and chunks of 100 frames are our choice.
     "dprnn_16": replace(dprnn.CONFIGS["published"], kernel_size=16, stride=8, chunk_size=100),
     "sepformer": sepformer.CONFIGS["published"],
     "sudormrf": sudormrf.CONFIGS["published"],
@@ -115,7 +115,7 @@ def count_spectral(models: Iterable[str] = spectral.FRAMES) -> pd.DataFrame:
 
 
 def for_length(config: Any, seconds: float) -> Any:
-    """The configuration for an input of so many seconds: a causal Transformer's window is all."""
+    """The configuration for an input of so many seconds: causal attention sees all of it."""
     if "window" not in getattr(config, "layer", {}):
         return config
     window = round(seconds * config.sample_rate / config.front_end.hop_length)

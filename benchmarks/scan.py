@@ -1,11 +1,11 @@
-"""Speed and memory of the selective scan on the CPU: `numba` against the others, as ratios.
+"""Speed and memory of the selective scan on a CPU: `numba` and the other backends, as ratios.
 
     python benchmarks/scan.py [--threads 1 2] [--quick] [--output results/benchmarks/scan.csv]
 
-Time: the backends take turns in one process, with skip, gate and bias, as a Mamba block calls the
-scan; medians of process CPU time on one thread, of wall time on several. Memory: the highest
-resident set of a fresh process per backend, shape and pass, less that just before the call, with
-inputs made and the backend warm: outputs, gradients and all temporaries count.
+Time: the backends alternate in one process, with skip, gate and bias, as a Mamba block calls the
+scan. The result is the median of CPU time on one thread, of wall time on several. Memory: the peak
+resident set of a fresh process per backend, shape and pass, minus that just before the call. Inputs
+exist and the backend is warm by then; outputs, gradients and all temporaries count.
 """
 
 import argparse
@@ -31,14 +31,14 @@ BACKENDS = ("numba", "parallel", "reference")
 PASSES = ("forward", "forward+backward")
 CALLS = {"numba": 5, "parallel": 1, "reference": 1}  # per round: short calls are repeated
 ROUNDS = 3
-FASTER, SMALLER = 25, 20  # what numba has to reach against the reference loop
+FASTER, SMALLER = 25, 20  # goals of numba against the reference loop
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="a tenth of the length, one round")
-    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
+    parser.add_argument("--output", type=Path, help="default: only a full run is saved")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)  # of one pass, see below
     arguments = parser.parse_args()
     if arguments.memory:
@@ -81,7 +81,7 @@ def run(shapes: list[tuple], threads: list[int], rounds: int) -> pd.DataFrame:
 
 
 def measure_time(shape: tuple, rounds: int, tick: Callable) -> dict[tuple, list[tuple]]:
-    """(pass, backend) -> (CPU, wall) seconds of every call, the backends taking turns."""
+    """(pass, backend) -> (CPU, wall) seconds of every call; the backends alternate."""
     inputs = make_inputs(shape)
     calls = {
         (name, backend): prepare(name, backend, inputs) for name in PASSES for backend in BACKENDS
@@ -101,7 +101,7 @@ def measure_time(shape: tuple, rounds: int, tick: Callable) -> dict[tuple, list[
 
 
 def make_inputs(shape: tuple) -> list[Tensor]:
-    """u, dt, A, B, C, D, z, dt_bias and the gradient of y, at magnitudes that training reaches."""
+    """u, dt, A, B, C, D, z, dt_bias and the gradient of y, at magnitudes of a training."""
     b, d, L, n = shape
     new = torch.Generator().manual_seed(0)
     u, dt, z, dy = (torch.randn(b, L, d, generator=new) for _ in range(4))
@@ -123,7 +123,7 @@ def prepare(name: str, backend: str, inputs: list[Tensor]) -> Callable[[], tuple
 
 
 def spawn_memory(backend: str, name: str, shape: tuple) -> float | None:
-    if platform.system() != "Linux":  # elsewhere the system does not tell
+    if platform.system() != "Linux":  # other systems do not report it
         return None
     command = [sys.executable, __file__, "--memory", backend, name, json.dumps(shape)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -135,7 +135,7 @@ def measure_memory(backend: str, name: str, shape: list[int]) -> float:
     torch.set_num_threads(1)
     prepare(name, backend, make_inputs((2, 3, 5, 2)))()  # imports and compiles
     call = prepare(name, backend, make_inputs(tuple(shape)))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     held = call()
     peak = resident("VmHWM") - before
@@ -150,7 +150,7 @@ def resident(field: str) -> int:
 
 
 def report(rows: pd.DataFrame, quick: bool) -> None:
-    """A markdown table of medians and ratios, and what was met."""
+    """A Markdown table of medians and ratios, and whether the goals are met."""
     print(
         f"\n{platform.machine()}, torch {torch.__version__}, numba: {backend_status()['numba']}\n"
     )
@@ -183,7 +183,7 @@ def report(rows: pd.DataFrame, quick: bool) -> None:
     if rows["peak_mb"].isna().any():
         print("Memory was not measured: it is read from /proc, on Linux.")
     if quick:
-        print("A tenth of each length, one round: nothing to quote, and no goal.")
+        print("A tenth of each length, one round: no goals. Do not quote it.")
         return
     goal = f"{FASTER}x faster than reference with at most 1/{SMALLER} of its memory, one thread"
     print(f"{goal}: {'missed at ' + ', '.join(missed) if missed else 'met at every shape'}.")

@@ -1,16 +1,16 @@
-"""Separation models on the same mixtures: time, memory and MACs, as ratios beside the published.
+"""Separation models on the same mixtures: time, memory and MACs, as ratios, beside published ones.
 
     python -m benchmarks.separation [--quick] [--threads N] [--rounds N] [--models NAME ...]
                                     [--memory-gb G] [--output FILE.csv]
 
-Forward, and forward and backward, of networks of published size with random weights; the CPU, then
-CUDA where there is one. Every measurement is a fresh process, which has done the same on a shorter
-mixture before. The models take turns within each length and pass, in every other round from the
-last to the first, so that a machine that slows down slows all alike; ratios are of one round. Time
-is CPU time of the process on one thread, which other programs disturb least, else wall time; a
-short pass is repeated for a second. Memory is the weights and what the first pass adds at most, on
-CUDA what PyTorch had allocated at most. What would take more than the limit is out of memory, and
-the run goes on. Rows are written to FILE.csv.partial as they come, which at the end is FILE.csv.
+Passes: forward, and forward with backward. Networks of published size with random weights run on
+the CPU, then on CUDA if there is one. Every measurement is a fresh process that first runs a
+shorter mixture. The models alternate within each length and pass, in reverse order in every other
+round, so a machine that slows down affects all of them; ratios are of one round. Time is CPU time
+on one thread, which depends least on other programs, otherwise wall time; a short pass is repeated
+for a second. Memory is the weights and the largest increase in the first pass; on CUDA it is
+PyTorch's peak allocation. A measurement above the limit is recorded as out of memory. Rows are
+written to FILE.csv.partial, which is renamed to FILE.csv at the end.
 """
 
 import argparse
@@ -45,10 +45,10 @@ MODELS += ("dprnn", "sepformer", "sudormrf")
 SECONDS, QUICK_SECONDS = (1, 4, 16), (1,)  # lengths of the mixture
 PASSES = ("forward", "forward+backward")
 ROUNDS = 2
-WARM_S = 0.05  # length of the mixture before: what libraries make once is made
-REPEAT_S = 1.0  # passes are repeated for so long
-FREE_PART = 0.8  # of the memory that is free, the limit where none is given
-RATE = 8000  # Hz, of all these models
+WARM_S = 0.05  # length of the first mixture: one-time set-up of libraries
+REPEAT_S = 1.0  # short passes are repeated for this time
+FREE_PART = 0.8  # of the free memory: the default limit
+RATE = 8000  # Hz, for all these models
 ROOT = Path(__file__).resolve().parents[1]
 MIXTURES = "audio/mix2/libri2mix_dev_8k/mix"  # in the folder of SPEECHLAB_SHARED
 OUT_OF_MEMORY = "out of memory"
@@ -77,7 +77,9 @@ def main(words: Sequence[str] | None = None) -> None:
         "--memory-gb", type=gigabytes, metavar="G", help="default: 80 %% of the free"
     )
     parser.add_argument(
-        "--output", type=Path, help="default: the repository's, of a run without other options"
+        "--output",
+        type=Path,
+        help="default: the repository's file, only for a run without other options",
     )
     arguments = parser.parse_args(words)
     quick, output = arguments.quick, arguments.output
@@ -94,15 +96,15 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def count(word: str) -> int:
-    """Of a command line: 1 or more."""
+    """A command-line value of 1 or more."""
     if int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word} is not 1 or more")
     return int(word)
 
 
 def gigabytes(word: str) -> float:
-    """Of a command line: more than 0."""
-    if not float(word) > 0:  # nor NaN
+    """A command-line value above 0."""
+    if not float(word) > 0:  # NaN as well
         raise argparse.ArgumentTypeError(f"{word} is not more than 0")
     return float(word)
 
@@ -110,7 +112,7 @@ def gigabytes(word: str) -> float:
 def schedule(
     models: tuple[str, ...], lengths: tuple[float, ...], rounds: int, threads: int
 ) -> list[tuple[int, Job]]:
-    """(round, job), the models innermost, so that those compared are measured side by side."""
+    """(round, job); models vary fastest, so those that are compared run close together."""
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     return [
         (number, Job(device, threads if device == "cpu" else 1, seconds, kind, model))
@@ -141,7 +143,7 @@ def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
 
 @cache
 def size(model: str, seconds: float) -> dict[str, float]:
-    """Parameters, and MACs per second of an input of so many seconds."""
+    """Parameters, and MACs per second of an input of that length (s)."""
     with torch.device("meta"):
         network = build(model)
     return {"n_params": n_params(network), "macs_per_second": macs_per_second(network, seconds)}
@@ -160,7 +162,7 @@ def measure(job: Job) -> dict[str, float | str]:
 
 
 def measured(job: Job) -> dict[str, float | str]:
-    """The measurement itself; it bounds the memory of the process that it runs in for good."""
+    """One measurement, in its own process; it limits the memory of that process permanently."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     model = build(job.model).to(job.device)
@@ -185,9 +187,9 @@ def measured(job: Job) -> dict[str, float | str]:
 
 
 def one_pass(model: nn.Module, x: Tensor, kind: str) -> tuple[float, float]:
-    """(CPU, wall) milliseconds of a pass; on CUDA those between two events, and no CPU time.
+    """(CPU, wall) milliseconds of a pass; on CUDA the time between two events, no CPU time.
 
-    The loss is the mean square, which costs nothing beside the network.
+    The loss is the mean square; its cost is negligible.
     """
     model.zero_grad(set_to_none=True)
     if x.is_cuda:
@@ -209,7 +211,7 @@ def one_pass(model: nn.Module, x: Tensor, kind: str) -> tuple[float, float]:
 
 
 def peak_bytes(model: nn.Module, x: Tensor, kind: str, times: list[tuple[float, float]]) -> float:
-    """Weights and what a pass adds to them at most; its times go to `times`."""
+    """Bytes of the weights and the largest increase in a pass; its times go to `times`."""
     model.zero_grad(set_to_none=True)  # gradients are what the pass adds
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -220,9 +222,9 @@ def peak_bytes(model: nn.Module, x: Tensor, kind: str, times: list[tuple[float, 
 
 
 def bound_memory(gigabytes: float | None) -> None:
-    """Let this process take so much more than it has, by default FREE_PART of what is free.
+    """Limit how much memory this process may add; default: FREE_PART of the free memory.
 
-    Where the system does not tell (only Linux does), there is no limit.
+    Only Linux reports free memory; on other systems there is no limit.
     """
     if not Path("/proc/self/status").exists():
         return
@@ -234,19 +236,19 @@ def bound_memory(gigabytes: float | None) -> None:
 
 
 def told(path: str, field: str) -> float:
-    """Bytes that a line `field: n kB` tells."""
+    """Bytes in a line `field: n kB`."""
     lines = Path(path).read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has an error of its own for this on CUDA alone."""
+    """PyTorch has a special error for this only on CUDA."""
     words = ("allocate memory", "bad_alloc", "out of memory", "could not create")  # a primitive
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def mixture(seconds: float) -> Tensor:
-    """Two speakers of Libri2Mix dev, (1, 1, T); noise without that folder, which is as fast."""
+    """Two speakers of Libri2Mix dev, (1, 1, T); without that folder, noise (same speed)."""
     length = round(seconds * RATE)
     folder = ROOT / (os.environ.get("SPEECHLAB_SHARED") or "../shared") / MIXTURES
     parts, found = [], 0
@@ -261,7 +263,7 @@ def mixture(seconds: float) -> Tensor:
 
 
 def machine(device: str) -> str:
-    """What computes, by the name that it gives itself."""
+    """Name of the processor or GPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     path = Path("/proc/cpuinfo")
@@ -271,7 +273,7 @@ def machine(device: str) -> str:
 
 
 def report(rows: pd.DataFrame, quick: bool) -> None:
-    """Tables in Markdown: time, memory, and their ratios to SepMamba S beside the published."""
+    """Tables in Markdown: time, memory, and ratios to SepMamba S beside the published ones."""
     table = separation.measured(rows)
     for (device, threads), part in table.groupby(["device", "threads"], sort=False):
         of_device = rows[(rows["device"] == device) & (rows["threads"] == threads)]
@@ -283,12 +285,10 @@ def report(rows: pd.DataFrame, quick: bool) -> None:
         print(costs(part, sizes, "ms", "ms"))
         print(costs(part, sizes, "peak_mb", "MB"))
         print(ratios(part, sizes))
-    print(
-        "Weights are random. GMAC/s are those of the shortest mixture; published ones have a rule"
-    )
-    print("that is not told, and published times and memory are of the paper's GPU.")
+    print("Weights are random. GMAC/s are those of the shortest mixture. The counting rule of the")
+    print("published ones is not stated; published times and memory are of the paper's GPU.")
     if quick:
-        print("Quick run: each measured once, on 1 s: nothing to quote.")
+        print("Quick run: each measured once, on 1 s. Do not quote it.")
 
 
 def costs(part: pd.DataFrame, sizes: pd.DataFrame, column: str, unit: str) -> str:
@@ -305,9 +305,9 @@ def costs(part: pd.DataFrame, sizes: pd.DataFrame, column: str, unit: str) -> st
 
 
 def ratios(part: pd.DataFrame, sizes: pd.DataFrame) -> str:
-    """To SepMamba S's: MACs, time and memory of the forward pass, memory of both; published, too.
+    """Ratios to SepMamba S: MACs, forward time and memory, memory of both passes; also published.
 
-    That of both stands there because the published memory may keep what a backward pass needs.
+    Memory of both passes is included because the published value may contain it.
     """
     printed = separation.published(ROOT / "results/published")[separation.PRINTED[0]]
     known = separation.published_ratios(printed)

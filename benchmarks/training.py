@@ -1,12 +1,12 @@
-"""Steps per second of training on the CPU: the fused scan against the plain loop, in one run.
+"""Training steps per second on a CPU: the fused scan and the plain loop, in one run.
 
     python benchmarks/training.py [--threads 1 2] [--quick] [--output FILE.csv]
 
-The 442K CleanUMamba with L1 and multi-resolution STFT losses, on mixtures made from sound files,
-batches and steps as `fit` makes them. The two scans take turns in one process, each on its own copy
-of one model and on the same batches. CPU time of a step by part: `data` makes the batch, `forward`
+The 442K CleanUMamba with L1 and multi-resolution STFT losses, on mixtures of sound files, with the
+batches and steps of `fit`. The two scans alternate in one process, each on its own copy of the
+model and on the same batches. The parts of a step, in CPU time: `data` makes the batch, `forward`
 is the model, `loss` the losses, `backward` the gradients, `optimizer` clips and steps. Times are
-medians over steps; on one thread CPU time tells, on several wall time.
+medians over steps: CPU time on one thread, wall time on several.
 """
 
 import argparse
@@ -41,10 +41,10 @@ from speechlab.training.loop import Supervised
 from speechlab.training.schedule import TrainingConfig
 from speechlab.training.state import State, take_step
 
-PORTIONS = [(4, 4.0), (2, 10.0)]  # examples in a batch, seconds of each: ours, as published
+PORTIONS = [(4, 4.0), (2, 10.0)]  # (examples in a batch, seconds of each): ours, published
 BACKENDS = ("numba", "reference")
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
-ROUNDS = 5  # steps of each backend that are timed
+ROUNDS = 5  # timed steps of each backend
 LOSSES = {"l1": waveform.l1, "stft": waveform.multi_resolution_stft}
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--quick", action="store_true", help="a tenth of the length, two steps")
-    parser.add_argument("--output", type=Path, help="default: kept only of a full run")
+    parser.add_argument("--output", type=Path, help="default: only a full run is saved")
     arguments = parser.parse_args()
     if not backend_status()["numba"].startswith("available"):
         sys.exit(f"benchmarks/training.py: numba: {backend_status()['numba']}")
@@ -90,7 +90,7 @@ def run(portions: list[tuple], threads: list[int], rounds: int) -> pd.DataFrame:
 
 
 def recordings(folder: Path, kind: str) -> list[Source]:
-    """Eight sound files of 12 s of noise: what they sound like costs nothing."""
+    """Eight sound files of 12 s of noise; the content does not affect the speed."""
     found = []
     for i in range(8):
         path = folder / f"{kind}_{i}.wav"
@@ -134,7 +134,7 @@ def whole(state: State, source: Iterator[Batch]) -> tuple[float, float]:
 
 
 def by_part(state: State, source: Iterator[Batch]) -> list[float]:
-    """CPU seconds of the PARTS of a step: the same work as `take_step` does, in pieces."""
+    """CPU seconds of the PARTS of a step: the work of `take_step`, part by part."""
     objective, [phase], [optimizer] = state.objective, state.phases, state.optimizers
     at = [time.process_time()]
     batch = next(source)
@@ -153,7 +153,7 @@ def by_part(state: State, source: Iterator[Batch]) -> list[float]:
 
 
 def report(rows: pd.DataFrame, quick: bool) -> None:
-    """A markdown table: steps per second, their ratio, and where the time goes."""
+    """A Markdown table: steps per second, their ratio, and the time of each part."""
     versions = f"torch {torch.__version__}, numba: {backend_status()['numba']}"
     print(f"\n{platform.machine()}, {versions}, {rows['n_params'].iloc[0]:,} parameters\n")
     parts = [f"{part} ms" for part in PARTS]
@@ -170,7 +170,7 @@ def report(rows: pd.DataFrame, quick: bool) -> None:
     print("\nParts: CPU time. One thread: steps per second of CPU time; more: of wall time.")
     print("Not run: GPUs, autocast, several processes, other models.")
     if quick:
-        print("A tenth of each length, two steps: nothing to quote.")
+        print("A tenth of each length, two steps. Do not quote it.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python examples/enhance.py noisy.wav enhanced.wav [checkpoint]
 
-Checkpoint: a file, or a name of `speechlab weights list` that was downloaded before.
+Checkpoint: a file, or a downloaded name of `speechlab weights list`.
 """
 
 import sys

@@ -1,16 +1,16 @@
-"""Lay real recordings out for the corpus `folder`, so that nothing of dev is heard in training.
+"""Link real recordings into the layout of the corpus `folder`, with train and dev disjoint.
 
     python examples/lay_out_folder.py SHARED/audio raw
     speechlab data prepare folder --set raw=raw speakers=folder
 
-The audio folder holds speech/train and speech/dev, noise/train and pairs/voicebank_demand_train
-(its README says what each may be used for); nothing named test is looked at. Files are linked.
+The audio folder has speech/train, speech/dev, noise/train and pairs/voicebank_demand_train; its
+README says what each may be used for. Test folders are not read.
 """
 
 import sys
 from pathlib import Path
 
-HELD_OUT = (  # noise of dev: that of the dev pairs, one fold of ESC-10, a file of each other source
+HELD_OUT = (  # dev noise: that of the dev pairs, one fold of ESC-10, one file of each other source
     "vbdemand_residual_*",
     "esc10_*_4-*",
     "berlin_A7B4879B",
@@ -33,11 +33,11 @@ def main(audio: Path, raw: Path) -> None:
         n_linked += 1
     for kind in ("noisy", "clean"):
         for path in sorted((audio / "pairs" / "voicebank_demand_train" / kind).glob("*.flac")):
-            talker = path.stem.partition("_")[0]
-            link(path, raw / "dev" / kind / talker / path.name)
+            speaker = path.stem.partition("_")[0]
+            link(path, raw / "dev" / kind / speaker / path.name)
             n_linked += 1
     if not n_linked:
-        sys.exit(f"{audio}: holds no speech/train, noise/train or pairs; name the audio folder")
+        sys.exit(f"{audio}: has no speech/train, noise/train or pairs; give the audio folder")
     print(f"{raw}: {n_linked} recordings")
 
 

@@ -1,4 +1,4 @@
-"""One network, five sequence mixers: their sizes, and the time each needs for a second of sound.
+"""One network with each sequence mixer: its parameters, and its time for a second of audio.
 
 python examples/mixers.py
 """

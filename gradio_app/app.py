@@ -1,7 +1,7 @@
-"""The listening demo: one recording, noisy beside enhanced, heard and seen. No model code here.
+"""The listening page: one recording, noisy and enhanced side by side. No model code here.
 
 From the repository's root: `python -m gradio_app.app [--checkpoint NAME_OR_PATH] [--port N]`.
-It serves this machine only and sends nothing anywhere: analytics and sharing are off.
+It serves this machine only and sends no data anywhere: analytics and sharing are off.
 """
 
 import argparse
@@ -25,27 +25,27 @@ from speechlab.report.spectrogram import spectrogram_db
 from speechlab.weights import hub
 from speechlab.weights.checkpoints import locate
 
-NONE_HERE = "none is here yet: `speechlab weights download NAME`, or give a path"
+NONE_HERE = "no file yet: run `speechlab weights download NAME`, or enter a path"
 MAX_SECONDS = 120  # longer recordings may not fit into memory in one pass
 INTRODUCTION = """# speechlab: listen
-Choose a checkpoint, give a noisy recording, press *Enhance*, and compare. Any sample rate;
-each channel is enhanced for itself."""
+Choose a checkpoint, add a noisy recording, press *Enhance*, and compare. Any sample rate;
+each channel is enhanced separately."""
 
 
 def load(checkpoint: str) -> nn.Module:
-    """A model stays in memory between presses, until its file is written anew."""
+    """A model stays in memory between requests, until its file changes."""
     path = locate(checkpoint)
     return _load(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
 def _load(path: Path, written: int) -> nn.Module:
-    """`written` is there to be compared."""
+    """written: modification time, part of the cache's key."""
     return speechlab.load(path)
 
 
 def enhance(model: nn.Module, noisy: Tensor, sample_rate: int) -> Tensor:
-    """(C, T) at any rate in Hz -> (C, T) at that rate, less what the model's rate cannot hold."""
+    """(C, T) at any rate in Hz -> (C, T) at that rate, limited to the band of the model."""
     resampled = soxr.resample(noisy.T.numpy(), sample_rate, model.sample_rate)  # (T', C)
     if not len(resampled):
         raise UserError("the recording is too short: less than one sample at the model's rate")
@@ -53,18 +53,18 @@ def enhance(model: nn.Module, noisy: Tensor, sample_rate: int) -> Tensor:
         estimate = model(torch.from_numpy(resampled.T.copy())[:, None])  # (C, 1, T')
     estimate = estimate[:, 0]  # (C, T')
     restored = soxr.resample(estimate.T.numpy(), model.sample_rate, sample_rate)  # (about T, C)
-    short = max(0, noisy.shape[1] - len(restored))  # resampling there and back may miss a sample
+    short = max(0, noisy.shape[1] - len(restored))  # resampling twice may lose a sample
     restored = np.pad(restored, ((0, short), (0, 0)))[: noisy.shape[1]]
     return torch.from_numpy(restored.T.copy())
 
 
 def compare(checkpoint: str | None, recording: str | None) -> tuple:
-    """The press of the button: (rate, int16 samples) enhanced, both spectrograms, one line."""
+    """For the button: enhanced (rate, int16 samples), both spectrograms, one line of text."""
     try:
         if not checkpoint:
             raise UserError("choose a checkpoint first")
         if not recording:
-            raise UserError("drop a recording or make one first")
+            raise UserError("add or record a sound first")
         return _compare(load(checkpoint), *files.load(recording))
     except UserError as error:
         return None, None, f"**{error}**"
@@ -86,37 +86,39 @@ def _compare(model: nn.Module, noisy: Tensor, sample_rate: int) -> tuple:
 
 
 def _int16(waveform: Tensor) -> np.ndarray:
-    """(C, T) -> (T, C). Float samples the player would scale up; a comparison needs one level."""
+    """(C, T) -> (T, C). The player would normalise float samples; a comparison needs one level."""
     return (waveform.T.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
 
 
 def build(checkpoint: str | None = None) -> gr.Blocks:
-    """The page. `checkpoint`, chosen at the start: a published name, a file, a run directory."""
+    """The page. checkpoint: selected at the start; a published name, a file or a run folder."""
     choices = [file.name for file in hub.published("cleanumamba") if hub.find(file.name)]
     if checkpoint:
-        load(checkpoint)  # an error now, not at the first press
+        load(checkpoint)  # an error now, not at the first request
         choices = list(dict.fromkeys([checkpoint, *choices]))
-    hint = "a published file that is here, or any path" if choices else NONE_HERE
-    # one hour, then what was uploaded is deleted; the rest goes when the server stops
+    hint = "a downloaded file, or any path" if choices else NONE_HERE
+    # uploads are deleted after an hour; everything else when the server stops
     with gr.Blocks(title="speechlab", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=True):
             options = {"info": hint, "allow_custom_value": True, "scale": 3}
             chosen = gr.Dropdown(choices, label="checkpoint", **options)
             button = gr.Button("Enhance", variant="primary")
-        with gr.Row():  # no "share" button: it would send the recording away
+        with gr.Row():  # no "share" button: it would upload the recording
             recording = gr.Audio(label="noisy", type="filepath", buttons=["download"])
             estimate = gr.Audio(label="enhanced", format="wav", buttons=["download"])
         facts = gr.Markdown()
         figure = gr.Plot(label="spectrograms", format="png")
         results = [estimate, figure, facts]
         button.click(compare, [chosen, recording], results)
-        recording.change(lambda: (None, None, ""), None, results)  # never a stale pair
+        recording.change(
+            lambda: (None, None, ""), None, results
+        )  # an old result never stands beside a new recording
     return page
 
 
 def serve(page: gr.Blocks, host: str, port: int | None) -> str:
-    """The page's address, once it is served; UserError where it cannot be."""
+    """Start the server; returns its address. UserError if the port or host cannot be used."""
     try:
         _, url, _ = page.launch(
             server_name=host,
@@ -127,7 +129,7 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
             footer_links=[],
             prevent_thread_lock=True,
         )
-    except (OSError, OverflowError) as error:  # busy or not ours; beyond 65535
+    except (OSError, OverflowError) as error:  # port in use or not allowed; above 65535
         where = "ports 7860 to 7959" if port is None else f"port {port}"
         raise UserError(f"{where} cannot be used on {host}; choose another --port") from error
     return url
@@ -138,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m gradio_app.app", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--checkpoint", help="a published name, a file or a run directory")
+    parser.add_argument("--checkpoint", help="a published name, a file or a run folder")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     options = parser.parse_args(arguments)
@@ -148,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"speechlab: {error}", file=sys.stderr)
         return 2
-    print(f"speechlab: listening on {url} (Ctrl-C ends it)")
+    print(f"speechlab: listening on {url} (Ctrl-C to stop)")
     page.block_thread()
     return 0
 

@@ -194,4 +194,4 @@ def test_ratios_stand_beside_the_published(monkeypatch, capsys):
         "3.65",
     ]  # of the paper's 42.52, 101.83, 7.31
     assert rows[2] == ["dprnn", *published, *["6.00"] * 4]
-    assert "nothing to quote" not in str(lines)
+    assert "Do not quote" not in str(lines)

@@ -81,7 +81,7 @@ def test_mistakes_are_told(tiny, record, tmp_path):
     soundfile.write(empty, np.zeros((0, 1)), RATE)
     for checkpoint, sound, told in (
         (None, recording, "choose a checkpoint"),
-        (tiny, None, "drop a recording"),
+        (tiny, None, "add or record a sound"),
         (tiny, str(empty), "no samples"),
         (tiny, record(np.zeros((121 * 100, 1)), 100), "cut it to 120 s"),
         ("nowhere.safetensors", recording, "no such checkpoint"),
