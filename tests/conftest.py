@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+# One thread: sums keep their order from run to run, and processes do not fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-# One thread: sums keep their order from run to run, and processes do not fight over the cores.
+from tests.support.warm import ROOT
+
 torch.set_num_threads(1)
 
 

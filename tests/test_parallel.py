@@ -13,6 +13,7 @@ import torch
 
 from speechlab.errors import UserError
 from speechlab.parallel import THREADS, Workers, finished, n_processors
+from tests.support import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 PARENT = None  # process, set in it alone
@@ -147,5 +148,5 @@ def test_workers_of_a_script_without_a_guard_are_one_line(tmp_path):
     script.write_text(
         "from speechlab.parallel import Workers\nprint(Workers(abs, 1, 5).results([-1, -2]))\n"
     )
-    ran = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True)
+    ran = warm.run(script)
     assert ran.returncode and "a process died as it began" in ran.stderr.splitlines()[-1]

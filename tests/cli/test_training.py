@@ -4,7 +4,6 @@ import ctypes
 import dataclasses
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from speechlab.storage import state as snapshots
 from speechlab.study.experiments import EXPERIMENTS
 from speechlab.training import loop
 from speechlab.training.runs import Run
+from tests.support import warm
 from tests.support.toy_corpus import prepared, words
 from tests.support.training_toys import ended, forked
 
@@ -220,13 +220,10 @@ def test_ctrl_c_is_a_line_and_the_run_goes_on(place, corpus, capsys):
 def test_two_processes_are_one(place, corpus, capsys):
     """By torchrun; 9 examples in batches of 4: of the last the second process has none."""
     command = train_words(corpus)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", "2", "-m", "speechlab"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = subprocess.run(
-        [*torchrun, *command, "name=two"], env=environment, capture_output=True, text=True
-    )
-    assert both.returncode == 0, both.stderr
+    both = warm.run(*torchrun, *command, "name=two", env=environment, check=True)
     assert both.stdout.count("finished at step 6 of 6") == 1 and both.stdout.count("\n") == 2
     assert main.main([*command, "name=one"]) == 0
     one, two = (Run.open(Path("results/runs", name)) for name in ("one", "two"))

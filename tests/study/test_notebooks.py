@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 import pandas as pd
@@ -29,10 +31,13 @@ TINY = EXPERIMENTS["cleanumamba-tiny"]
 FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
+EMPTY = MappingProxyType({})
 HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
 
 
-def run(notebook: str, results: Path, environment: dict[str, str], **parameters: object) -> str:
+def run(
+    notebook: str, results: Path, environment: Mapping[str, str] = EMPTY, **parameters: object
+) -> str:
     """Execute a notebook as `make study` does, in a warm kernel; returns all text that it shows."""
     executed, job = results / notebook, results / "job.json"
     results.mkdir(parents=True, exist_ok=True)
@@ -42,7 +47,9 @@ def run(notebook: str, results: Path, environment: dict[str, str], **parameters:
     }
     settings = {"notebook": str(FOLDER / notebook), "executed": str(executed), "cwd": str(FOLDER)}
     job.write_text(json.dumps(settings | {"parameters": values}))
-    environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | environment
+    environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | {
+        **environment
+    }
     warm.run("-m", "tests.support.kernel", job, cwd=ROOT, env=environment, check=True)
     cells = nbformat.read(executed, as_version=4).cells
     shown = [output for cell in cells for output in cell.get("outputs", [])]
@@ -94,7 +101,7 @@ def test_a_notebook_asks_a_question_and_keeps_the_order(path):
 
 def with_weights(shared: Path) -> dict[str, str]:
     """The environment of a user who has the published files."""
-    return {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints"), "OMP_NUM_THREADS": "1"}
+    return {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints")}
 
 
 def paper_tables_at_smoke_size(request, results):
@@ -140,14 +147,15 @@ def streaming_at_smoke_size(request, results):
 
 def streaming_without_data(request, results):
     name, environment = "10_streaming_and_cost.ipynb", {"XDG_CACHE_HOME": str(results / "cache")}
-    shown = run(name, results, environment, profile="smoke", dev_pairs=results / "nowhere")
+    words = {"profile": "smoke", "dev_pairs": results / "nowhere"}
+    shown = run(name, results, environment, **words)
     assert "The committed rows are shown instead" in shown and "0.303" in shown
     assert "speechlab weights download Experiment_CleanU_Mamba" in shown
     assert "random weights, 442K" in shown
 
 
 def prepare_data_at_smoke_size(request, results):
-    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    shown = run("01_prepare_data.ipynb", results, profile="smoke")
     assert shown.count("<audio") == 12 and shown.count("image/png") == 3
     assert "of 2 s, drawn as for cleanumamba-tiny: mixed on the fly, at -5 to 15 dB SNR" in shown
     output = results / "runs" / "smoke"
@@ -166,7 +174,7 @@ def prepare_data_of_recordings(request, results):
     about = manifest.about(folder) | {"licence": "the user's own"}
     (folder / manifest.ABOUT).write_text(json.dumps(about))
     words = {"profile": "real", "folder": folder, "n_examples": 3}
-    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run("01_prepare_data.ipynb", results, **words)
     crops = "3 examples of 10 s, drawn as for cleanumamba-442k-voicebank: cut from ready mixtures"
     assert crops in shown and f"Read here: `{folder}` (data {about['data_hash'][:8]})" in shown
     assert [path.name for path in (results / LOCAL / "tables").iterdir()] == ["corpus_own.csv"]
@@ -175,7 +183,7 @@ def prepare_data_of_recordings(request, results):
 
 def prepare_data_without_data(request, results):
     words = {"corpus": "dns2020", "folder": results / "dns2020"}
-    shown = run("01_prepare_data.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run("01_prepare_data.ipynb", results, **words)
     assert "Missing inputs" in shown and "DNS-Challenge" in shown
     assert (results / "runs" / "smoke" / "tables" / "corpus_synthetic.csv").exists()
     assert not (results / "tables").exists() and not (results / LOCAL).exists()
@@ -183,7 +191,7 @@ def prepare_data_without_data(request, results):
 
 def training_at_smoke_size(request, results):
     words = {"profile": "smoke"}
-    shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run("02_train_cleanumamba.ipynb", results, **words)
     assert "53,521 parameters" in shown and shown.count("<audio") == 8
     output = results / "runs" / "smoke"
     rows = pd.read_csv(output / "dev" / "cleanumamba-tiny.csv")
@@ -198,7 +206,7 @@ def training_without_data(request, results):
     checkpoint = results / "given.safetensors"
     checkpoints.save(checkpoint, CleanUMamba(tiny_config()))
     words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint}
-    shown = run("02_train_cleanumamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run("02_train_cleanumamba.ipynb", results, **words)
     assert "Missing inputs" in shown and "speechlab data prepare synthetic" in shown
     output = results / "runs" / "smoke"
     rows = pd.read_csv(output / "dev" / "given-given.csv")
@@ -213,7 +221,7 @@ def a_finished_run(request, results):
     there = launch.train(replaced(TINY, settings), results, progress=False)
     before = {path.name: path.read_bytes() for path in there.folder.iterdir()}
     name, words = "02_train_cleanumamba.ipynb", {"checkpoint": there.folder}
-    shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run(name, results, **words)
     assert "Missing inputs" not in shown and "other data" not in shown
     assert f"Read here: `{corpus}`" in shown and "6 steps done" in shown
     assert {path.name: path.read_bytes() for path in there.folder.iterdir()} == before
@@ -229,17 +237,17 @@ def a_run_of_the_same_name(request, results):
     """Begun with other settings: it is left alone, and the error names the way out."""
     other = Run.create(results / "runs" / "smoke" / "cleanumamba-tiny", {"system": "another"})
     before = (other.folder / "config.json").read_bytes()
-    name, environment = "02_train_cleanumamba.ipynb", {"OMP_NUM_THREADS": "1"}
+    name = "02_train_cleanumamba.ipynb"
     with pytest.raises(AssertionError, match=r"was begun .*name the run anew"):
-        run(name, results, environment, profile="smoke")
+        run(name, results, profile="smoke")
     assert [path.name for path in other.folder.iterdir()] == ["config.json"]
     assert (other.folder / "config.json").read_bytes() == before
-    run(name, results, environment, profile="smoke", name="mine")
+    run(name, results, profile="smoke", name="mine")
     assert (results / "runs" / "smoke" / "dev" / "mine.csv").exists()
 
 
 def semamba_at_smoke_size(request, results):
-    shown = run("03_train_semamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    shown = run("03_train_semamba.ipynb", results, profile="smoke")
     assert "24,009 parameters" in shown and shown.count("<audio") == 5
     assert "the network, then PCS" in shown and "share within" in shown
     rows = spectral_results(results, "semamba-tiny")
@@ -248,7 +256,7 @@ def semamba_at_smoke_size(request, results):
 
 
 def mpsenet_at_smoke_size(request, results):
-    shown = run("04_train_mpsenet_mamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    shown = run("04_train_mpsenet_mamba.ipynb", results, profile="smoke")
     assert "28,356 parameters" in shown and shown.count("<audio") == 4
     assert "cross_attention" in shown and "share within" in shown
     rows = spectral_results(results, "mpsenet-mamba-tiny")
@@ -269,7 +277,7 @@ def spectral_results(results: Path, name: str) -> pd.DataFrame:
 def of_a_file(name: str, checkpoint: Path, results: Path, **parameters: str) -> str:
     """Without data nor a training: a model is given. Returns what is shown."""
     words = {"corpus": results / "nowhere" / "synthetic", "checkpoint": checkpoint} | parameters
-    shown = run(name, results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run(name, results, **words)
     assert "Missing inputs" in shown and "speechlab data prepare synthetic" in shown
     output = results / "runs" / "smoke"
     assert (output / "dev" / f"{checkpoint.stem}-given.csv").exists()
@@ -302,7 +310,7 @@ def separation_results(results: Path, name: str, system: str) -> None:
 
 
 def sepmamba_at_smoke_size(request, results):
-    shown = run("05_train_sepmamba.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    shown = run("05_train_sepmamba.ipynb", results, profile="smoke")
     assert "148,178 parameters" in shown and shown.count("<audio") == 10
     assert "mixture, unprocessed" in shown and "estimate of speaker 1, 2" in shown
     separation_results(results, "sepmamba-tiny", "sepmamba")
@@ -314,14 +322,13 @@ def sepmamba_without_data(request, results):
         request.getfixturevalue("shared") / "golden/sepmamba/small_noncausal/state.safetensors"
     )
     words = {"corpus": results / "nowhere" / "two_speakers", "system": "sepmamba_s"}
-    environment = {"OMP_NUM_THREADS": "1"}
-    shown = run("05_train_sepmamba.ipynb", results, environment, checkpoint=published, **words)
+    shown = run("05_train_sepmamba.ipynb", results, checkpoint=published, **words)
     assert "Missing inputs" in shown and "speechlab data prepare two_speakers" in shown
     assert (results / "runs" / "smoke" / "dev" / "state-given.csv").exists()
 
 
 def umambanet_at_smoke_size(request, results):
-    shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, profile="smoke")
+    shown = run("06_train_umambanet.ipynb", results, profile="smoke")
     assert "427,023 parameters" in shown and shown.count("<audio") == 10
     assert "| U-Mamba-Net, F = 128, without Mamba |" in shown and "unet_kernel_size" in shown
     separation_results(results, "umambanet-tiny", "umambanet")
@@ -332,7 +339,7 @@ def umambanet_without_data(request, results):
     checkpoint = results / "given.safetensors"
     checkpoints.save(checkpoint, ConvTasNet(conv_tasnet.CONFIGS["tiny"]))
     words = {"corpus": results / "nowhere" / "two_speakers_noisy", "checkpoint": checkpoint}
-    shown = run("06_train_umambanet.ipynb", results, {"OMP_NUM_THREADS": "1"}, **words)
+    shown = run("06_train_umambanet.ipynb", results, **words)
     assert "Missing inputs" in shown and "Conv-TasNet" in shown
     assert (results / "runs" / "smoke" / "dev" / "given-given.csv").exists()
 

@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing.process
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -32,29 +33,16 @@ from typing import IO, Any
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 1800  # of a process that hangs; none that works needs as long on a busy machine
 STARTING = threading.Lock()
-PRELOADED = (
-    "torch",
-    "pandas",
+PRELOADED = (  # with all of speechlab
     "scipy.signal",
     "scipy.stats",
-    "numba",
-    "soundfile",
-    "soxr",
     "pesq",
     "pystoi",
+    "fast_bss_eval",
     "matplotlib.pyplot",
     "matplotlib_inline.backend_inline",
     "IPython.core.interactiveshell",
-    "nbformat",
     "papermill",
-    "speechlab.cli.main",
-    "speechlab.study.views",
-    "speechlab.study.launch",
-    "speechlab.report.cleanumamba",
-    "speechlab.report.separation",
-    "speechlab.report.spectral",
-    "speechlab.inference.enhance",
-    "speechlab.inference.separate",
 )
 
 
@@ -178,8 +166,12 @@ def _serve(requests: socket.socket) -> None:
 
     import torch
 
-    for name in PRELOADED:
-        importlib.import_module(name)
+    import speechlab
+
+    ours = [one.name for one in pkgutil.walk_packages(speechlab.__path__, "speechlab.")]
+    for name in (*PRELOADED, *ours):
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
     torch.set_num_threads(1)
     gc.freeze()
     while True:

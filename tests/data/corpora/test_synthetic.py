@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -22,6 +21,7 @@ from speechlab.data.corpora import synthetic
 from speechlab.data.corpora.synthetic import SyntheticConfig
 from speechlab.data.test_sets import find
 from speechlab.errors import UserError
+from tests.support import warm
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("pyroomacoustics")
@@ -104,8 +104,7 @@ def test_killed_and_gone_on_with_the_bytes_are_the_same(corpus, tmp_path):
     program.write_text(PROGRAM)
     other = tmp_path / "corpus"
     config = json.dumps(to_dict(replace(TINY, jobs=2)))
-    command = [sys.executable, str(program), str(other), config]
-    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    run = warm.start(program, other, config)
     while run.poll() is None and len(list(other.rglob("*.wav"))) < 6:
         time.sleep(0.01)
     os.killpg(run.pid, signal.SIGKILL)
