@@ -24,7 +24,7 @@ from fast_bss_eval.numpy.metrics import square_cosine_metrics
 
 from speechlab.evaluation import metrics
 from speechlab.evaluation.metrics import SDR_TAPS
-from speechlab.losses import waveform
+from speechlab.losses.pit import best_permutation
 
 IMPROVEMENTS = {"si_snri": "si_snr", "si_sdri": "si_sdr", "sdri": "sdr", "siri": "sir"}
 METRICS = (*IMPROVEMENTS, "sir", *metrics.METRICS)
@@ -96,7 +96,7 @@ def permutation(estimates: np.ndarray, sources: np.ndarray) -> tuple[int, ...]:
         share = np.square(estimates @ sources.T) / energy  # (estimate, source)
     share = np.clip(np.where(energy > 0, share, 0.5), SHARE_MIN, 1 - SHARE_MIN)
     si_sdr = 10 * np.log10(share / (1 - share))
-    best = waveform.pit(torch.from_numpy(-si_sdr)[None]).permutation[0]
+    best = best_permutation(torch.from_numpy(-si_sdr)[None])[0]
     return tuple(best.tolist())
 
 

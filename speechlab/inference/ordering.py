@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechlab.inference.overlap_add import OVERLAP_S
-from speechlab.losses.waveform import pit, reordered
+from speechlab.losses.pit import best_permutation, reordered
 
 FRAME_S = 0.032  # seconds of a frame, of which a level is taken
 PAUSE_DB = 10.0  # below its usual level a source is silent
@@ -107,7 +107,7 @@ def _ordered(
 def along_time(estimates: Tensor, known: Tensor, frame: int) -> tuple[Tensor, Tensor]:
     """The order of each channel's estimates that agrees best with known ones, both (C, S, n).
 
-    Returns the order (C, S) as `pit`, and the sign, 1 or -1, of each estimate in that order: a
+    Returns the order (C, S), and the sign, 1 or -1, of each estimate in that order: a
     model trained with SI-SDR may invert an estimate. Noise does not change a sign.
 
     The best order has the largest sum of absolute inner products, which is the least squared
@@ -123,7 +123,7 @@ def along_time(estimates: Tensor, known: Tensor, frame: int) -> tuple[Tensor, Te
     weight = (power + usual).clamp_min(LEAST).rsqrt()[:, None, :, None]
     estimates, known = (unmixed((x * weight).flatten(2)) for x in (estimates, known))
     agreement = estimates @ known.mT  # (C, S, S)
-    order = pit(-agreement.abs()).permutation
+    order = best_permutation(-agreement.abs())
     matched = agreement.gather(1, order[:, None]).squeeze(1)  # (C, S)
     most = reordered(estimates, order).norm(dim=-1) * known.norm(dim=-1)
     return order, 1 - 2 * (matched < -INVERTED * most).to(matched)
@@ -147,7 +147,7 @@ def unmixed(estimates: Tensor) -> Tensor:
 def across_channels(estimates: Tensor, frame: int, before: Tensor | None = None) -> Tensor:
     """The order of each channel's estimates (C, S, n) that agrees with the loudest channel's.
 
-    Returns the order (C, S) as `pit`. Frame levels are compared, since waveforms are shifted
+    Returns the order (C, S). Frame levels are compared, since waveforms are shifted
     between microphones. before: power of each channel in the earlier chunks, (C,). With it, only
     channels that were silent so far are reordered: they had only noise to agree with.
     """
@@ -157,7 +157,7 @@ def across_channels(estimates: Tensor, frame: int, before: Tensor | None = None)
     moved = power <= floor
     moved[loudest] = False
     levels = _framed(estimates, frame).square().mean(-1).sqrt()  # (C, S, L)
-    order = pit(-levels @ levels[loudest].mT).permutation
+    order = best_permutation(-levels @ levels[loudest].mT)
     as_it_is = torch.arange(order.shape[1], device=order.device)
     return torch.where(moved[:, None], order, as_it_is)
 

@@ -42,7 +42,7 @@ from speechlab.inference.long_recordings import Kept
 from speechlab.inference.ordering import Cut, across_channels, in_order
 from speechlab.inference.overlap_add import FADE_S, joined
 from speechlab.inference.stream import Stream
-from speechlab.losses.waveform import reordered
+from speechlab.losses.pit import reordered
 from speechlab.models.base import Model
 
 LOG = "separate.csv"

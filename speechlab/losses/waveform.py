@@ -8,11 +8,8 @@ loop sees it.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import permutations
-from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from speechlab.audio.stft import stft
@@ -29,7 +26,6 @@ COMPRESSED_MIN = 1e-4  # power of a bin at unit level, where compression is stee
 RATIO_MIN = 1e-10  # share of an energy that cannot be told from none: SI-SDR ends at 100 dB
 SILENCE = 1e-16  # power of a sample that counts as none: -160 dB of full scale
 ERROR_MIN = 1e-3  # share of the reference's energy below which an error pulls no more: 30 dB
-EXHAUSTIVE_MAX = 4  # sources: up to 24 permutations are tried, beyond it an assignment is solved
 
 
 def l1(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -160,59 +156,6 @@ def at_lengths(loss: Loss, n_samples: Sequence[int]) -> Loss:
         return torch.cat(values) if values else loss(estimate, reference)
 
     return cut
-
-
-class Pit(NamedTuple):
-    loss: Tensor  # (B,): mean over the sources in their best order
-    permutation: Tensor  # (B, S): the estimate that belongs to each reference
-
-
-def pairwise(loss: Loss) -> Loss:
-    """A loss -> the matrix (B, S, S) of it: [b, i, j] is estimate i against reference j."""
-
-    def matrix(estimate: Tensor, reference: Tensor) -> Tensor:
-        estimate, reference = _signals(estimate, reference)
-        B, S, T = estimate.shape
-        pairs = estimate[:, :, None].expand(B, S, S, T), reference[:, None].expand(B, S, S, T)
-        return loss(*(x.reshape(B * S * S, 1, T) for x in pairs)).reshape(B, S, S)
-
-    return matrix
-
-
-def pit(loss_matrix: Tensor) -> Pit:
-    """Permutation-invariant loss (Yu et al. 2017, arXiv 1607.00325) of a matrix of `pairwise`.
-
-    The order of the estimates whose mean loss is lowest, of each example. A NaN in an example's
-    matrix makes its loss NaN.
-    """
-    if loss_matrix.ndim != 3 or loss_matrix.shape[1] != loss_matrix.shape[2]:
-        raise ValueError(f"{tuple(loss_matrix.shape)}: losses of pairs are square, (B, S, S)")
-    best = _exhaustive if loss_matrix.shape[-1] <= EXHAUSTIVE_MAX else _assigned
-    permutation = best(loss_matrix.detach())
-    chosen = loss_matrix.gather(1, permutation[:, None]).squeeze(1)  # (B, S)
-    undefined = loss_matrix.isnan().any(-1).any(-1)
-    return Pit(chosen.mean(-1).masked_fill(undefined, torch.nan), permutation)
-
-
-def _exhaustive(loss_matrix: Tensor) -> Tensor:
-    n_sources, device = loss_matrix.shape[-1], loss_matrix.device
-    orders = torch.tensor(list(permutations(range(n_sources))), device=device)  # (S!, S)
-    totals = loss_matrix[:, orders, torch.arange(n_sources, device=device)].sum(-1)  # (B, S!)
-    return orders[totals.argmin(-1)]
-
-
-def _assigned(loss_matrix: Tensor) -> Tensor:
-    """By the Hungarian method, which wants finite numbers."""
-    costs = loss_matrix.double().nan_to_num(posinf=1e100, neginf=-1e100).cpu().numpy()
-    orders = [linear_sum_assignment(cost.T)[1].tolist() for cost in costs]
-    return torch.tensor(orders, dtype=torch.long, device=loss_matrix.device).reshape(
-        loss_matrix.shape[:2]
-    )
-
-
-def reordered(estimate: Tensor, permutation: Tensor) -> Tensor:
-    """Estimates (B, S, T) in the order of their references; permutation (B, S) as of `pit`."""
-    return estimate.gather(1, permutation[..., None].expand_as(estimate))
 
 
 def _signals(estimate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speechlab.data.loader import Batch
 from speechlab.errors import UserError
-from speechlab.losses.waveform import pairwise, pit, reordered
+from speechlab.losses.pit import best_permutation, pairwise, reordered
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (estimate, clean), both (B, S, T) -> (B,)
 Terms = Callable[[Batch, dict[str, Any]], dict[str, Tensor]]
@@ -97,7 +97,7 @@ class PermutationInvariant(Supervised):
         for name, loss in self.losses.items():
             if self.weights[name]:
                 matrix = matrix + self.weights[name] * pairwise(loss)(estimate, clean)
-        return pit(matrix).permutation
+        return best_permutation(matrix)
 
     def matched(self, estimate: Tensor, clean: Tensor) -> Tensor:
         """The estimates (B, S, T) in the order of their sources, of each example its own."""

@@ -1,7 +1,6 @@
 """Laws of the losses: per example, of the published values, safe where nothing sounds."""
 
 from functools import partial
-from itertools import permutations
 
 import fast_bss_eval
 import numpy as np
@@ -14,14 +13,10 @@ from hypothesis import strategies as st
 from speechlab.evaluation import metrics
 from speechlab.losses.waveform import (
     BANDS,
-    EXHAUSTIVE_MAX,
     RESOLUTIONS,
     at_lengths,
     l1,
     multi_resolution_stft,
-    pairwise,
-    pit,
-    reordered,
     si_sdr,
     si_snr,
     snr,
@@ -296,88 +291,3 @@ def test_bounds_are_100_db(loss):
     sine, cosine = angle.sin()[None, None], angle.cos()[None, None]
     assert float(loss(sine, sine)) == pytest.approx(-100, abs=1e-3)
     assert float(loss(cosine, sine)) == pytest.approx(100, abs=1e-3)
-
-
-@given(n_sources=st.integers(1, EXHAUSTIVE_MAX + 2), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None, derandomize=True)
-def test_pit_is_brute_force(n_sources, seed):
-    generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(3, n_sources, n_sources, generator=generator, dtype=torch.float64)
-    best = pit(matrix)
-    assert best.loss.shape == (3,) and best.permutation.shape == (3, n_sources)
-    for i, example in enumerate(matrix):
-        totals = {
-            order: float(sum(example[e, r] for r, e in enumerate(order))) / n_sources
-            for order in permutations(range(n_sources))
-        }
-        order = min(totals, key=totals.get)
-        assert tuple(best.permutation[i].tolist()) == order
-        assert float(best.loss[i]) == pytest.approx(totals[order], abs=1e-12)
-
-
-@pytest.mark.parametrize("n_sources", [2, 3, 4, EXHAUSTIVE_MAX + 1])
-def test_pit_undoes_every_permutation(n_sources):
-    estimate, reference = signals(1, n_sources, 400, snr_db=12)
-    value = si_sdr(estimate, reference)
-    orders = list(permutations(range(n_sources)))[::5]
-    shuffled = torch.cat([estimate[:, list(order)] for order in orders])
-    loss, permutation = pit(pairwise(si_sdr)(shuffled, reference.expand_as(shuffled)))
-    assert torch.allclose(loss, value.expand_as(loss), rtol=1e-12)
-    assert torch.equal(reordered(shuffled, permutation), estimate.expand_as(shuffled))
-
-
-@every_loss
-def test_a_pairwise_entry_is_the_loss_of_its_pair(loss):
-    """[b, i, j]: estimate i against reference j."""
-    estimate, reference = signals(2, 3, 700)
-    matrix = pairwise(loss)(estimate, reference)
-    assert matrix.shape == (2, 3, 3)
-    for i in range(3):
-        for j in range(3):
-            pair = loss(estimate[:, i : i + 1], reference[:, j : j + 1])
-            assert torch.allclose(matrix[:, i, j], pair, rtol=1e-12)
-    best = pit(matrix)
-    chosen = loss(reordered(estimate, best.permutation), reference)
-    assert torch.allclose(best.loss, chosen, rtol=1e-12)
-
-
-def test_pit_agrees_with_fast_bss_eval():
-    estimate, reference = signals(4, 3, 900, snr_db=3)
-    estimate = estimate[:, [2, 0, 1]]
-    values, order = fast_bss_eval.si_sdr(reference, estimate, return_perm=True)
-    best = pit(pairwise(si_sdr)(estimate, reference))
-    assert torch.allclose(best.loss, -values.mean(-1), atol=1e-5)
-    assert torch.equal(best.permutation, order)
-
-
-@pytest.mark.parametrize("n_sources", [2, EXHAUSTIVE_MAX + 1])
-def test_pit_has_the_gradient_of_the_chosen_pairs(n_sources):
-    estimate, reference = signals(2, n_sources, 300)
-    estimate = estimate.flip(1).requires_grad_()
-    best = pit(pairwise(si_sdr)(estimate, reference))
-    (found,) = torch.autograd.grad(best.loss.sum(), estimate)
-    direct = si_sdr(reordered(estimate, best.permutation), reference)
-    (expected,) = torch.autograd.grad(direct.sum(), estimate)
-    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("n_sources", [2, EXHAUSTIVE_MAX + 1])
-def test_pit_of_nan_is_nan_in_its_example_alone(n_sources):
-    matrix = torch.ones(2, n_sources, n_sources)
-    matrix[1, 0, 0] = torch.nan
-    best = pit(matrix)
-    assert best.loss.isnan().tolist() == [False, True]
-    assert (best.permutation.sort(-1).values == torch.arange(n_sources)).all()
-
-
-@pytest.mark.parametrize("n_sources", [1, 2, EXHAUSTIVE_MAX + 1])
-def test_pit_of_a_batch_of_none(n_sources):
-    estimate = torch.zeros(0, n_sources, 100, requires_grad=True)
-    best = pit(pairwise(si_sdr)(estimate, estimate.detach()))
-    assert best.loss.shape == (0,) and best.permutation.shape == (0, n_sources)
-    best.loss.sum().backward()
-
-
-def test_a_matrix_that_is_not_square_is_refused():
-    with pytest.raises(ValueError, match="square"):
-        pit(torch.zeros(2, 2, 3))

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from speechlab.audio.spectrum import Spectrum
-from speechlab.data.loader import Batch, batches
+from speechlab.data.loader import Batch
 from speechlab.data.mixing import Example
 from speechlab.errors import UserError
 from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
 from speechlab.training.discriminator import MetricDiscriminator, from_published
-from speechlab.training.distributed import World, joined
+from speechlab.training.distributed import World
 from speechlab.training.metric_gan import PUBLISHED, WEIGHTS, MetricGAN, MetricGANConfig
 from speechlab.training.pesq_targets import PesqTargets
 from speechlab.training.runs import Run
@@ -28,7 +28,7 @@ from speechlab.weights.checkpoints import fill
 from speechlab.weights.converters import CONVERTERS
 from tests.support.reference_front_end import ReferenceFrontEnd
 from tests.support.training_toys import Sines, ended, forked, options, tiny, train
-from tests.training.test_distributed import distance, two
+from tests.training.test_distributed import descending, same_gradients, two
 from tests.training.test_resume import same
 
 CPU = torch.device("cpu")
@@ -260,48 +260,16 @@ def test_no_process_stays_where_a_training_fails(tmp_path):
     assert not multiprocessing.active_children()
 
 
-class Descent(MetricGAN):
-    """By plain gradient descent, so that the change of weights is the gradient."""
-
-    def phases(self):
-        return [
-            type(phase)(phase.name, phase.parameters, phase.terms, phase.weights, _descent)
-            for phase in super().phases()
-        ]
-
-
-def _descent(parameters):
-    return torch.optim.SGD(parameters, 1e-3)
-
-
 def test_two_processes_have_the_gradients_of_one(tmp_path):
     """Batches of 2 and 1: one process has none of the second, perhaps silence alone."""
+    kind = descending(MetricGAN, 1e-3)
 
-    def gradients(world):
-        found = []
-        for position in range(2):
-            made = small(dropout=0.0)
-            state = State(Descent(made.model, made.config, made.discriminator), options())
-            before = {k: v.clone() for k, v in state.objective.state_dict().items()}
-            examples = Bursts(3, silent=(0, 2))
-            source = batches(examples, 2, 1, position, 0, world.rank, world.size)
-            values = take_step(state, [next(source)], 1.0, world)
-            after = state.objective.state_dict()
-            found.append({name: before[name] - after[name] for name in before})
-            found[-1] |= {name: torch.tensor(value) for name, value in values.items()}
-        return found
+    def objective():
+        made = small(dropout=0.0)
+        return kind(made.model, made.config, made.discriminator)
 
-    def work():
-        with joined(CPU) as world:
-            torch.save(gradients(world), tmp_path / f"{world.rank}.pt")
-
-    two(work)
-    wanted = gradients(World(CPU))
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for position in range(2):
-        assert distance(wanted[position], ranks[0][position]) < 2e-6
-        assert distance(ranks[0][position], ranks[1][position]) == 0
-    assert {wanted[p]["discriminator.unscored"].item() for p in range(2)} <= {0.0, 0.5, 1.0}
+    found = same_gradients(objective, Bursts(3, silent=(0, 2)), 2, 2, 2e-6, tmp_path)
+    assert {step["discriminator.unscored"].item() for step in found} <= {0.0, 0.5, 1.0}
 
 
 def test_two_processes_stay_one_with_workers_and_silence(tmp_path):

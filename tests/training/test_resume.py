@@ -108,15 +108,14 @@ def test_killed_from_outside(tmp_path, wanted, seed):
         raise AssertionError(f"killed after {waits} s: {codes}") from error
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_killed_at_every_kind_of_write(tmp_path, wanted, before):
-    """Each time a few files further, just before or just after one takes its name.
+def test_killed_at_every_kind_of_write(tmp_path, wanted):
+    """Each time a few files further, first just before, then just after one takes its name.
 
     Also those of the score of what it begins with.
     """
     folder = tmp_path / "run"
 
-    def dies_at(count):
+    def dies_at(count, before):
         replace = os.replace
 
         def counted(*paths):
@@ -131,8 +130,9 @@ def test_killed_at_every_kind_of_write(tmp_path, wanted, before):
         os.replace = counted
         train(folder, score_start=True, **BUSY)
 
-    codes = [ended(forked(lambda n=n: dies_at(n))) for n in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11)]
-    assert codes.count(-signal.SIGKILL) >= 9
+    moments = [(n, before) for n in (1, 2, 3, 4, 6, 8) for before in (True, False)]
+    codes = [ended(forked(lambda moment=moment: dies_at(*moment))) for moment in moments]
+    assert codes.count(-signal.SIGKILL) >= 11
     same(train(folder, score_start=True, **BUSY), wanted["tuned"])
 
 
@@ -153,14 +153,6 @@ def test_a_gan_resumes_exactly(tmp_path, wanted):
     dead = ended(forked(lambda: train(folder, gan(), scores=_killing(after=4), **BUSY)))
     assert dead == -signal.SIGKILL and 0 < Run.open(folder).step < 24
     same(train(folder, gan(), **BUSY), wanted["gan"])
-
-
-def test_with_other_processes_making_the_examples(tmp_path, wanted):
-    """Killed with its two workers at work; the numbers are those of none."""
-    folder = tmp_path / "run"
-    dead = ended(forked(lambda: train(folder, n_workers=2, scores=_killing(after=3), **BUSY)))
-    assert dead == -signal.SIGKILL and 0 < Run.open(folder).step < 24
-    same(train(folder, n_workers=2, **BUSY), wanted["plain"])
 
 
 def _killing(after):
