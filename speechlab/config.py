@@ -1,7 +1,7 @@
-"""Configurations: frozen dataclasses that travel as JSON and are changed only by `override`.
+"""Configurations: frozen dataclasses, saved as JSON and changed only by `override`.
 
-A model is rebuilt from its configuration alone, so every field is a plain number, string, tuple
-or mapping of those, and nothing is accepted silently: an unknown name or a wrong type is an error.
+A model is rebuilt from its configuration alone, so every field is a number, string, tuple or
+mapping of those. An unknown name or a wrong type is an error.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain JSON types (tuples become lists, configurations in it dicts)."""
+    """The configuration as JSON types: tuples become lists, inner configurations dicts."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -26,9 +26,9 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy with some fields changed, those of configurations in it by dotted names.
+    """A copy with changed fields; dotted names are fields of inner configurations.
 
-    {"seed": 1, "training.lr": 1e-3}; UserError as of `override`, or that tells where the name is.
+    {"seed": 1, "training.lr": 1e-3}; UserError as in `override`, or with the full name to use.
     """
     for name, value in changes.items():
         first, _, rest = name.partition(".")
@@ -38,7 +38,9 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
         elif rest and isinstance(inner, Mapping):
             value = {**inner, rest: value}
         elif rest and hasattr(config, first):
-            raise UserError(f"{type(config).__name__}.{first} has no settings in it; set it whole")
+            raise UserError(
+                f"{type(config).__name__}.{first} has no settings inside; set all of it"
+            )
         elif below := _below(config, name):
             meant = " or ".join(f"{place}.{name}" for place in below)
             raise UserError(f"{type(config).__name__} has no setting '{name}'; set {meant}")
@@ -47,7 +49,7 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _below(config: Any, name: str) -> list[str]:
-    """Fields that hold a configuration with a field of this name, where `config` has none."""
+    """Inner configurations that have a field of this name, if `config` itself has none."""
     if hasattr(config, name):
         return []
     fields = [field.name for field in dataclasses.fields(config)]
@@ -56,10 +58,7 @@ def _below(config: Any, name: str) -> list[str]:
 
 
 def override(config: Config | None, kind: type[Config] | None = None, **changes: Any) -> Config:
-    """A copy of `config` with some fields changed (a delta, as in `experiments`).
-
-    Raises UserError for a name that the configuration does not have, or a value of another type.
-    """
+    """A copy of `config` with changed fields. UserError for an unknown name or a wrong type."""
     kind = kind or type(config)
     hints = typing.get_type_hints(kind)
     for name, value in changes.items():
@@ -93,7 +92,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether `value` fits the hint; a bool is never a number, an int may stand for a float."""
+    """Whether `value` fits the hint; a bool is never a number, an int may be a float."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -115,7 +114,7 @@ def _is(value: Any, hint: Any) -> bool:
 
 
 def _spell(hint: Any) -> str:
-    """A type as one would write a value of it: [int, ...], {str: float, ...}, int or None."""
+    """A type in the notation of its values: [int, ...], {str: float, ...}, int or None."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))

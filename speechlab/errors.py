@@ -1,8 +1,5 @@
-"""Errors that a user can mend."""
+"""User-facing errors."""
 
 
 class UserError(Exception):
-    """Bad input: one line that names what is wrong and the fix.
-
-    The command line prints it and exits with 2.
-    """
+    """Bad input: one line that names the problem and the fix. The command line exits with 2."""

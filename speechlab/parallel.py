@@ -1,7 +1,7 @@
-"""Work on many things in parallel processes, of one thread each.
+"""Parallel work in processes of one thread each.
 
-`finished` is for a list of tasks, `Workers` for many lists one after the other, of tasks that may
-hang or take their process down.
+`finished` processes one list of tasks. `Workers` processes many lists in turn, whose tasks may hang
+or kill their process.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from speechlab.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
-START_S = 600.0  # until a process has read its code, on a machine that is busy
+START_S = 600.0  # for a process to import its code, on a busy machine
 STARTING = threading.Lock()
-ATTEMPTS = 2  # at a task: the first may have failed by the machine, both fail by the task
+ATTEMPTS = 2  # per task: one failure may be due to the machine, two are due to the task
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 def finished(function: Callable[[Task], Result], tasks: list[Task], jobs: int) -> Iterator[Result]:
-    """Results of a function as they are finished, in any order, from `jobs` processes.
+    """Results of a function as they finish, in any order, from `jobs` processes.
 
-    With one job or one task there is no other process, and their order stays. The function must
-    be one of a module, its tasks and results picklable. Raises UserError where a process dies.
+    With one job or one task it runs in this process, in order. The function must belong to a
+    module; tasks and results must be picklable. UserError if a process dies.
     """
     if jobs == 1 or len(tasks) <= 1:
         with threads(1):
@@ -51,7 +51,7 @@ def finished(function: Callable[[Task], Result], tasks: list[Task], jobs: int) -
     except BrokenProcessPool as error:
         raise UserError(
             "a process died: memory is short, or the calling script has no "
-            '`if __name__ == "__main__":`; finished rows are kept, so mend that and run it again'
+            '`if __name__ == "__main__":`; finished rows are kept, so fix this and run it again'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -60,22 +60,22 @@ def finished(function: Callable[[Task], Result], tasks: list[Task], jobs: int) -
 class Workers(Generic[Task, Result]):
     """A function on lists of tasks, in up to `n` processes that stay between the lists.
 
-    A task whose process dies, or takes longer than `limit_s`, is tried once more in a new process;
-    when that fails too it has no result. So what the machine does (memory that was short, a pause)
-    decides no result, unless it strikes one task twice: results depend on the tasks, not on time.
-    Processes begin with the first list, end with `close` and with the parent, however that ends.
+    If the process of a task dies or takes longer than `limit_s`, a new process tries the task once
+    more; after a second failure it has no result. So a single fault of the machine (low memory, a
+    pause) changes no result. Processes start with the first list, and end with `close` or with the
+    parent, even a killed one.
     """
 
     def __init__(self, function: Callable[[Task], Result], n: int, limit_s: float) -> None:
-        """function: one of a module, its tasks and results picklable; n: 1 or more."""
+        """function: as in `finished`. n: 1 or more."""
         self.function, self.n, self.limit_s = function, n, limit_s
         self._idle: list[_Worker] = []
         weakref.finalize(self, _end, self._idle)
 
     def results(self, tasks: Sequence[Task]) -> list[Result | None]:
-        """In the order of the tasks; None where one has no result.
+        """In the order of the tasks; None for a task without a result.
 
-        Raises UserError where processes cannot even begin.
+        UserError if processes cannot start.
         """
         if not tasks:
             return []
@@ -83,7 +83,7 @@ class Workers(Generic[Task, Result]):
             return list(threads.map(self._result, tasks))
 
     def close(self) -> None:
-        """End the processes; further tasks would begin new ones."""
+        """End the processes; further tasks start new ones."""
         _end(self._idle)
 
     def _result(self, task: Task) -> Result | None:
@@ -91,7 +91,7 @@ class Workers(Generic[Task, Result]):
             worker = self._worker()
             try:
                 answer = worker.asked(task, self.limit_s)
-            except (EOFError, OSError):  # it has died, or was ended at the limit
+            except (EOFError, OSError):  # died, or killed at the limit
                 worker.end()
                 continue
             except BaseException:
@@ -114,7 +114,7 @@ class Workers(Generic[Task, Result]):
 
 
 class _Worker:
-    """A process and the pipe to it; one thread holds it at a time."""
+    """A process and its pipe; one thread uses it at a time."""
 
     def __init__(self, function: Callable[[Task], Result]) -> None:
         begun = context("speechlab.data.loader", function.__module__)
@@ -122,7 +122,7 @@ class _Worker:
         self.process = begun.Process(target=_serve, args=(far, function), daemon=True)
         with STARTING:
             self.process.start()
-        far.close()  # so that its end is the end of the pipe
+        far.close()  # so the pipe ends with the process
         try:
             if not self.pipe.poll(START_S):
                 raise EOFError
@@ -130,12 +130,12 @@ class _Worker:
         except (EOFError, OSError) as error:
             self.end()
             raise UserError(
-                "a process died as it began: memory is short, or the calling script has no "
-                '`if __name__ == "__main__":`; mend that and run it again'
+                "a process died at its start: memory is short, or the calling script has no "
+                '`if __name__ == "__main__":`; fix this and run it again'
             ) from error
 
     def asked(self, task: Task, limit_s: float) -> Any:
-        """Its answer; EOFError or OSError where it dies, at the limit by us."""
+        """Its answer; EOFError or OSError if it dies, or is killed at the limit."""
         limit = threading.Timer(limit_s, self.process.kill)
         limit.daemon = True
         limit.start()
@@ -157,18 +157,18 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def _serve(pipe: Connection, function: Callable[[Task], Result]) -> None:
-    """A worker's life: tasks in, results out, until the pipe ends."""
+    """The loop of a worker: receive a task, send its result, until the pipe ends."""
     _begin()
-    pipe.send(None)  # it has begun
+    pipe.send(None)  # started
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send(function(pipe.recv()))
 
 
 def context(*modules: str) -> BaseContext:
-    """How processes begin: from a server that has read the code once, where the system has that.
+    """How processes start: from a server that imports the code once, if the system has that.
 
-    modules: what the server reads; those of the first call count, for there is one server.
+    modules: imported by the server. It is started once, with those of the first call.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -178,12 +178,12 @@ def context(*modules: str) -> BaseContext:
 
 
 def n_processors() -> int:
-    """That this process may use."""
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def obey_parent() -> None:
-    """In a process of ours: Ctrl-C is for the parent, and where that is killed we end with it."""
+    """In a child process: ignore Ctrl-C, which the parent handles, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -195,7 +195,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
-    """PyTorch computes on `n` threads of the CPU inside, on as many as before afterwards."""
+    """Inside, PyTorch uses `n` CPU threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

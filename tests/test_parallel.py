@@ -149,4 +149,4 @@ def test_workers_of_a_script_without_a_guard_are_one_line(tmp_path):
         "from speechlab.parallel import Workers\nprint(Workers(abs, 1, 5).results([-1, -2]))\n"
     )
     ran = warm.run(script)
-    assert ran.returncode and "a process died as it began" in ran.stderr.splitlines()[-1]
+    assert ran.returncode and "a process died at its start" in ran.stderr.splitlines()[-1]

@@ -1,7 +1,7 @@
-"""Archives, unpacked whole or not at all and never outside their folder.
+"""Extraction of zip and tar archives, atomic and confined to the target folder.
 
-The files of a zip or tar archive are written beside their folder, which takes its name at the end:
-a half-unpacked folder is never read, and a broken call is gone on with.
+Files are extracted to a temporary folder, which is renamed at the end. So no incomplete folder is
+read, and an interrupted call resumes.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ class _Member:
 
 
 def unpack(archive: Path, folder: Path, progress: bool = True) -> Path:
-    """The files of a zip or tar archive in `folder`; nothing is done where the folder is there.
+    """Extract a zip or tar archive to `folder`; an existing folder is returned as it is.
 
-    They are written to `<folder>.part`, which is gone on with after a break and renamed at the end.
-    Raises UserError, before anything is written, where a member would land outside the folder, is
-    a link or a device, or the disk is too small; and where the archive is damaged.
+    Files go to `<folder>.part`; an interrupted call resumes there. UserError before anything is
+    written if a member is outside the folder, a link or a device, or the disk is too small; also if
+    the archive is damaged.
     """
     if folder.is_dir():
         return folder
@@ -57,7 +57,7 @@ def unpack(archive: Path, folder: Path, progress: bool = True) -> Path:
                 for member in members:
                     _extract(member, side)
                     bar.update(member.n_bytes)
-    except (*DAMAGE, RuntimeError) as error:  # RuntimeError: what zipfile cannot decode
+    except (*DAMAGE, RuntimeError) as error:  # RuntimeError: zipfile cannot decode it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{archive} is damaged ({reason}); delete it and fetch it again") from error
     except OSError as error:
@@ -69,7 +69,7 @@ def unpack(archive: Path, folder: Path, progress: bool = True) -> Path:
 
 @contextlib.contextmanager
 def _members(archive: Path) -> Iterator[list[_Member]]:
-    """The files of an archive, without the folders and what macOS adds."""
+    """The files of an archive, without folders and without those that macOS adds."""
     if not archive.name.lower().endswith(ENDINGS):
         raise UserError(
             f"{archive}: no archive known here; it ends in none of {', '.join(ENDINGS)}"
@@ -89,7 +89,7 @@ def _of_zip(file: zipfile.ZipFile) -> list[_Member]:
         _Member(
             info.filename,
             info.file_size,
-            # the upper half is the mode on Unix, 0 where another system wrote the archive
+            # upper half: the Unix mode; 0 if another system wrote the archive
             stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
             lambda info=info: file.open(info),
         )
@@ -107,7 +107,7 @@ def _of_tar(file: tarfile.TarFile) -> list[_Member]:
 
 
 def _check(archive: Path, member: _Member) -> None:
-    """UserError for a member that would land outside, on any system, or is no plain file."""
+    """UserError for a member outside the folder (on any system), or one that is no plain file."""
     name = member.name
     inside = (
         "\\" not in name
@@ -128,7 +128,7 @@ def _check(archive: Path, member: _Member) -> None:
 
 
 def _begin(side: Path, archive: Path) -> None:
-    """An empty side folder, or the one that a broken call for the same archive left."""
+    """Make an empty side folder, or keep that of an interrupted call for the same archive."""
     state = archive.stat()
     identity = f"{archive.name} {state.st_size} {state.st_mtime_ns}\n"
     if side.exists() and not (_marker(side).exists() and _marker(side).read_text() == identity):
@@ -144,6 +144,6 @@ def _marker(side: Path) -> Path:
 def _extract(member: _Member, side: Path) -> None:
     target = side / member.name
     if target.is_file() and target.stat().st_size == member.n_bytes:
-        return  # a file has its name only once it is whole
+        return  # complete: files are written atomically
     with replacing(target) as part, member.open() as source, part.open("wb") as copy:
         shutil.copyfileobj(source, copy, CHUNK_BYTES)

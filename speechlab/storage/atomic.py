@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, then renamed; digests."""
+"""Atomic writes (temporary file, then rename) and SHA-256 digests."""
 
 import contextlib
 import hashlib
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A place to write what `path` shall hold: `with replacing(path) as part: part.write_text(x)`.
+    """A temporary file that replaces `path`: `with replacing(path) as part: part.write_text(x)`.
 
-    At the end it is on the disk and takes its name; where anything goes wrong it is removed, and
-    an older file stays. Folders are made. Raises OSError, for the caller to say what it means.
+    At the end it is synced and renamed; after an error it is removed, and an older file stays.
+    Makes the folder. Raises OSError; the caller explains it.
     """
     path = Path(path)
     part = unfinished(path)
@@ -23,15 +23,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)  # once renamed, there is none
+        part.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hex; it is never in memory as a whole."""
+    """SHA-256 of a file, in hex; reads it in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished(path: Path) -> Path:
-    """Where the content of `path` goes until it is complete; a killed run leaves it behind."""
+    """The temporary file for `path`; a killed run leaves it behind."""
     return path.with_name(os.fsdecode(os.fsencode(path.name)[:250]) + ".part")  # names end at 255

@@ -1,7 +1,7 @@
-"""Files from the network: the named bytes or an error, whatever a server sends.
+"""Resumable downloads with a verified digest.
 
-A download goes to `<target>.part` and takes its name once its digest is right; a broken one goes on
-where it stopped. A digest is written "kind:hex"; see KINDS.
+A download goes to `<target>.part` and is renamed once its digest is correct. An interrupted one
+resumes. A digest is written "kind:hex"; see KINDS.
 """
 
 import hashlib
@@ -23,23 +23,23 @@ from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing, unfinished
 
 TIMEOUT_S = 30.0  # for the connection and for each read
-BACK_OFF_S = (1.0, 2.0, 4.0, 8.0)  # waits between attempts that get no further
+BACK_OFF_S = (1.0, 2.0, 4.0, 8.0)  # waits between attempts without progress
 CHUNK_BYTES = 1 << 18
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # worth another attempt
-KINDS = {"sha256": "SHA-256", "md5": "MD5", "git": "git blob id"}  # of digests, and their names
+KINDS = {"sha256": "SHA-256", "md5": "MD5", "git": "git blob id"}  # digests: kind and name
 
 
 class _Interrupted(Exception):
-    """The line or the server gave up midway; what came stays, another attempt adds the rest."""
+    """The connection failed; received bytes stay, and another attempt adds the rest."""
 
 
 class _Refused(Exception):
-    """This address is of no use, another one may be."""
+    """This address does not work; another one may."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What one call of `fetch` is told, beside the addresses."""
+    """The arguments of one call of `fetch`, without the addresses."""
 
     part: Path
     digest: str
@@ -60,12 +60,12 @@ def fetch(
     elsewhere: str = "choose another folder",
     progress: bool = True,
 ) -> Path:
-    """The file `target`, fetched from the first of its mirrors that has it; they are tried in turn.
+    """Download `target` from the first mirror that has it. UserError; wrong content is never kept.
 
-    digest: "kind:hex". Where none is known the first download is trusted, and its SHA-256 noted in
-    `<target>.sha256` for the next one. n_bytes: its size, where it is known, for which the disk is
-    measured before the start. what: its name in messages; advice: what to do where nothing helps;
-    elsewhere: how to use another disk. Raises UserError; a file of other content is never kept.
+    digest: "kind:hex". Without one the first download is trusted; `<target>.sha256` keeps its
+        SHA-256 for the next one.
+    n_bytes: size, if known; the free space is checked first.
+    what: name in messages. advice: added to a final error. elsewhere: how to use another disk.
     """
     urls = (urls,) if isinstance(urls, str) else tuple(urls)
     digest = digest or _noted(target)
@@ -93,7 +93,7 @@ def fetch(
 
 
 def forget(target: Path) -> None:
-    """Remove a download that was trusted and turned out useless, and what was noted of it."""
+    """Remove a download that turned out to be unusable, and its noted digest."""
     for path in (target, _note(target)):
         path.unlink(missing_ok=True)
 
@@ -101,7 +101,7 @@ def forget(target: Path) -> None:
 def check_space(
     folder: Path, n_bytes: float, what: str, elsewhere: str = "choose another folder"
 ) -> None:
-    """UserError where the disk of `folder`, which need not exist yet, has no `n_bytes` free."""
+    """UserError if the disk of `folder` (which may not exist yet) has less than `n_bytes` free."""
     here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(here).free
     if n_bytes > free:
@@ -112,16 +112,14 @@ def check_space(
 
 
 def content_id(path: Path, kind: str) -> str:
-    """The digest of a file's content, in hex; "git" is the id that `git hash-object FILE` gives."""
+    """Digest of a file, in hex; "git": the id that `git hash-object FILE` prints."""
     if kind not in KINDS:
         raise ValueError(f"no digest '{kind}'; there are {', '.join(KINDS)}")
     digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
     if kind == "git":
         digest.update(f"blob {path.stat().st_size}\0".encode())
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, lambda: digest).hexdigest()
 
 
 def _matches(path: Path, digest: str) -> bool:
@@ -138,7 +136,7 @@ def _note(target: Path) -> Path:
 
 
 def _noted(target: Path) -> str:
-    """The digest that an earlier download without a known one left, or nothing."""
+    """The digest noted by an earlier download without a given one, or an empty string."""
     try:
         found = re.match(r"[0-9a-f]{64}(?= )", _note(target).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -151,17 +149,17 @@ def _size(path: Path) -> int:
 
 
 def _complete(urls: Sequence[str], request: _Request, advice: str) -> None:
-    """Bring `part` to the wanted content. UserError, with what each address answered."""
+    """Complete `part`. UserError with the answer of each address."""
     part, reasons = request.part, []
     for url in urls:
         if not request.digest:
-            part.unlink(missing_ok=True)  # nothing would tell whether two halves belong together
+            part.unlink(missing_ok=True)  # without a digest, two halves may not fit together
         leftover = part.exists()
         try:
             _download(url, request)
             fault = _fault(request)
             if fault and leftover:
-                part.unlink()  # the half that was here may be the bad one: from the start
+                part.unlink()  # the old half may be wrong: start again
                 _download(url, request)
                 fault = _fault(request)
             if not fault:
@@ -174,7 +172,7 @@ def _complete(urls: Sequence[str], request: _Request, advice: str) -> None:
 
 
 def _fault(request: _Request) -> str:
-    """What is wrong with the content that came, or nothing. Where a digest is known, it decides."""
+    """What is wrong with the content, or an empty string. A known digest decides."""
     if request.digest:
         if _matches(request.part, request.digest):
             return ""
@@ -184,10 +182,7 @@ def _fault(request: _Request) -> str:
 
 
 def _download(url: str, request: _Request) -> None:
-    """Complete `part`, with pauses between attempts; each one asks for what is still missing.
-
-    A line that breaks often is gone on with for as long as each attempt gets further.
-    """
+    """Complete `part` in attempts that each ask for the rest, as long as they make progress."""
     furthest, waits = _size(request.part), iter(BACK_OFF_S)
     while True:
         try:
@@ -212,19 +207,19 @@ def _receive(url: str, request: _Request) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:
-            return  # nothing is left to send; the digest decides
+            return  # complete; the digest decides
         reason = f"HTTP {error.code} {error.reason}"
         kind = _Interrupted if error.code in PASSING_STATUS else _Refused
         raise kind(reason) from error
     except urllib.error.URLError as error:
         raise _Interrupted(f"no connection ({error.reason})") from error
     except (http.client.HTTPException, OSError) as error:
-        # An OSError of the socket: those of the disk are UserErrors by now.
+        # OSError of the socket: errors of the disk are UserErrors already.
         raise _Interrupted(f"the connection broke off ({error or type(error).__name__})") from error
 
 
 def _append(response: http.client.HTTPResponse, start: int, request: _Request) -> None:
-    """Write a response behind the `start` bytes of `part`, or over them where all of it is sent."""
+    """Append a response to the `start` bytes of `part`; a complete response replaces them."""
     first, total = _extent(response)
     if first not in (0, start):
         raise _Interrupted(f"the server sent bytes from {first} on, not from {start}")
@@ -251,7 +246,7 @@ def bytes_bar(total: int | None, initial: int, label: str, progress: bool) -> tq
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """(offset of the first byte sent, size of the whole file or None where unsaid)."""
+    """(offset of the first byte, size of the complete file or None if not stated)."""
     length = response.headers.get("Content-Length")
     first = 0
     if response.status == 206:
@@ -272,7 +267,7 @@ def _open(request: _Request, mode: str) -> BinaryIO:
 def _write(stream: BinaryIO, chunk: bytes, request: _Request) -> None:
     try:
         view = memoryview(chunk)
-        while view:  # an unbuffered write may take less than all
+        while view:  # an unbuffered write may be partial
             view = view[stream.write(view) :]
     except OSError as error:
         raise _disk_error(request, error) from error

@@ -1,4 +1,4 @@
-"""Lock files: one process at a time. A lock ends with its process, however that ends.
+"""Lock files: one process at a time. A lock ends with its process, even a killed one.
 
 filelock does the locking. A forked worker that outlives its killed parent does not keep its lock.
 """
@@ -14,13 +14,13 @@ from filelock import FileLock, Timeout
 
 from speechlab.errors import UserError
 
-POLL_S = 0.2  # between two attempts at a lock that another process holds
+POLL_S = 0.2  # between two attempts
 
 
 def acquired(path: Path) -> FileLock | None:
-    """The lock file `path`, held until it is released; None if it is held already.
+    """Acquire the lock file `path`; None if it is locked. Makes its folder.
 
-    Its folder is made. UserError where no lock file can be.
+    UserError if the file cannot be written or locked.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,10 +37,10 @@ def acquired(path: Path) -> FileLock | None:
 
 @contextlib.contextmanager
 def waited_for(path: Path, tell: Callable[[str], None], busy: str) -> Iterator[None]:
-    """Hold the lock file `path`; while another process does, wait, and tell once that it is `busy`.
+    """Hold the lock file `path`. If another process holds it, call `tell(busy)` once and wait.
 
-    The file is removed at the end; one that a killed process leaves does no harm. UserError where
-    there can be no such file.
+    The file is removed at the end; one left by a killed process does no harm. UserError as in
+    `acquired`.
     """
     lock = acquired(path)
     if lock is None:
@@ -58,9 +58,9 @@ def waited_for(path: Path, tell: Callable[[str], None], busy: str) -> Iterator[N
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Make the folder and lock it for this process, without a file; UserError where it is locked.
+    """Make the folder and lock it for this process, without a file; UserError if it is locked.
 
-    Where folders have no locks (Windows, some network drives) nothing is locked.
+    On systems without locks on folders (Windows, some network drives) nothing is locked.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""A whole state in one file without pickle: tensors as safetensors, all else as JSON beside them.
+"""Nested tensors and numbers in one safetensors file, without pickle.
 
-A state is nested dicts and lists of tensors and JSON values. In the file each tensor has the path
-to its place as its name; the JSON in the header has the same nesting with {"tensor": name} there.
+A state is nested dicts and lists of tensors and JSON values. The name of a tensor is its path in
+the nesting; the JSON in the header has the same nesting, with {"tensor": name} in its place.
 """
 
 import json
@@ -20,14 +20,14 @@ HEADER = "speechlab_state"  # key of our JSON in the safetensors header
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """The content of a file. TypeError for a value that is neither a tensor nor JSON."""
+    """The state as the content of a file. TypeError for a value that is neither tensor nor JSON."""
     tensors: dict[str, Tensor] = {}
     outline = _taken_out(state, "", tensors)
     return serialise(tensors, {HEADER: json.dumps(outline)})
 
 
 def from_bytes(content: bytes, path: Path) -> dict[str, Any]:
-    """The state in the content of the file `path`. UserError where it is damaged."""
+    """The state in the content of the file `path`. UserError if it is damaged."""
     try:
         outline = _outline(content)
         return _put_back(outline, deserialise(content))
@@ -36,7 +36,7 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write the file, whole or not at all. UserError where that fails: the older one stays."""
+    """Atomic write. UserError if it fails; the older file stays."""
     try:
         with replacing(path) as part:
             part.write_bytes(content)
@@ -46,7 +46,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def read(path: Path) -> bytes:
-    """The content of the file. UserError where it cannot be read."""
+    """The content of the file. UserError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -54,7 +54,7 @@ def read(path: Path) -> bytes:
 
 
 def values(path: Path) -> dict[str, Any]:
-    """The state without its tensors, from the head of the file. UserError where it is damaged."""
+    """The state without its tensors, from the file's header. UserError if it is damaged."""
     try:
         with path.open("rb") as file:
             length = file.read(8)
