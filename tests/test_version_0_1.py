@@ -13,7 +13,7 @@ import torch
 
 import speechlab
 from speechlab.cli.main import main
-from speechlab.data import manifest, splits
+from speechlab.data import manifest
 from speechlab.errors import UserError
 from speechlab.study import launch
 from speechlab.study.experiment import from_settings
@@ -45,11 +45,12 @@ def test_checkpoints_load(old, path, n_sources):
 @pytest.mark.parametrize("corpus", ["toy", "two_talkers", "two_talkers_noisy"])
 def test_corpora_are_read(old, corpus):
     """By folder; the corpora of the study also by the old name and by today's."""
-    splits.data_hash([f"data/{corpus}"])
-    assert splits.read([f"data/{corpus}"], "dev")["mixture"]
+    read = launch.corpora([f"data/{corpus}"])
+    assert read.data_hash and read.read("dev")["mixture"]
     if corpus != "toy":
-        now = corpus.replace("talkers", "speakers")
-        assert splits.read([corpus], "train")["speech"] == splits.read([now], "train")["speech"]
+        names = corpus, corpus.replace("talkers", "speakers")
+        under_old, under_new = (launch.corpora([name]).read("train") for name in names)
+        assert under_old["speech"] and under_old == under_new
     for split in manifest.SPLITS:
         for item in manifest.read(old / "data" / corpus, split) if split != "test" else ():
             assert (old / "data" / corpus / item.path).is_file()

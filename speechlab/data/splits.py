@@ -1,52 +1,53 @@
-"""The train and the dev split of several corpora together: each read once, and disjoint."""
+"""The train and dev splits of several corpora together: each read once, checked to be disjoint."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from speechlab.data import manifest
-from speechlab.data.corpora.catalogue import CORPORA, where
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
 
 
-def data_hash(corpora: Sequence[str]) -> str:
-    """Of all of them. UserError where one is named twice, not prepared, or damaged."""
-    if len({where(name).resolve() for name in corpora}) < len(corpora):
-        raise UserError(f"corpora names one twice: {', '.join(corpora)}")
-    for name in corpora:
-        if (where(name) / manifest.ABOUT).exists():
-            continue
-        if name in CORPORA:
-            raise UserError(f"{where(name)}: not there yet; run `speechlab data prepare {name}`")
-        raise UserError(
-            f"no corpus '{name}': neither a prepared folder nor one of {', '.join(CORPORA)}"
-        )
-    return "+".join(manifest.data_hash(where(name)) for name in corpora)
+class Corpora:
+    """Prepared corpora that one training reads."""
 
+    def __init__(self, folders: Iterable[Path]) -> None:
+        """UserError where two are the same folder."""
+        self.folders = tuple(folders)
+        self._splits: dict[str, dict[str, list[Source]]] = {}
+        if len({folder.resolve() for folder in self.folders}) < len(self.folders):
+            raise UserError(f"corpora names one twice: {', '.join(map(str, self.folders))}")
 
-def read(corpora: Iterable[str], split: Literal["train", "dev"]) -> dict[str, list[Source]]:
-    """What they have in a split, by kind; each manifest, which may be long, is read once."""
-    found: dict[str, list[Source]] = {kind: [] for kind in manifest.KINDS}
-    for folder in map(where, corpora):
-        for item in manifest.read(folder, split):
-            found[item.kind].append(Source(folder, item))
-    return found
+    @cached_property
+    def data_hash(self) -> str:
+        """Of all of them. UserError where one is not prepared or is damaged."""
+        return "+".join(map(manifest.data_hash, self.folders))
 
+    def read(self, split: Literal["train", "dev"]) -> dict[str, list[Source]]:
+        """The recordings of a split by kind."""
+        if split not in self._splits:
+            found: dict[str, list[Source]] = {kind: [] for kind in manifest.KINDS}
+            for folder in self.folders:
+                for item in manifest.read(folder, split):
+                    found[item.kind].append(Source(folder, item))
+            self._splits[split] = found
+        return self._splits[split]
 
-def check_disjoint(train: dict[str, list[Source]], dev: dict[str, list[Source]]) -> None:
-    """UserError where one corpus trains on a speaker or recording that another scores.
+    def check_disjoint(self) -> None:
+        """UserError where a speaker or recording in train of one corpus is in dev of another.
 
-    Within one of them that cannot be: `manifest.write` refuses it. Names of files and of
-    recordings' items may be the same in two corpora.
-    """
-    trained = {
-        key: source.folder
-        for sources in train.values()
-        for source in sources
-        for key in manifest.origins(source.item)
-    }
-    for sources in dev.values():
-        for source in sources:
+        Within one corpus `manifest.write` refuses that. Names of files and items may be the same
+        in two corpora.
+        """
+        trained = {
+            key: source.folder
+            for sources in self.read("train").values()
+            for source in sources
+            for key in manifest.origins(source.item)
+        }
+        for source in (source for sources in self.read("dev").values() for source in sources):
             for key in manifest.origins(source.item):
                 if key in trained:
                     raise UserError(

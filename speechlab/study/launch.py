@@ -5,7 +5,7 @@ experiment ─► model ─► objective ─┐
              └► dev ──► scores ───┘
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from speechlab.config import to_dict
-from speechlab.data import splits
-from speechlab.data.corpora.catalogue import FORMER
+from speechlab.data import manifest
+from speechlab.data.corpora.catalogue import CORPORA, FORMER, lookup, where
 from speechlab.data.mixing import Examples, Mixtures, Pairs
 from speechlab.data.recordings import Source, speakers
+from speechlab.data.splits import Corpora
 from speechlab.errors import UserError
 from speechlab.evaluation.dev_files import score_files
 from speechlab.evaluation.separation_metrics import mean
@@ -82,7 +83,8 @@ def train(
     """
     check(experiment)
     run = Run(Path(folder) / experiment.name)
-    data_hash, parts = splits.data_hash(experiment.corpora), _parts(experiment, run, device)
+    read = corpora(experiment.corpora)
+    data_hash, parts = read.data_hash, _parts(experiment, read, run, device)
     settings = to_dict(experiment) | {"corpora": _corpora_as_begun(experiment, run)}
     del settings["training"]  # `fit` notes these itself: it knows which of them may change
     run = Run.start(run.folder, settings, data_hash)
@@ -118,11 +120,12 @@ def resume(
     """Go on with a run, its schedule changed (settings of TrainingConfig); the run notes it."""
     run = Run.open(folder)
     experiment = from_settings(run.settings["config"])
-    if splits.data_hash(experiment.corpora) != run.settings["data_hash"]:
+    read = corpora(experiment.corpora)
+    if read.data_hash != run.settings["data_hash"]:
         names = ", ".join(experiment.corpora)
         raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
     experiment = replace(experiment, training=loop.resume(run, changes))
-    return _fit(experiment, _parts(experiment, run, device), run, progress, tell)
+    return _fit(experiment, _parts(experiment, read, run, device), run, progress, tell)
 
 
 def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
@@ -139,11 +142,11 @@ def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: T
     return loop.fit(*parts, *given, score_start=bool(experiment.start))
 
 
-def _parts(experiment: Experiment, run: Run, device: str) -> Parts:
-    """What `fit` takes; a run that has begun has its weights itself."""
-    train, dev = (splits.read(experiment.corpora, split) for split in ("train", "dev"))
-    splits.check_disjoint(train, dev)
-    examples, dev = _examples(experiment, train), _dev_scores(experiment, dev)
+def _parts(experiment: Experiment, read: Corpora, run: Run, device: str) -> Parts:
+    """The arguments of `fit`; weights of a run that has begun come from its own state."""
+    read.check_disjoint()
+    examples = _examples(experiment, read.read("train"))
+    dev = _dev_scores(experiment, read.read("dev"))
     model = untrained(experiment) if run.last.exists() else built(experiment)
     try:
         model = model.to(own_device(device))
@@ -170,6 +173,21 @@ def _check_signals(model: nn.Module, examples: Examples) -> None:
         raise UserError(f"the model gives {n_given} sources, examples have {examples.n_sources}")
 
 
+def corpora(names: Sequence[str]) -> Corpora:
+    """Prepared corpora: folders, or names in data/. UserError where one is missing or twice."""
+    read = Corpora(map(where, names))
+    for name, folder in zip(names, read.folders, strict=True):
+        if (folder / manifest.ABOUT).exists():
+            continue
+        if name in (*CORPORA, *FORMER):
+            run = f"run `speechlab data prepare {lookup(name).name}`"
+            raise UserError(f"{folder}: not there yet; {run}")
+        raise UserError(
+            f"no corpus '{name}': neither a prepared folder nor one of {', '.join(CORPORA)}"
+        )
+    return read
+
+
 def built(experiment: Experiment) -> nn.Module:
     """The model before the first step: the checkpoint `start`, or drawn from the training's seed.
 
@@ -192,7 +210,7 @@ def untrained(experiment: Experiment) -> nn.Module:
 
 def training_examples(experiment: Experiment) -> Examples:
     """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
-    return _examples(experiment, splits.read(experiment.corpora, "train"))
+    return _examples(experiment, corpora(experiment.corpora).read("train"))
 
 
 def _ready(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> list[Source]:
@@ -223,7 +241,7 @@ def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Ex
 
 def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
     """A function that scores a model on the ready mixtures of the dev split, whole files."""
-    return _dev_scores(experiment, splits.read(experiment.corpora, "dev"))
+    return _dev_scores(experiment, corpora(experiment.corpora).read("dev"))
 
 
 def _dev_scores(

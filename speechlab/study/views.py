@@ -21,7 +21,6 @@ from speechlab.audio.pcs import pcs
 from speechlab.audio.pitch import median_pitch, semitones
 from speechlab.audio.spectrum import Spectrum
 from speechlab.config import replaced
-from speechlab.data import splits
 from speechlab.data.corpora import catalogue
 from speechlab.data.mixing import whole_pairs
 from speechlab.data.recordings import Source
@@ -103,7 +102,7 @@ def choose(
     if profile != "smoke":
         note_inputs(*map(catalogue.where, chosen.corpora))
         try:
-            splits.data_hash(chosen.corpora)
+            _ = launch.corpora(chosen.corpora).data_hash
         except UserError as error:
             if given or experiment or profile in ("real", "paper"):  # named by the user
                 raise
@@ -133,7 +132,7 @@ def trained(
     run = chosen.run
     if not checkpoint:
         run = launch.train(chosen.experiment, chosen.runs, device=device)
-    elif run and run.settings["data_hash"] != splits.data_hash(chosen.experiment.corpora):
+    elif run and run.settings["data_hash"] != launch.corpora(chosen.experiment.corpora).data_hash:
         warning = "**The run was trained on other data** than that of the dev files"
         display({"text/markdown": f"{warning}: they may be in its training set."}, raw=True)
     model = checkpoints.load(run.folder if run else checkpoint, system or None)
@@ -188,7 +187,7 @@ def summary(name: str, model: nn.Module, run: Run | None) -> str:
 
 def dev_mixtures(experiment: Experiment, n_sources: int) -> list[Source]:
     """The dev mixtures of an experiment's corpora with `n_sources` sources. UserError for none."""
-    mixtures = splits.read(experiment.corpora, "dev")["mixture"]
+    mixtures = launch.corpora(experiment.corpora).read("dev")["mixture"]
     mixtures = [source for source in mixtures if len(source.item.sources) == n_sources]
     if not mixtures:
         raise UserError(

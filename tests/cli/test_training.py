@@ -1,7 +1,6 @@
 """Data, training and runs by the command line: what it prints, where it writes, how it goes on."""
 
 import ctypes
-import dataclasses
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import soundfile
 import speechlab
 from speechlab.cli import main
 from speechlab.cli.training import assigned
+from speechlab.data.corpora import synthetic
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.errors import UserError
 from speechlab.storage import state as snapshots
@@ -159,13 +159,12 @@ def test_what_data_there_is(place, corpus, capsys):
 @pytest.mark.parametrize(("folder", "name"), [("there", "there"), ("data/own", "own")])
 def test_data_elsewhere_says_how_to_train_on_it(place, monkeypatch, capsys, folder, name):
     asked = []
-    corpus = dataclasses.replace(CORPORA["synthetic"], prepare=lambda *given: asked.append(given))
-    monkeypatch.setitem(CORPORA, "synthetic", corpus)
+    monkeypatch.setattr(synthetic, "prepare", lambda *given: asked.append(given))
     command = ["data", "prepare", "synthetic", "--folder", folder, "--set", "n_train=5"]
     assert main.main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"""--set 'corpora=["{name}"]'""")
     [(target, config, _)] = asked
-    assert target == Path(folder) and config == corpus.config(n_train=5)
+    assert target == Path(folder) and config == synthetic.SyntheticConfig(n_train=5)
 
 
 def test_words_are_json_or_text():

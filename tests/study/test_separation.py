@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from speechlab.config import replaced
-from speechlab.data import manifest, splits
+from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
@@ -64,9 +64,9 @@ def test_what_has_noise_or_no_names_is_not_mixed_anew(of_item, tmp_path):
 
 def test_the_ready_mixtures_stay_what_they_are(tmp_path):
     corpus = ready_mixtures(tmp_path)
-    before = splits.read([corpus], "train")["mixture"]
+    before = launch.corpora([corpus]).read("train")["mixture"]
     launch.training_examples(dynamic(corpus))
-    assert splits.read([corpus], "train")["mixture"] == before
+    assert launch.corpora([corpus]).read("train")["mixture"] == before
 
 
 def test_every_size_and_ablation_has_a_training():

@@ -160,7 +160,7 @@ def test_means_have_a_row_per_system_in_its_order():
 
 def test_dev_rows_of_one_source_have_the_snr(corpus):
     """The manifest's; where noise was not added, that of the noisy file."""
-    mixtures = launch.splits.read((str(corpus),), "dev")["mixture"]
+    mixtures = launch.corpora([str(corpus)]).read("dev")["mixture"]
     rows = views.dev_rows({"noisy": views.Untouched(16000)}, mixtures)
     assert list(rows.columns) == ["file", "snr_db", "si_sdr", "pesq_wb", "system"]
     known = pd.Series({source.item.name: source.item.snr_db for source in mixtures}, dtype=float)

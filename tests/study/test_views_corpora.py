@@ -5,7 +5,7 @@ import json
 import pytest
 
 from speechlab.data import manifest
-from speechlab.data.corpora import synthetic, two_speakers
+from speechlab.data.corpora import two_speakers
 from speechlab.study import views_corpora
 from tests.support import toy_corpus
 
@@ -33,19 +33,13 @@ def test_another_corpus_gets_no_corpora_of_two_speakers(corpus):
 
 
 def test_a_prepared_corpus_is_left_as_it_is(corpus, tmp_path, monkeypatch):
-    about = manifest.about(corpus) | {"corpus": synthetic.CORPUS.name}
+    about = manifest.about(corpus) | {"corpus": "synthetic"}
     (corpus / manifest.ABOUT).write_text(json.dumps(about))
     made = []
     for name in views_corpora.TITLES:
         (tmp_path / name).mkdir()
     (tmp_path / "two_speakers" / manifest.ABOUT).write_text("{}")
-    monkeypatch.setattr(
-        views_corpora.catalogue,
-        "lookup",
-        lambda name: two_speakers.replace(
-            two_speakers.CORPUS, prepare=lambda target, config, tell: made.append(target.name)
-        ),
-    )
+    monkeypatch.setattr(two_speakers, "prepare", lambda target, *_: made.append(target.name))
     folders = views_corpora.two_speaker_corpora(corpus, 1, tiny=False)
     assert [folder.name for folder in folders] == list(views_corpora.TITLES)
     assert made == ["two_speakers_noisy"]

@@ -4,35 +4,112 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from speechlab.data.corpora import (
-    dns2020,
-    folder,
-    libri2mix,
-    synthetic,
-    two_speakers,
-    voicebank_demand,
-    wsj0_2mix,
-)
 from speechlab.data.corpora.corpus import Corpus
 from speechlab.errors import UserError
 
-CORPORA: dict[str, Corpus] = {
-    corpus.name: corpus
-    for corpus in (
-        synthetic.CORPUS,
-        voicebank_demand.CORPUS,
-        dns2020.CORPUS,
-        libri2mix.CORPUS,
-        wsj0_2mix.CORPUS,
-        two_speakers.CORPUS,
-        two_speakers.NOISY,
-        folder.CORPUS,
-    )
-}
+_LISTED = (
+    Corpus(
+        name="synthetic",
+        title="Synthetic speech, noise and rooms",
+        licence="MIT, as this repository; spoken by espeak-ng, a program under GPL-3.0-or-later",
+        source="made here, by speechlab/data/corpora/synthetic.py",
+        gigabytes=0.1,
+        layout="nothing is needed beforehand",
+        module="synthetic",
+        options="SyntheticConfig",
+    ),
+    Corpus(
+        name="voicebank_demand",
+        title="VoiceBank-DEMAND, 28 speakers",
+        licence="CC BY 4.0",
+        source="doi 10.7488/ds/2117",
+        gigabytes=2.3,
+        layout="raw/clean_trainset_28spk_wav/   p226_001.wav … (48 kHz; at any depth)\n"
+        "raw/noisy_trainset_28spk_wav/   the same names\n"
+        "raw/clean_testset_wav/          p232_001.wav …\n"
+        "raw/noisy_testset_wav/          the same names\n"
+        "raw/logfiles/                   log_trainset_28spk.txt …: SNR (optional)\n"
+        "raw/trainset_28spk_txt/, testset_txt/   transcripts (optional)",
+        module="voicebank_demand",
+        options="VoiceBankDemandConfig",
+    ),
+    Corpus(
+        name="dns2020",
+        title="DNS-2020, synthesised, with the no_reverb test set",
+        licence="CC BY 4.0 (challenge, AudioSet), public domain (LibriVox), CC0 (Freesound), "
+        "ODbL 1.0 (PTDB-TUG, test), CC BY-SA 3.0 (DEMAND, test)",
+        source="github.com/microsoft/DNS-Challenge, branch interspeech2020/master",
+        gigabytes=116.0,
+        layout="raw/datasets/clean/   book_00000_chp_0009_reader_06709_11.wav …\n"
+        "raw/datasets/noise/   --9VR_F7CtY.wav …\n"
+        "raw/datasets/test_set/synthetic/no_reverb/noisy/   …_fileid_0.wav\n"
+        "raw/datasets/test_set/synthetic/no_reverb/clean/   clean_fileid_0.wav",
+        module="dns2020",
+        options="Dns2020Config",
+    ),
+    Corpus(
+        name="libri2mix",
+        title="Libri2Mix",
+        licence="metadata MIT; LibriSpeech CC BY 4.0; WHAM! noise CC BY-NC 4.0 (with noise)",
+        source="github.com/JorisCos/LibriMix, openslr.org/12, wham.whisper.ai",
+        gigabytes=6.3,
+        layout="metadata/libri2mix_train-clean-100.csv, libri2mix_dev-clean.csv, …_test-clean.csv\n"
+        "librispeech/dev-clean/3536/8226/3536-8226-0026.flac …; train-clean-100/, test-clean/\n"
+        "wham_noise/cv/20oo0109_0.72115_01ua010r_-0.72115.wav …; tr/, tt/ (for noise)",
+        module="libri2mix",
+        options="Libri2MixConfig",
+    ),
+    Corpus(
+        name="wsj0_2mix",
+        title="WSJ0-2mix",
+        licence="LDC user agreement (LDC93S6A), bought from the LDC",
+        source="catalog.ldc.upenn.edu/LDC93S6A; lists: merl.com/demos/deep-clustering, pywsj0-mix",
+        gigabytes=6.0,
+        layout="raw/wav8k/min/tr/mix/   40na010x_1.9857_01to030v_-1.9857.wav …; also max, wav16k\n"
+        "raw/wav8k/min/tr/s1/, s2/   the same names; and cv/, tt/ as tr/\n"
+        "or  wsj0/wsj0/si_tr_s/40n/40na010x.wav …, si_dt_05/, si_et_05/ (or .wv1)\n"
+        "    lists/mix_2_spk_tr.txt, mix_2_spk_cv.txt, mix_2_spk_tt.txt, activlev/*.txt",
+        module="wsj0_2mix",
+        options="Wsj0TwoMixConfig",
+    ),
+    Corpus(
+        name="two_speakers",
+        title="Two speakers, from another corpus",
+        licence="that of the source",
+        source="a prepared corpus",
+        gigabytes=0.1,
+        layout="source: a prepared corpus with speech of named speakers, as data/synthetic",
+        module="two_speakers",
+        options="TwoSpeakersConfig",
+        former="two_talkers",
+    ),
+    Corpus(
+        name="two_speakers_noisy",
+        title="Two speakers in a room, with noise, from another corpus",
+        licence="that of the source",
+        source="a prepared corpus",
+        gigabytes=0.1,
+        layout="source: a prepared corpus with speech of named speakers, noise, as data/synthetic",
+        module="two_speakers",
+        options="NoisyTwoSpeakersConfig",
+        former="two_talkers_noisy",
+    ),
+    Corpus(
+        name="folder",
+        title="Own recordings",
+        licence="the user's own",
+        source="the user's own",
+        gigabytes=0.0,
+        layout="raw/noisy/anna_001.wav …, raw/clean/anna_001.wav …   pairs; prefix: speaker\n"
+        "or  raw/speech/anna_001.wav …, raw/noise/street.wav …   to be mixed while training\n"
+        "or  raw/train/…, raw/dev/…, raw/test/… (optional), each laid out as one of these",
+        module="folder",
+        options="FolderConfig",
+    ),
+)
+CORPORA = {corpus.name: corpus for corpus in _LISTED}
 LOG = logging.getLogger(__name__)
 DATA = Path("data")  # where a corpus lies that is named without a folder
-
-
 FORMER = {corpus.former: corpus.name for corpus in CORPORA.values() if corpus.former}
 
 

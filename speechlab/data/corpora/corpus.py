@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 Tell = Callable[[str], None]  # takes one line for the person who waits
@@ -18,6 +20,19 @@ class Corpus:
     source: str  # where it comes from: address or doi
     gigabytes: float  # on disk, once prepared with the default options
     layout: str  # what its raw folders look like, one line each
-    config: type  # frozen dataclass: the options of preparing, all with defaults
-    prepare: Callable[[Path, Any, Tell], None]  # (target folder, config, tell)
+    module: str  # of this package: has `prepare` and the class of the options
+    options: str  # name of that class, a frozen dataclass with defaults
     former: str = ""  # its name in version 0.1: folders and runs of that name still open
+
+    @property
+    def config(self) -> type:
+        """The class of the options of `prepare`."""
+        return getattr(self._imported(), self.options)
+
+    def prepare(self, target: Path, config: Any, tell: Tell) -> None:
+        """Make the prepared folder. UserError says what is missing."""
+        self._imported().prepare(target, config, tell)
+
+    def _imported(self) -> ModuleType:
+        """On first use: the list of corpora stays light."""
+        return import_module(f"speechlab.data.corpora.{self.module}")

@@ -24,13 +24,15 @@ from scipy.special import expit
 from speechlab.audio import files as audio
 from speechlab.data import test_sets
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import download
 from speechlab.storage.atomic import sha256
 
+CORPUS = CORPORA["dns2020"]
 CLIPPED = 0.99  # of full scale: a file beyond it is not used, a clip is scaled down to it
 TRIES = 50  # draws in a row that may be useless
 SPLITS = ("train", "dev")  # their place is part of a clip's random seed
@@ -297,23 +299,3 @@ def _take(task: _Task, pair: test_sets.Mixture, target: Path) -> Item:
         snr_db=float(snr[1]) if snr else None,
         sha256=sha256(target / noisy),
     )
-
-
-CORPUS = Corpus(
-    name="dns2020",
-    title="DNS-2020, synthesised, with the no_reverb test set",
-    licence="CC BY 4.0 (challenge, AudioSet), public domain (LibriVox), CC0 (Freesound), "
-    "ODbL 1.0 (PTDB-TUG, test), CC BY-SA 3.0 (DEMAND, test)",
-    source="github.com/microsoft/DNS-Challenge, branch interspeech2020/master",
-    gigabytes=116.0,
-    layout="\n".join(
-        (
-            "raw/datasets/clean/   book_00000_chp_0009_reader_06709_11.wav …",
-            "raw/datasets/noise/   --9VR_F7CtY.wav …",
-            "raw/datasets/test_set/synthetic/no_reverb/noisy/   …_fileid_0.wav",
-            "raw/datasets/test_set/synthetic/no_reverb/clean/   clean_fileid_0.wav",
-        )
-    ),
-    config=Dns2020Config,
-    prepare=prepare,
-)

@@ -17,7 +17,8 @@ import torch
 
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.mixing import MixtureConfig, Mixtures
@@ -25,6 +26,7 @@ from speechlab.data.recordings import Source
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 
+CORPUS = CORPORA["folder"]
 KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 
 
@@ -272,20 +274,3 @@ def _mixtures(
 
 
 _LAYOUT = "noisy/ and clean/ (the same names), or speech/ and noise/; or train/ and dev/ with these"
-
-CORPUS = Corpus(
-    name="folder",
-    title="Own recordings",
-    licence="the user's own",
-    source="the user's own",
-    gigabytes=0.0,
-    layout="\n".join(
-        (
-            "raw/noisy/anna_001.wav …, raw/clean/anna_001.wav …   pairs; the prefix is the speaker",
-            "or  raw/speech/anna_001.wav …, raw/noise/street.wav …   to be mixed while training",
-            "or  raw/train/…, raw/dev/…, raw/test/… (optional), each laid out as one of these",
-        )
-    ),
-    config=FolderConfig,
-    prepare=prepare,
-)

@@ -24,13 +24,15 @@ from scipy.signal import fftconvolve, resample_poly
 
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 
+CORPUS = CORPORA["libri2mix"]
 RATE = 16000  # Hz of LibriSpeech and of the noise
 PEAK = 0.99  # of full scale
 EARLY_S = 0.05  # after the direct path: reflections that the ear takes for the speech itself
@@ -298,21 +300,3 @@ def _make(task: tuple[str, Mixture], target: Path, config: Libri2MixConfig) -> I
         snr_db=snr_db,
         sha256=sha256(target / paths[0]),
     )
-
-
-CORPUS = Corpus(
-    name="libri2mix",
-    title="Libri2Mix",
-    licence="metadata MIT; LibriSpeech CC BY 4.0; WHAM! noise CC BY-NC 4.0 (with noise)",
-    source="github.com/JorisCos/LibriMix, openslr.org/12, wham.whisper.ai",
-    gigabytes=6.3,
-    layout="\n".join(
-        (
-            "metadata/libri2mix_train-clean-100.csv, libri2mix_dev-clean.csv, …_test-clean.csv",
-            "librispeech/dev-clean/3536/8226/3536-8226-0026.flac …; train-clean-100/, test-clean/",
-            "wham_noise/cv/20oo0109_0.72115_01ua010r_-0.72115.wav …; tr/, tt/ (for noise)",
-        )
-    ),
-    config=Libri2MixConfig,
-    prepare=prepare,
-)

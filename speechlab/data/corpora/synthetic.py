@@ -28,7 +28,8 @@ from speechlab.audio import files
 from speechlab.config import to_dict
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.data.synthesis import noise as noises
@@ -36,6 +37,7 @@ from speechlab.data.synthesis import rooms, speech
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 
+CORPUS = CORPORA["synthetic"]
 GENERATOR = 1  # one more with every change that changes a file
 PACKAGES = ("espeakng-loader", "numpy", "pyroomacoustics", "soxr")  # they decide the bytes, too
 EXTRA = ("espeakng_loader", "pyroomacoustics")  # modules that the extra `synth` brings
@@ -385,15 +387,3 @@ def _steps(samples: np.ndarray) -> np.ndarray:
 
 def _read(path: Path) -> np.ndarray:
     return files.load(path)[0][0].double().numpy()
-
-
-CORPUS = Corpus(
-    name="synthetic",
-    title="Synthetic speech, noise and rooms",
-    licence="MIT, as this repository; spoken by espeak-ng, a program under GPL-3.0-or-later",
-    source="made here, by speechlab/data/corpora/synthetic.py",
-    gigabytes=0.1,
-    layout="nothing is needed beforehand",
-    config=SyntheticConfig,
-    prepare=prepare,
-)

@@ -20,7 +20,8 @@ import torch
 from speechlab.audio import files
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.mixing import MixtureConfig, Mixtures, generator
@@ -29,6 +30,7 @@ from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 
+CORPUS, NOISY = CORPORA["two_speakers"], CORPORA["two_speakers_noisy"]
 FOLDERS = ("mix", "s1", "s2")
 ROOM_GAIN_DB = 6.0  # what room files were turned down by, to stay under full scale
 ROOMS = 2  # their stream of random numbers; mixtures have 0
@@ -211,26 +213,6 @@ def _mixtures(
 def _save(path: Path, waveform: torch.Tensor, config: TwoSpeakersConfig) -> None:
     files.save(path, waveform.float(), config.sample_rate, "PCM_16")
 
-
-CORPUS = Corpus(
-    name="two_speakers",
-    title="Two speakers, from another corpus",
-    licence="that of the source",
-    source="a prepared corpus",
-    gigabytes=0.1,
-    layout="source: a prepared corpus with speech of known speakers (and noise), as data/synthetic",
-    config=TwoSpeakersConfig,
-    prepare=prepare,
-    former="two_talkers",
-)
-
-NOISY = replace(
-    CORPUS,
-    name="two_speakers_noisy",
-    title="Two speakers in a room, with noise, from another corpus",
-    config=NoisyTwoSpeakersConfig,
-    former="two_talkers_noisy",
-)
 
 SMOKE = {  # made in seconds
     CORPUS.name: TwoSpeakersConfig(n_mixtures=4, mixture_s=2.0),

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
@@ -19,6 +20,7 @@ from speechlab.storage import archive as archives
 from speechlab.storage import download as downloads
 from speechlab.storage.atomic import sha256
 
+CORPUS = CORPORA["voicebank_demand"]
 DEV_SPEAKERS = ("p226", "p287")
 N_FILES = {"train": 10802, "dev": 770, "test": 824}  # pairs of the complete set
 ADDRESS = "https://datashare.ed.ac.uk"
@@ -245,24 +247,3 @@ def _make(task: _Task, target: Path, sample_rate: int) -> Item:
         text=task.text,
         sha256=sha256(target / noisy),
     )
-
-
-CORPUS = Corpus(
-    name="voicebank_demand",
-    title="VoiceBank-DEMAND, 28 speakers",
-    licence="CC BY 4.0",
-    source="doi 10.7488/ds/2117",
-    gigabytes=2.3,
-    layout="\n".join(
-        (
-            "raw/clean_trainset_28spk_wav/   p226_001.wav … (48 kHz; at any depth)",
-            "raw/noisy_trainset_28spk_wav/   the same names",
-            "raw/clean_testset_wav/          p232_001.wav …",
-            "raw/noisy_testset_wav/          the same names",
-            "raw/logfiles/                   log_trainset_28spk.txt …: SNR (optional)",
-            "raw/trainset_28spk_txt/, testset_txt/   transcripts (optional)",
-        )
-    ),
-    config=VoiceBankDemandConfig,
-    prepare=prepare,
-)

@@ -26,12 +26,14 @@ from scipy.signal import resample_poly
 
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.catalogue import CORPORA
+from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 
+CORPUS = CORPORA["wsj0_2mix"]
 PARTS = ("tr", "cv", "tt")
 FOLDERS = ("mix", "s1", "s2")
 WSJ0_RATE = 16000  # Hz of the recordings
@@ -274,22 +276,4 @@ def _make(task: tuple[str, Mixture], build: Build, target: Path, config: Wsj0Two
 _ADVICE = (
     "name as raw the folder that pywsj0-mix wrote, or as wsj0 the recordings of LDC93S6A (a "
     "licence of the LDC) and as lists its folder metadata (mix_2_spk_*.txt, activlev/)"
-)
-
-CORPUS = Corpus(
-    name="wsj0_2mix",
-    title="WSJ0-2mix",
-    licence="LDC user agreement (LDC93S6A), bought from the LDC",
-    source="catalog.ldc.upenn.edu/LDC93S6A; lists: merl.com/demos/deep-clustering, pywsj0-mix",
-    gigabytes=6.0,
-    layout="\n".join(
-        (
-            "raw/wav8k/min/tr/mix/   40na010x_1.9857_01to030v_-1.9857.wav …; also max, wav16k",
-            "raw/wav8k/min/tr/s1/, s2/   the same names; and cv/, tt/ as tr/",
-            "or  wsj0/wsj0/si_tr_s/40n/40na010x.wav …, si_dt_05/, si_et_05/ (or .wv1)",
-            "    lists/mix_2_spk_tr.txt, mix_2_spk_cv.txt, mix_2_spk_tt.txt, activlev/*.txt",
-        )
-    ),
-    config=Wsj0TwoMixConfig,
-    prepare=prepare,
 )

@@ -28,7 +28,7 @@ class ToyConfig:
     jobs: int = preparing.elsewhere(1)
 
 
-TOY = Corpus("toy", "Toy", "none", "nowhere", 0.0, "", ToyConfig, lambda *_: None)
+TOY = Corpus("toy", "Toy", "none", "nowhere", 0.0, "", "toy", "ToyConfig")
 
 
 @given(GROUPS, st.floats(0, 100))
