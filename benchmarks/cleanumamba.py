@@ -27,10 +27,12 @@ from tqdm import tqdm
 import speechlab
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import cost, peak_memory
+from speechlab.evaluation.cost import latency_ms, real_time_factor
+from speechlab.evaluation.memory import peak_memory
 from speechlab.inference.fused import fuse
 from speechlab.inference.stream import Stream
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
+from speechlab.models.macs import macs_per_second, n_params
 
 ABLATION = "Experiment_CleanU_Mamba"  # 442K
 HALF_MILLION = "CleanUMamba-3N-E8_pruned-500K"
@@ -97,14 +99,13 @@ def build(name: str, folder: Path | None) -> tuple[nn.Module | None, str]:
 
 def measure(model: nn.Module, quick: bool) -> dict[str, float]:
     """A row: cost, hops, first frame."""
-    found = cost(model, seconds=2 if quick else 10)
     row = {
-        "n_params": found.n_params,
-        "macs_per_second": found.macs_per_second,
+        "n_params": n_params(model),
+        "macs_per_second": macs_per_second(model),
         "hop_samples": model.hop_length,
         "hop_ms": 1000 * model.hop_length / model.sample_rate,
-        "real_time_factor": found.real_time_factor,
-        "latency_ms": found.latency_ms,
+        "real_time_factor": real_time_factor(model, seconds=2 if quick else 10),
+        "latency_ms": latency_ms(model),
         "first_frame_ms": first_frame(model),
     }
     for way, times in hops(model, HOPS // 10 if quick else HOPS).items():

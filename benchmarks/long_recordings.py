@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from speechlab.evaluation.cost import peak_memory
+from speechlab.evaluation.memory import peak_memory
 from speechlab.inference.enhance import enhance_blocks
 from speechlab.models import SYSTEMS
 

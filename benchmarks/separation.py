@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from benchmarks.macs import build
 from speechlab.audio import files
-from speechlab.evaluation.cost import added_memory
+from speechlab.evaluation.memory import added_memory
 from speechlab.models.macs import macs_per_second, n_params
 from speechlab.report import separation
 from speechlab.report.markdown import markdown_table, replace_text

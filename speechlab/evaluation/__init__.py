@@ -9,5 +9,6 @@ composite           CSIG, CBAK, COVL and segmental SNR
 estimates           where estimates come from: a model, files, the input
 rows                the CSV file of a run, which a rerun resumes
 statistics          intervals, paired differences, tests, several seeds
-cost                speed, latency and memory on this machine
+cost                time and latency on this machine
+memory              memory that a call takes
 """

@@ -1,13 +1,12 @@
 """Composite measures of Hu and Loizou (2008, doi 10.1109/TASL.2007.911054) and their distances.
 
-Restates what the evaluation scripts of the published enhancement systems compute (Loizou's
-`composite.m` with wide-band PESQ in place of narrow-band), down to the frame count, the trimming
-and the floors, because the published numbers depend on them. Frames are 30 ms, a quarter apart,
+Computes the same as the evaluation scripts of the published enhancement systems (Loizou's
+`composite.m` with wide-band instead of narrow-band PESQ), with the same frame count, trimming and
+floors, because the published numbers depend on them. Frames are 30 ms with a hop of a quarter,
 under a Hann window without its zeros; the last frame is left out.
 
-The scale of the samples matters, for the floors are absolute. `scale` multiplies float samples
-(full scale 1): 1 is what scripts measure that read files as floats, 32768 what those measure that
-read 16-bit integers.
+The floors are absolute, so the scale of the samples matters. `scale` multiplies float samples (full
+scale 1): 1 for scripts that read files as floats, 32768 for those that read 16-bit integers.
 """
 
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 FRAME_S = 0.03  # seconds
-KEPT = 0.95  # share of the frames that enter LLR and WSS: the worst 5 % are dropped
+KEPT = 0.95  # share of frames in LLR and WSS: the worst 5 % are dropped
 SSNR_RANGE = (-10.0, 35.0)  # dB, each frame is limited to it
-BLOCK = 4096  # frames at a time, which bounds the memory on long files
+BLOCK = 4096  # frames at a time, which bounds memory on long files
 
 # Critical bands of WSS (Klatt 1982): centre and width in Hz.
 BAND_CENTRES = (
@@ -54,9 +53,9 @@ def covl(pesq: float, llr: float, wss: float) -> float:
 def llr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
     """Log-likelihood ratio of the linear predictors, trimmed mean of frames; >= 0, lower is better.
 
-    Independent of the scale. A frame in which either signal is digital silence has no predictor: it
-    counts among the worst, which the trimming cuts off, and those that remain are left out. That is
-    CleanUMamba's rule; CMGAN's script lets more than 5 % of them turn the rating into the lowest.
+    Independent of the scale. A frame with digital silence in either signal has no predictor. Such
+    frames are trimmed first as the worst ones; the rest of them are left out. That is CleanUMamba's
+    rule; in CMGAN's script more than 5 % of them give the lowest rating.
     """
     order = 16 if sample_rate >= 10000 else 10
     lags = np.abs(np.arange(order + 1)[:, None] - np.arange(order + 1))
@@ -76,8 +75,8 @@ def llr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
 def wss(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, scale: float = 1.0) -> float:
     """Weighted spectral slope distance (Klatt 1982), trimmed mean of frames; >= 0, lower is better.
 
-    The scripts divide by 32768 whatever they have read, hence on floats the floor of 1e-10 hides
-    the quiet bands.
+    The scripts divide by 32768 in both cases, so that on floats the floor of 1e-10 hides quiet
+    bands.
     """
     n_fft = 2 ** int(np.ceil(np.log2(2 * round(FRAME_S * sample_rate))))
     bands = _critical_bands(sample_rate, n_fft)
@@ -153,7 +152,7 @@ def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:
 def _predictor(correlation: np.ndarray) -> np.ndarray:
     """Levinson-Durbin on all frames: (L, order + 1) -> prediction error filters of the same shape.
 
-    The first tap is 1. A silent frame gives NaN, which the mean deals with.
+    The first tap is 1. A silent frame gives NaN, which the mean leaves out.
     """
     taps = np.zeros_like(correlation)
     taps[:, 0] = 1.0
@@ -185,8 +184,8 @@ def _band_levels(frames: np.ndarray, bands: np.ndarray, n_fft: int) -> np.ndarra
 def _slope_weights(level: np.ndarray) -> np.ndarray:
     """Klatt's weights of the slopes between bands, (L, 25) -> (L, 24): 1 at peaks, less in valleys.
 
-    The peak of a band is looked for along its rising slope. On the way up the scripts stop one band
-    short of the summit, on the way down they take the summit itself: so do the published numbers.
+    The peak of a band is searched along its rising slope. On the way up the scripts stop one band
+    before the peak, on the way down they take the peak: the published numbers depend on it.
     """
     n_slopes = level.shape[1] - 1
     rising = np.diff(level) > 0

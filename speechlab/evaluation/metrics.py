@@ -1,10 +1,10 @@
 """Objective measures of an estimate against its clean reference, by the field's libraries.
 
-Signals are 1-D, float, full scale at 1, equally long. A measure that is not defined for its input
-(silence, a clip that is too short, a rate that it does not know) raises MetricError with the
-reason: never a stand-in value. Variants have names of their own, because tables differ by them:
-`pesq_wb` and `pesq_nb`, `si_sdr` (the mean stays in) and `si_snr` (it is taken out), `csig_float`
-and `csig_int16` (samples as floats, or in steps of 16-bit integers).
+Signals are 1-D, float, full scale at 1, of equal length. A measure that is not defined for its
+input (silence, a short clip, an unknown rate) raises MetricError with the reason and returns no
+substitute. Each variant has its own name, because published tables use different ones: `pesq_wb`
+and `pesq_nb`, `si_sdr` (no mean removal) and `si_snr` (zero mean), `csig_float` and `csig_int16`
+(samples as floats or as 16-bit integers).
 """
 
 import importlib.metadata
@@ -21,13 +21,13 @@ from speechlab.evaluation import composite
 from speechlab.evaluation.composite import MetricError
 
 PACKAGES = ("pesq", "pystoi", "fast_bss_eval", "numpy", "scipy", "soundfile")
-RESAMPLER = "soxr"  # where files are not at the rate they are scored at
-INT16 = 32768.0  # steps of a 16-bit sample in full scale
+RESAMPLER = "soxr"  # for files of another rate than the one they are scored at
+INT16 = 32768.0  # full scale in steps of 16-bit samples
 SCALES = {"float": 1.0, "int16": INT16}
-PESQ_PAUSES = 40  # utterances, as counted here; its own count may be somewhat higher
-SDR_TAPS = 512  # BSS-eval v3: the reference may be filtered by this many taps
+PESQ_PAUSES = 40  # utterances as counted here; PESQ itself may count some more
+SDR_TAPS = 512  # BSS-eval v3: taps of the filter that the reference may pass
 
-Cache = dict[str, float]  # what metrics of one pair of signals share
+Cache = dict[str, float]  # intermediate values that metrics of one pair of signals share
 
 
 def pesq_wb(
@@ -35,8 +35,7 @@ def pesq_wb(
 ) -> float:
     """Wide-band PESQ (ITU-T P.862.2, package `pesq`), MOS-LQO 1.0 to 4.64, higher is better.
 
-    16 kHz only. The package divides both signals by their common peak, so a gain on both changes
-    nothing.
+    16 kHz only. The package divides both signals by their common peak: a common gain has no effect.
     """
     return _once(cache, "pesq_wb", lambda: _pesq(estimate, reference, sample_rate, "wb"))
 
@@ -44,7 +43,7 @@ def pesq_wb(
 def pesq_nb(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
     """Narrow-band PESQ (ITU-T P.862 and P.862.1, package `pesq`), MOS-LQO 1.0 to 4.55.
 
-    Higher is better. 8 kHz or 16 kHz; the common peak is divided out as in `pesq_wb`.
+    Higher is better. 8 kHz or 16 kHz; a common gain has no effect, as in `pesq_wb`.
     """
     return _pesq(estimate, reference, sample_rate, "nb")
 
@@ -65,8 +64,8 @@ def estoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> floa
 def si_sdr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
     """Scale-invariant SDR in dB (Le Roux et al. 2019, arXiv 1811.02508), higher is better.
 
-    No mean is removed. Infinite where the estimate is the reference times a constant to the last
-    bit. Needs no sample rate.
+    No mean is removed. Infinite where the estimate equals the reference times a constant to the
+    last bit. The sample rate is not used.
     """
     estimate, reference = _audible(*_signals(estimate, reference))
     target = np.dot(estimate, reference) / np.dot(reference, reference) * reference
@@ -82,8 +81,8 @@ def si_snr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> flo
 def sdr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
     """BSS-eval SDR in dB (Vincent et al. 2006, package `fast_bss_eval`), higher is better.
 
-    A filter of 512 taps is forgiven. For one source it is the number of mir_eval's
-    `bss_eval_sources`. Needs no sample rate.
+    A filter of 512 taps on the reference costs nothing. For one source it equals mir_eval's
+    `bss_eval_sources`. The sample rate is not used.
     """
     estimate, reference = _audible(*_signals(estimate, reference))
     if len(reference) <= SDR_TAPS:
@@ -171,10 +170,10 @@ def defined_at(name: str, sample_rate: int) -> bool:
 def score(
     estimate: np.ndarray, reference: np.ndarray, sample_rate: int, names: Iterable[str] = METRICS
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Several metrics of one pair of signals, what they share computed once.
+    """Values of several metrics of one pair of signals, and the reasons of those that are NaN.
 
-    Returns the values and, for each metric that has none (NaN in the values), the reason. An
-    infinite value counts as none, for it cannot be averaged.
+    Common intermediate values are computed once. An infinite value becomes NaN: it cannot be
+    averaged.
     """
     cache: Cache = {}
     values, reasons = {}, {}
@@ -195,15 +194,15 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def truncated(estimate: np.ndarray) -> np.ndarray:
-    """To 16 bits as the published CleanUMamba tables do: 32767 is full scale, towards zero.
+    """To 16 bits as the published CleanUMamba tables do: full scale is 32767, towards zero.
 
-    Beyond full scale it is clipped; their bare cast wraps around there (3 of 150 DNS clips).
+    Beyond full scale samples are clipped; the published cast wraps around (3 of 150 DNS clips).
     """
     return np.trunc(np.clip(estimate, -1, 1) * 32767) / INT16
 
 
 def rounded(samples: np.ndarray) -> np.ndarray:
-    """To 16 bits; nothing changes in a 16-bit file."""
+    """To 16 bits; samples of a 16-bit file do not change."""
     return np.clip(np.rint(samples * INT16), -INT16, INT16 - 1) / INT16
 
 
@@ -216,7 +215,7 @@ def _once(cache: Cache | None, key: str, compute: Callable[[], float]) -> float:
 
 
 def _signals(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, checked: what every metric asks for."""
+    """Both as float64. MetricError for shapes or samples that no metric can use."""
     estimate, reference = (np.asarray(x, dtype=np.float64) for x in (estimate, reference))
     if estimate.ndim != 1 or estimate.shape != reference.shape:
         raise MetricError(f"shapes {estimate.shape} and {reference.shape} are not (T,) and (T,)")
@@ -236,7 +235,7 @@ def _audible(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _centred(signal: np.ndarray) -> np.ndarray:
-    """Without its mean; a constant becomes exact silence, not its rounding errors."""
+    """The signal without its mean; a constant becomes exact silence, without rounding errors."""
     return signal - signal.mean() if np.ptp(signal) > 0 else np.zeros_like(signal)
 
 
@@ -262,11 +261,11 @@ def _pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, mode: s
 
 
 def _pauses(reference: np.ndarray, sample_rate: int) -> int:
-    """How many utterances PESQ could find, at whatever threshold; 0 for clips too short to matter.
+    """The most utterances that PESQ could find at any threshold; 0 for clips of less than 19.8 s.
 
-    The package does not check its table of 50: with more it answers wrongly or takes the process
-    down. Its utterances last 50 frames of 4 ms or more with more than 50 frames between them, so
-    50 of them last 19.8 s at least.
+    The package does not check its table of 50: more utterances give a wrong value or crash the
+    process. Its utterances last 50 frames of 4 ms or more, with more than 50 frames between them,
+    so that 50 of them last at least 19.8 s.
     """
     frame, least = sample_rate // 250, 50
     if len(reference) < 99 * least * frame:
@@ -283,10 +282,10 @@ def _pauses(reference: np.ndarray, sample_rate: int) -> int:
 
 
 def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, extended: bool) -> float:
-    """pystoi, made to raise where it warns of too little speech.
+    """pystoi; MetricError where it warns of too little speech.
 
-    It adds a trace of noise in ESTOI, from NumPy's global generator: seeded here, so that a file
-    has one value, and put back.
+    ESTOI adds a trace of noise from NumPy's global generator. The generator is seeded here, so that
+    a file always has the same value, and restored.
     """
     estimate, reference = _audible(*_signals(estimate, reference))
     state = np.random.get_state()  # noqa: NPY002

@@ -1,7 +1,7 @@
 """Means, differences of pairs and results of several seeds, each with its uncertainty.
 
-What failed is NaN. It is never averaged: `mean_interval` refuses it, and where values are paired by
-file a file that lacks one of them is left out and counted in n_failed.
+A failure is NaN and never averaged: `mean_interval` refuses it. Where values are paired by file, a
+file without one of the values is left out and counted in n_failed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Difference(NamedTuple):
     high: float
     p: float  # two-sided, Wilcoxon signed-rank
     n: int  # pairs
-    n_failed: int  # names left out, of which one of the two has no value
+    n_failed: int  # names left out because one of the two has no value
 
 
 class Seeds(NamedTuple):
@@ -40,14 +40,14 @@ class Seeds(NamedTuple):
     spread: float  # standard deviation of the seeds' means; of one seed NaN
     n_seeds: int
     n: int  # files
-    n_failed: int  # files left out, for a seed has no value
+    n_failed: int  # files left out because a seed has no value
 
 
 def mean_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> Mean:
     """Mean of independent values, (n,), with its bootstrap percentile interval (9999 draws).
 
-    NaN is refused with a ValueError: the caller drops failures and says how many. The interval of
-    one value is NaN, and so is the mean of none. The same seed gives the same numbers.
+    ValueError for NaN: the caller drops failures and counts them. The interval of one value is NaN,
+    and so is the mean of no values. The same seed gives the same numbers.
     """
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
@@ -87,8 +87,8 @@ def differences(first: Values, second: Values) -> Values:
     """first - second, matched by name and not by place, in the order of the first.
 
     Series by file, or tables of files x seeds. NaN where either has no value. ValueError where a
-    name comes twice or is in one of the two only, and where a value is infinite, for then the
-    difference would look like a failure.
+    name occurs twice or only in one of the two, and where a value is infinite: the difference would
+    look like a failure.
     """
     for names, others in zip(first.axes, second.axes, strict=True):
         for index in (names, others):
@@ -106,11 +106,11 @@ def differences(first: Values, second: Values) -> Values:
 def paired_difference(
     first: pd.Series, second: pd.Series, confidence: float = 0.95, seed: int = 0
 ) -> Difference:
-    """How much the first exceeds the second, file by file; the index of both is the file's name.
+    """Mean of first - second over files; the index of both is the file's name.
 
-    Mean of the differences with its bootstrap interval (`mean_interval`), and the p-value of the
-    Wilcoxon signed-rank test, which leaves out the pairs that are equal; all equal, it is 1.
-    ValueError where the names do not make pairs (`differences`).
+    With its bootstrap interval (`mean_interval`) and the p-value of the Wilcoxon signed-rank test,
+    which leaves out equal pairs; if all are equal, it is 1. ValueError where the names are not
+    pairs (`differences`).
     """
     pairs = differences(first, second)
     known = pairs.dropna().to_numpy()
@@ -120,10 +120,10 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values of several tests, corrected by Holm's method (1979): any of them wrong counts.
+    """p-values of several tests, corrected by Holm's method (1979) for the family-wise error.
 
-    The smallest of m is multiplied by m, the next by m - 1 and so on, none below the one before,
-    none above 1. NaN (nothing to test) stays NaN and does not count. ValueError beyond 0 and 1.
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none is below the one before
+    or above 1. NaN (nothing to test) stays NaN and is not counted. ValueError outside 0 to 1.
     """
     p_values = np.asarray(p_values, dtype=np.float64)
     if (p_values < 0).any() or (p_values > 1).any():
@@ -143,7 +143,7 @@ def comparisons(
 ) -> pd.DataFrame:
     """Each system against one baseline on the same files: the rows of a table, by name.
 
-    Columns: those of `Difference`, and p_holm, which is p corrected for their number.
+    Columns: those of `Difference`, and p_holm: p corrected for the number of systems.
     """
     rows = [paired_difference(values, baseline, confidence, seed) for values in systems.values()]
     table = pd.DataFrame(rows, list(systems), columns=Difference._fields)
@@ -151,13 +151,13 @@ def comparisons(
 
 
 def seeds_interval(values: pd.DataFrame, confidence: float = 0.95, seed: int = 0) -> Seeds:
-    """Mean of a system that was trained with several seeds, (files x seeds), with its interval.
+    """Mean of a system trained with several seeds, (files x seeds), with its interval.
 
-    A bootstrap of two levels: every draw takes files anew and, of S seeds, S - 1 (with S of them
-    the variance would be (S - 1) / S of what it should be: Rao and Wu 1988), so the interval speaks
-    of other files and of other seeds. One seed: of other files only. It is short where nearly all
-    of the uncertainty is the seeds' and they are few: 95 % held the truth in 59, 79, 87 and 90 %
-    of 400 trials with 2, 3, 5 and 10 seeds, and in 92 to 95 % where files and seeds weighed alike.
+    A bootstrap of two levels: every draw resamples the files and S - 1 of S seeds (with S the
+    variance would be too small by (S - 1) / S: Rao and Wu 1988). The interval is for other files
+    and other seeds; with one seed for other files only. It is too short where few seeds cause
+    nearly all of the variance: 95 % intervals held the truth in 59, 79, 87 and 90 % of 400 trials
+    with 2, 3, 5 and 10 seeds, and in 92 to 95 % where files and seeds had equal variance.
     Two systems: `seeds_interval(differences(first, second))`.
     """
     matrix = values.dropna().to_numpy(dtype=np.float64)
@@ -177,7 +177,7 @@ def seeds_interval(values: pd.DataFrame, confidence: float = 0.95, seed: int = 0
 
 
 def _drawn_means(matrix: np.ndarray, seed: int) -> np.ndarray:
-    """N_DRAWS means of the matrix (n, S), its rows and columns drawn with replacement."""
+    """N_DRAWS means of the matrix (n, S); rows and columns are drawn with replacement."""
     rng = np.random.default_rng(seed)
     n, n_seeds = matrix.shape
     means = []

@@ -109,5 +109,20 @@ def checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def estimates(tiny_set):
+    """The sources with some noise, as FLAC; of the second mixture in the other order."""
+    folder = tiny_set.folder.parent / "separated"
+    subfolders = ["."] if tiny_set.n_sources == 1 else list(tiny_set.parts[1:])
+    for i, name in enumerate(tiny_set.names):
+        sources = list(tiny_set.parts[1:])[:: -1 if i == 1 else 1]
+        for number, (source, subfolder) in enumerate(zip(sources, subfolders, strict=True)):
+            samples = tiny_set.read(source, name)
+            samples += 0.01 * drawn(50 + 10 * number + i, len(samples))
+            (folder / subfolder).mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / subfolder / f"{name}.flac", samples, tiny_set.rate)
+    return folder
+
+
+@pytest.fixture
 def output(tmp_path):
     return tmp_path / "out" / "rows.csv"

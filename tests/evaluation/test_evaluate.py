@@ -18,21 +18,6 @@ from speechlab.evaluation.summaries import failed, means, summarise
 from tests.evaluation.conftest import drawn
 
 
-@pytest.fixture
-def estimates(tiny_set):
-    """The sources with some noise, as FLAC; of the second mixture in the other order."""
-    folder = tiny_set.folder.parent / "separated"
-    subfolders = ["."] if tiny_set.n_sources == 1 else list(tiny_set.parts[1:])
-    for i, name in enumerate(tiny_set.names):
-        sources = list(tiny_set.parts[1:])[:: -1 if i == 1 else 1]
-        for number, (source, subfolder) in enumerate(zip(sources, subfolders, strict=True)):
-            samples = tiny_set.read(source, name)
-            samples += 0.01 * drawn(50 + 10 * number + i, len(samples))
-            (folder / subfolder).mkdir(parents=True, exist_ok=True)
-            soundfile.write(folder / subfolder / f"{name}.flac", samples, tiny_set.rate)
-    return folder
-
-
 def settings_of(output):
     return json.loads(output.with_suffix(".json").read_text())
 
@@ -83,7 +68,7 @@ def test_metrics_by_default(tiny_set, output):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("short", "{0}/b_2.wav has {1} samples, that in {2}/ has {3}"),
         ("rate", "{0}/b_2.wav has 44100 Hz, that in {2}/ has {3} Hz"),
@@ -92,7 +77,7 @@ def test_metrics_by_default(tiny_set, output):
         ("text", "{0}/b_2.wav: not readable"),
     ],
 )
-def test_a_failing_file_is_a_reason_and_not_averaged(tiny_set, output, kind, said):
+def test_a_failing_file_is_a_reason_and_not_averaged(tiny_set, output, kind, message):
     part, n_samples = tiny_set.parts[0], tiny_set.rate
     changed = {
         "short": 0.1 * drawn(0, n_samples - 1),
@@ -106,8 +91,8 @@ def test_a_failing_file_is_a_reason_and_not_averaged(tiny_set, output, kind, sai
         tiny_set.path(part, "b_2").write_text("nothing to hear")
     rows = tiny_set.run(output)
     failing = rows["file"] == "b_2"
-    said = "all: " + said.format(part, n_samples - 1, tiny_set.parts[1], n_samples)
-    assert rows.loc[failing, "failed"].str.startswith(said).all()
+    message = "all: " + message.format(part, n_samples - 1, tiny_set.parts[1], n_samples)
+    assert rows.loc[failing, "failed"].str.startswith(message).all()
     assert rows.loc[failing, list(tiny_set.metrics)].isna().all(axis=None)
     assert "private" not in output.read_text()
     summary = summarise(rows)
@@ -255,19 +240,19 @@ def test_a_model_is_scored(tiny_set, output, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("raise", "the model failed: RuntimeError: no memory for this"),
         ("nan", "the model gave NaN"),
         ("sources", "the model gave (1, {1}, {2}) for (1, 1, {2})"),
     ],
 )
-def test_a_failing_model_is_a_reason(tiny_set, output, checkpoint, fault, said):
+def test_a_failing_model_is_a_reason(tiny_set, output, checkpoint, fault, message):
     n_sources, rate = tiny_set.n_sources, tiny_set.rate
     model = checkpoint(n_sources=n_sources, sample_rate=rate, fault=fault)
     rows = tiny_set.run(output, checkpoint=model, limit=2)
-    said = "all: " + said.format(n_sources, n_sources + 1, rate)
-    assert rows["failed"].str.startswith(said).all() and len(rows) == 2 * n_sources
+    message = "all: " + message.format(n_sources, n_sources + 1, rate)
+    assert rows["failed"].str.startswith(message).all() and len(rows) == 2 * n_sources
     summary = summarise(rows)
     assert (summary["n"] == 0).all() and (summary["n_failed"] == 2).all()
     assert summary["mean"].isna().all()
@@ -291,7 +276,7 @@ def test_a_metric_that_the_rate_does_not_know_is_refused(tiny_set, output, check
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"metrics": ("pesq",)}, "no metric pesq; known: "),
         ({"metrics": ()}, "no metric"),
@@ -305,16 +290,16 @@ def test_a_metric_that_the_rate_does_not_know_is_refused(tiny_set, output, check
         ({"estimates": "."}, r"no sound files in it|has no s1/"),
     ],
 )
-def test_wrong_options_are_errors_before_any_work(tiny_set, output, options, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_options_are_errors_before_any_work(tiny_set, output, options, message):
+    with pytest.raises(UserError, match=message):
         tiny_set.run(output, **options)
     assert not output.parent.exists()
 
 
 def test_a_model_of_other_sources_is_refused(tiny_set, output, checkpoint):
     model = checkpoint(n_sources=3, sample_rate=tiny_set.rate)
-    said = rf"a model of 3 source\(s\), the test set has {tiny_set.n_sources}"
-    with pytest.raises(UserError, match=said):
+    message = rf"a model of 3 source\(s\), the test set has {tiny_set.n_sources}"
+    with pytest.raises(UserError, match=message):
         tiny_set.run(output, checkpoint=model)
     assert not output.parent.exists()
 
@@ -396,7 +381,7 @@ def test_the_command_names_the_first_failing_files_once(tiny_set, output, capsys
         assert main.main([*words, "--metrics", "si_sdr"]) == 1
         printed = capsys.readouterr()
         lines = [line for line in printed.err.splitlines() if line.startswith("speechlab")]
-        said = f"all: {part}/{{}}.wav: 2 channels; scores are for one"
-        assert lines[:-1] == [f"speechlab: {n}: {said.format(n)}" for n in tiny_set.names]
+        message = f"all: {part}/{{}}.wav: 2 channels; scores are for one"
+        assert lines[:-1] == [f"speechlab: {n}: {message.format(n)}" for n in tiny_set.names]
         assert lines[-1].startswith(f"speechlab: 1 more failed; the column failed of {output}")
         assert "rows.csv" in printed.out and "si_sdr" in printed.out

@@ -168,7 +168,7 @@ def test_a_constant_is_silence_to_si_snr():
 
 
 @pytest.mark.parametrize(
-    ("estimate", "reference", "said"),
+    ("estimate", "reference", "message"),
     [
         (noise(800), noise(801), "shapes"),
         (noise(800).reshape(2, 400), noise(800).reshape(2, 400), "shapes"),
@@ -177,11 +177,11 @@ def test_a_constant_is_silence_to_si_snr():
         (noise(800), np.full(800, np.inf), "the reference holds NaN"),
     ],
 )
-def test_wrong_signals_are_refused_by_every_metric(estimate, reference, said):
+def test_wrong_signals_are_refused_by_every_metric(estimate, reference, message):
     values, reasons = score(estimate, reference, 16000)
     assert np.isnan(list(values.values())).all()
     assert list(reasons) == list(METRICS)
-    assert all(said in reason for reason in reasons.values())
+    assert all(message in reason for reason in reasons.values())
 
 
 @pytest.mark.parametrize("n_samples", [1, 3, 100, 479, 600, 3999])

@@ -1,4 +1,4 @@
-"""The rows of a run on disk: gone on with, never mixed, never lost."""
+"""The rows of a run on disk: resumed, never mixed, never lost."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_rows_come_back_in_the_order_asked(output):
     assert json.loads(output.with_suffix(".json").read_text()) == SETTINGS | {"n_files": 3}
 
 
-def test_an_interrupted_run_is_gone_on_with(output):
+def test_an_interrupted_run_resumes(output):
     write(output, ROWS).finish(NAMES)
     whole = output.read_bytes()
     again = output.with_name("again.csv")
@@ -120,30 +120,30 @@ def test_reading_writes_nothing(output):
     assert not output.parent.exists()
 
 
-def test_an_unwritable_output_is_told_and_nothing_is_made(output):
+def test_an_unwritable_output_is_an_error_and_nothing_is_made(output):
     refuse_unwritable(output)
     assert not output.parent.exists()
     output.parent.mkdir()
     (output.parent / "file").touch()
     (output.parent / "folder.csv").mkdir()
     for path, reason in (("file/a/rows.csv", "file is no folder"), ("folder.csv", "is a folder")):
-        said = f"{path} cannot be written: .*{reason}; choose another output"
-        with pytest.raises(UserError, match=said):
+        message = f"{path} cannot be written: .*{reason}; choose another output"
+        with pytest.raises(UserError, match=message):
             refuse_unwritable(output.parent / path)
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux has /proc")
-def test_a_folder_without_permission_is_told(monkeypatch):
-    said = "rows.csv cannot be written"
-    with pytest.raises(UserError, match=said), Rows(FORBIDDEN, HEADER, SETTINGS).appending():
+def test_a_folder_without_permission_is_an_error(monkeypatch):
+    message = "rows.csv cannot be written"
+    with pytest.raises(UserError, match=message), Rows(FORBIDDEN, HEADER, SETTINGS).appending():
         pass
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may, wherever the system may
-    with pytest.raises(UserError, match=f"{said}: no permission in /proc"):
+    with pytest.raises(UserError, match=f"{message}: no permission in /proc"):
         refuse_unwritable(FORBIDDEN)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_full_disk_is_told(output, monkeypatch):
+def test_a_full_disk_is_an_error(output, monkeypatch):
     """A row that does not fit is an error of one line, and the rows before it are kept."""
     write(output, ROWS[:1])
     kept = Rows(output, HEADER, SETTINGS)
@@ -153,8 +153,8 @@ def test_a_full_disk_is_told(output, monkeypatch):
         return real(Path("/dev/full") if mode == "ab" else path, mode, *rest, **options)
 
     monkeypatch.setattr(Path, "open", to_device)
-    said = r"rows\.csv\.partial cannot be written: No space left"
-    with pytest.raises(UserError, match=said), kept.appending() as append:
+    message = r"rows\.csv\.partial cannot be written: No space left"
+    with pytest.raises(UserError, match=message), kept.appending() as append:
         append(ROWS[1])
     assert list(Rows(output, HEADER, SETTINGS).done) == ["a"]
 
@@ -164,7 +164,7 @@ def test_cells():
 
 
 def test_a_file_may_have_a_row_for_each_speaker(output):
-    """Both cells name the row; files are counted, not rows; what is half there is made again."""
+    """Both cells name the row; files are counted, not rows; half a mixture is scored again."""
     header = ("file", "speaker", "si_sdr", "failed")
     rows = [("a 1", "1", "2.5", ""), ("a 1", "2", "3.5", ""), ("a", "1", "0", "")]
     begun = Rows(output, header, SETTINGS, n_names=2)

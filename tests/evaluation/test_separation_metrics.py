@@ -1,4 +1,4 @@
-"""Measures of separated speech: the order is resolved once, failures are told, means are fair."""
+"""Measures of separated speech: one order per mixture, failures with reasons, means over all."""
 
 import json
 from itertools import permutations
@@ -94,7 +94,7 @@ def test_the_mixture_improves_on_nothing():
 
 
 @pytest.mark.parametrize("silent", [0, 1, 2])
-def test_a_silent_source_is_left_out_and_told(silent):
+def test_a_silent_source_is_left_out_with_its_reason(silent):
     estimates, sources, mixture = drawn(3, 4000)
     mixture = mixture - sources[silent]
     sources[silent] = 0
@@ -131,7 +131,7 @@ def test_nothing_to_hear_has_an_order_and_no_value():
     assert all(np.isnan(value) for value in mean(found, QUICK).values())
 
 
-def test_the_mixture_of_one_talker_cannot_be_improved():
+def test_the_mixture_of_one_speaker_cannot_be_improved():
     """Infinite before: left out of all measures, so that their means are over the same."""
     estimates, sources, mixture = drawn(2)
     mixture, sources[1] = sources[0].copy(), 0
@@ -140,7 +140,7 @@ def test_the_mixture_of_one_talker_cannot_be_improved():
     assert all(np.isnan(value) for value in first.values.values())
 
 
-def test_one_talker_in_noise_has_all_measures_but_sir():
+def test_one_speaker_in_noise_has_all_measures_but_sir():
     estimates, sources, mixture = drawn(2)
     sources[1] = 0
     first = score(estimates, sources, sources[0] + 0.5 * mixture, RATE, QUICK)[0]
@@ -160,7 +160,7 @@ def test_the_usual_measures_are_the_default():
     assert tuple(score(*drawn(2, 2 * RATE), RATE)[0].values) == usual(RATE)
 
 
-def test_talkers_who_never_overlap_are_told_apart():
+def test_speakers_who_never_overlap_are_distinguished():
     """An estimate with nothing of the source is the worst, not an unknown."""
     sources = np.zeros((2, 2000))
     rng = np.random.default_rng(0)
@@ -190,7 +190,7 @@ def test_a_table_has_the_pesq_of_its_rate():
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_rates_of_the_metrics(rate):
-    """Where a metric is said to be defined it has a value, and elsewhere none."""
+    """Where a metric is defined it has a value, and elsewhere none."""
     found = score(*drawn(2, 2 * rate), rate, separation_metrics.METRICS)
     for speaker in found:
         defined = {name: np.isfinite(value) for name, value in speaker.values.items()}

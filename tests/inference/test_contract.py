@@ -14,7 +14,7 @@ import torch
 
 from speechlab.audio import files
 from speechlab.errors import UserError
-from speechlab.evaluation.cost import added_memory
+from speechlab.evaluation.memory import added_memory
 from speechlab.inference import batch
 from speechlab.inference.enhance import enhance_all
 from speechlab.inference.separate import separate_all

@@ -89,11 +89,11 @@ def test_a_run_trained_on_other_data_is_marked(corpus, tmp_path, monkeypatch):
     model, run = views.trained(begun)
     assert run.step == 6 and not model.training
     other = toy_corpus.prepared(tmp_path / "other", of="other ")
-    for folder, said in ((corpus, False), (other, True)):
+    for folder, message in ((corpus, False), (other, True)):
         shown.clear()
         words = {"corpus": str(folder), "checkpoint": str(run.folder), "results": tmp_path}
         given, same = views.trained(views.choose("semamba", "quick", **words), str(run.folder))
-        assert same == run and any("trained on other data" in text for text in shown) == said
+        assert same == run and any("trained on other data" in text for text in shown) == message
         assert all(map(torch.equal, given.parameters(), model.parameters()))
     of_file = views.trained(begun, str(run.folder / "best.safetensors"))
     assert of_file[1] is None and type(of_file[0]) is type(model)

@@ -101,7 +101,7 @@ def test_dev_mixtures_are_of_as_many_speakers_as_the_model_gives(mixtures, tmp_p
         views.dev_mixtures(experiment, 3)
 
 
-def test_nothing_to_score_is_said(mixtures):
+def test_no_mixtures_are_an_error(mixtures):
     with pytest.raises(UserError, match="no mixtures to score"):
         views.dev_rows({"sepmamba": Knows()}, [])
 
