@@ -1,6 +1,8 @@
 # Commands for people. Each one builds .venv first if it is missing or older than the requirements.
 # PYTHON=python3.12 make env chooses the interpreter; tests and notebooks read SPEECHLAB_SHARED.
+# make study PROFILE=smoke NOTEBOOKS="01 02" chooses size and notebooks; NOTEBOOKS empty: all.
 PYTHON ?= python3
+PROFILE ?= quick
 BIN = .venv/bin
 .PHONY: help env study test lint demo lab paper
 
@@ -10,7 +12,7 @@ help: ## print this list
 env: .venv/.installed ## build the virtual environment .venv
 
 study: .venv/.installed ## run the notebooks; results go to results/local, executed copies to results/notebooks
-	$(BIN)/speechlab study --jobs 2
+	$(BIN)/speechlab study $(NOTEBOOKS) --profile $(PROFILE) --jobs 2
 
 test: .venv/.installed ## run every test; notebooks run at smoke size
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -104,6 +104,7 @@ def test_two_commands():
     assert re.findall(r"^make \w+", marked, re.M) == ["make study", "make test"]
     script = (ROOT / ".ci" / "run").read_text()
     assert "commands:begin" in script and "make study" not in script and "make test" not in script
+    assert 'PROFILE=smoke "NOTEBOOKS=01 02"' in script
     assert "git status --porcelain" in script  # neither changes a tracked file
 
 

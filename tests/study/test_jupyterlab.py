@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import pytest
 import websocket
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.warm import LIMIT_S, ROOT
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Which have their cells run here: one that trains, one that makes tables. Notebooks 01, 02, 10 and
-# 11 were run in a browser by hand; `test_notebooks` runs all of them by papermill, kernels alike.
-RUN = ["02_train_cleanumamba.ipynb", "11_paper_tables.ipynb"]
+# It trains and shows tables and figures; `test_notebooks` executes all, in warm processes.
+RUN = "02_train_cleanumamba.ipynb"
 SMALL = 'profile = "smoke"'  # in a cell behind the parameters, as a reader would change it
-LIMIT_S = 1800  # of a server or cell that hangs; none that works is near it, however busy
 
 
 class Server(NamedTuple):
@@ -102,10 +101,9 @@ def test_it_opens(lab, name):
     assert kinds == {"markdown", "code"}
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_run_all(lab, name):
-    cells = lab.ask(f"contents/{name}")["content"]["cells"]
-    session = {"path": name, "name": name, "type": "notebook", "kernel": {"name": "python3"}}
+def test_run_all(lab):
+    cells = lab.ask(f"contents/{RUN}")["content"]["cells"]
+    session = {"path": RUN, "name": RUN, "type": "notebook", "kernel": {"name": "python3"}}
     kernel = lab.ask("sessions", session)["kernel"]["id"]
     address = f"{lab.address.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
     channel = websocket.create_connection(f"{address}?token={lab.token}", timeout=LIMIT_S)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import nbformat
 import pandas as pd
@@ -24,39 +23,19 @@ from speechlab.study.experiments import EXPERIMENTS
 from speechlab.study.notebooks import LOCAL
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
-from tests.support import toy_corpus, warm
+from tests.support import notebooks, toy_corpus, warm
 from tests.support.warm import LIMIT_S, ROOT
 
 TINY = EXPERIMENTS["cleanumamba-tiny"]
 FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
-EMPTY = MappingProxyType({})
 HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
 
 
-def run(
-    notebook: str, results: Path, environment: Mapping[str, str] = EMPTY, **parameters: object
-) -> str:
-    """Execute a notebook as `make study` does, in a warm kernel; returns all text that it shows."""
-    executed, job = results / notebook, results / "job.json"
-    results.mkdir(parents=True, exist_ok=True)
-    values = {"results": results, "jobs": 1, **parameters}
-    values = {
-        key: str(value) if isinstance(value, Path) else value for key, value in values.items()
-    }
-    settings = {"notebook": str(FOLDER / notebook), "executed": str(executed), "cwd": str(FOLDER)}
-    job.write_text(json.dumps(settings | {"parameters": values}))
-    environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | {
-        **environment
-    }
-    warm.run("-m", "tests.support.kernel", job, cwd=ROOT, env=environment, check=True)
-    cells = nbformat.read(executed, as_version=4).cells
-    shown = [output for cell in cells for output in cell.get("outputs", [])]
-    assert not [
-        output for output in shown if output.get("name") == "stderr" and "Warn" in output.text
-    ]
-    return "\n".join(str(output.get("data", output.get("text", ""))) for output in shown)
+def run(notebook: str, results: Path, *environment: Mapping[str, str], **parameters: object) -> str:
+    """All text that a notebook of this name shows, executed as `make study` does."""
+    return notebooks.run(FOLDER / notebook, results, *environment, **parameters)
 
 
 @pytest.mark.parametrize("cwd", [ROOT, FOLDER], ids=["root", "notebooks"])
@@ -175,7 +154,7 @@ def prepare_data_of_recordings(request, results):
     (folder / manifest.ABOUT).write_text(json.dumps(about))
     words = {"profile": "real", "folder": folder, "n_examples": 3}
     shown = run("01_prepare_data.ipynb", results, **words)
-    crops = "3 examples of 10 s, drawn as for cleanumamba-442k-voicebank: cut from ready mixtures"
+    crops = "3 examples of 10 s, drawn as for cleanumamba-442k-voicebank: segments of ready"
     assert crops in shown and f"Read here: `{folder}` (data {about['data_hash'][:8]})" in shown
     assert [path.name for path in (results / LOCAL / "tables").iterdir()] == ["corpus_own.csv"]
     assert not (results / "tables").exists()

@@ -10,10 +10,9 @@ import pytest
 
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.weights import checkpoints
-from tests.support import toy_corpus
+from tests.support import notebooks, toy_corpus
+from tests.support.warm import LIMIT_S, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 1800  # of a process that hangs; none that works is near it, however busy the machine
 NAME = "cleanumamba-tiny"  # of a training whose rows and figures are committed
 
 
@@ -47,29 +46,31 @@ def repository(tmp_path):
     return folder
 
 
-def study(repository: Path, *words: str) -> None:
-    command = [sys.executable, "-m", "speechlab", "study", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=LIMIT_S
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+GIVEN = {"corpus": "../data/own", "checkpoint": "../given.safetensors", "name": NAME}
 
 
-GIVEN = ["--set", "corpus=../data/own", "checkpoint=../given.safetensors", f"name={NAME}"]
+def look_at_a_model(repository: Path, **parameters: object) -> None:
+    """Run notebook 02 on a model under the name of a committed training."""
+    notebook = repository / "notebooks" / "02_train_cleanumamba.ipynb"
+    words = GIVEN | {"results": "../results", "jobs": 0} | parameters
+    notebooks.run(notebook, repository.parent / "executed", **words)
 
 
 def test_a_study_leaves_git_status_clean(repository):
-    """It looks at a model under the name of a committed training, which it would overwrite."""
-    study(repository, "02", *GIVEN)
+    look_at_a_model(repository)
     assert changed(repository) == set()
     assert (repository / f"results/local/dev/{NAME}.csv").exists()
-    study(repository, "1", "2", "--profile", "smoke")
+    command = [sys.executable, "-m", "speechlab", "study", "11", "--profile", "smoke"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = {"cwd": repository, "env": environment, "timeout": LIMIT_S}
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert changed(repository) == set()
+    assert (repository / "results/notebooks/11_paper_tables__profile=smoke.ipynb").exists()
 
 
 def test_what_is_published_replaces_the_committed(repository):
-    study(repository, "02", *GIVEN, "--publish")
+    look_at_a_model(repository, publish=True)
     figures = (f"{NAME}_by_snr.svg", f"{NAME}_spectrograms.png")
     written = {f"results/dev/{NAME}.csv", *(f"results/figures/{name}" for name in figures)}
     assert changed(repository) == written  # and nothing else
