@@ -3,6 +3,7 @@
 checkpoints  load, save and import weights without executing code from a file
 hub          the published files: list, download, verify (`weights.csv`)
 converters   one converter per published system, by name
+conversion   rename tensors, read sizes off them: what all converters share
 names        published tensor names: recognition, prefixes, renaming
 codec        tensor names that SEMamba and MP-SENet share
 cleanumamba  converter for CleanUMamba

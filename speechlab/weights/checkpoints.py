@@ -1,10 +1,9 @@
-"""Checkpoints: weights in, a model in eval mode out, and never a line of code run from a file.
+"""Checkpoints: load, save and import weights without executing code from a file.
 
-Ours are `.safetensors`: the tensors, and in the header the system, its configuration and a record
-of where the weights come from, so that a file alone rebuilds its model. Published `.pkl` and
-`.pth` files are read by PyTorch's restricted unpickler and translated by `weights.converters`.
-Theirs may hold the tensors alone or nested in what a training saves, under names with or without
-a wrapper's prefix; what stands beside nested tensors is the training's and is not read.
+Our files are `.safetensors`: the tensors, and in the header the system, its configuration and the
+source of the weights. So a file alone rebuilds its model. Published `.pkl` and `.pth` files are
+read by PyTorch's restricted unpickler and converted by `weights.converters`. Their tensors may be
+nested in the state of a training and may have the name prefix of a wrapper.
 """
 
 import json
@@ -32,16 +31,16 @@ from speechlab.weights.converters import CONVERTERS, NAMED
 from speechlab.weights.names import listed, recognise, unwrapped
 
 HEADER = "speechlab"  # key of our JSON in the safetensors header
-PUBLISHED = ("model_state_dict", "generator")  # state dicts of CleanUMamba; SEMamba, MP-SENet
+PUBLISHED = ("model_state_dict", "generator")  # state dicts of CleanUMamba; SEMamba and MP-SENet
 NESTED = ("state_dict", "model", "model_state", "net", "network", "params", "weights")
 
 
 def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Module:
     """A model in eval mode from a checkpoint.
 
-    path: our `.safetensors`, a run directory, a published file, or a published file's name where
-    `speechlab weights` has it. system: for weights that do not tell, or a name they must fit.
-    overrides: settings of the configuration to change, as `normalize="running"`.
+    path: our `.safetensors`, a run directory, a published file, or the name of a downloaded one.
+    system: required if the tensor names do not identify the system; else it must match.
+    overrides: settings of the configuration to change, e.g. `normalize="running"`.
     Raises UserError if the file is missing, unreadable, unsafe or does not fit.
     """
     path = locate(path)
@@ -49,7 +48,7 @@ def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Mo
     config = override(config, **overrides)
     kind = next(kind for configuration, kind in SYSTEMS.values() if type(config) is configuration)
     try:
-        with torch.device("meta"):  # sizes first: nothing is drawn, nothing absurd is allocated
+        with torch.device("meta"):  # sizes only: no random draws, no memory for absurd sizes
             model = kind(config)
     except (UserError, RuntimeError) as error:
         raise UserError(f"{path}: its configuration builds no model: {error}") from error
@@ -58,9 +57,9 @@ def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Mo
 
 
 def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = None) -> Path:
-    """Write model and configuration as `.safetensors`, whole or not at all.
+    """Write model and configuration as `.safetensors`, atomically.
 
-    record: JSON types worth keeping with the weights, as their source, seed or git commit.
+    record: JSON types to store with the weights, e.g. their source, seed or git commit.
     """
     path = Path(path)
     system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
@@ -77,16 +76,15 @@ def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = 
 def import_checkpoint(
     source: str | Path, target: str | Path, system: str | None = None, **overrides: Any
 ) -> nn.Module:
-    """Convert a published file to `target` (.safetensors) and its configuration as .json beside.
+    """Convert a published file to `target` (.safetensors); write its configuration beside as .json.
 
-    overrides: as in `load`. The JSON is for people; the header of the .safetensors holds the same
-    and is what is loaded.
+    overrides: as in `load`. `load` reads the header of the .safetensors; the JSON is for people.
     """
     source, target = locate(source), Path(target)
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the target must end in .safetensors")
     if target.exists() and target.samefile(source):
-        raise UserError(f"{target}: is the source itself; name another target")
+        raise UserError(f"{target}: is the source itself; choose another target")
     model = load(source, system, **overrides)
     record = {"source": source.name, "sha256": sha256(source), "speechlab": __version__}
     record["n_params"] = n_params(model)
@@ -98,7 +96,7 @@ def import_checkpoint(
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint file that a path, a run directory or a published name stands for."""
+    """The checkpoint file of a path, a run directory or a published name."""
     path = Path(path)
     if path.is_dir():
         return _in_directory(path)
@@ -107,15 +105,17 @@ def locate(path: str | Path) -> Path:
     names = {file.name.lower(): file.name for file in hub.published()}
     name = names.get(path.name.lower(), names.get(path.stem.lower()))
     if name is None or path.name != str(path):
-        raise UserError(f"{path}: no such checkpoint; `speechlab weights list` has the published")
+        raise UserError(
+            f"{path}: no such checkpoint; `speechlab weights list` lists published ones"
+        )
     found = hub.find(name)
     if found is None:
-        raise UserError(f"{path}: not here yet; fetch it with `speechlab weights download {name}`")
+        raise UserError(f"{path}: not downloaded; run `speechlab weights download {name}`")
     return found
 
 
 def _readable(value: Any, indent: str = "") -> str:
-    """JSON with a line per key, lists kept on theirs."""
+    """JSON with one line per key, also for lists."""
     if not isinstance(value, Mapping):
         return json.dumps(value)
     inner = indent + "  "
@@ -127,50 +127,46 @@ def _in_directory(path: Path) -> Path:
     best = path / "best.safetensors"
     found = [best] if best.is_file() else sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        held = f"{len(found)} .safetensors files" if found else "no .safetensors file"
-        raise UserError(f"{path}: holds {held} and no best.safetensors; name the file itself")
+        reason = f"{len(found)} .safetensors files and no best.safetensors"
+        raise UserError(f"{path}: holds {reason}; name the file itself")
     return found[0]
 
 
 def _read(path: Path, system: str | None) -> tuple[Any, Mapping[str, Tensor]]:
-    """Configuration, tensors under our names."""
-    known = dict.fromkeys((*SYSTEMS, *CONVERTERS))
-    if system is not None and system not in known:
+    """Configuration, tensors under our names. system: one of SYSTEMS, CONVERTERS or NAMED."""
+    known = dict.fromkeys((*SYSTEMS, *CONVERTERS, *NAMED))
+    if system not in (None, *known):
         raise UserError(f"no system '{system}'; there are: {', '.join(known)}")
+    header, published = None, {}
     if path.suffix == ".safetensors":
         state, header = _read_safetensors(path)
-        if header:
-            return _ours(path, state, header, system)
-        published = {}
     else:
         state, published = read_pickle(path)
-    state = unwrapped(state)
-    system = system or _recognise(path, state)
-    if system not in CONVERTERS:
-        raise UserError(f"{path}: no weights of {system} are published; {_name_system(path)}")
+    kind, check = NAMED.get(system, (system, None))
     try:
-        config, state = CONVERTERS[system](state, published)
+        if header:
+            config = _configuration(header, kind)
+        else:
+            state = unwrapped(state)
+            kind = kind or _recognise(path, state)
+            if kind not in CONVERTERS:
+                raise UserError(f"no weights of {kind} are published; {_name_system(path)}")
+            config, state = CONVERTERS[kind](state, published)
+        if check is not None:
+            check(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return config, state
 
 
-def _ours(
-    path: Path, state: Mapping[str, Tensor], header: dict[str, Any], system: str | None
-) -> tuple[Any, Mapping[str, Tensor]]:
+def _configuration(header: Any, system: str | None) -> Any:
+    """The configuration in the header of one of our files; UserError for another system's."""
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
-        raise UserError(f"{path}: its header holds no configuration; save it again")
+        raise UserError("no configuration in its header; save it again")
     held = header.get("system")
-    wanted, check = NAMED.get(system, (system, None))
-    if wanted not in (None, held) or held not in SYSTEMS:
-        raise UserError(f"{path}: holds a {held}, not a {system or 'known system'}")
-    try:
-        config = from_dict(SYSTEMS[held][0], header["config"])
-        if check is not None:
-            check(config)
-        return config, state
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    if system not in (None, held) or held not in SYSTEMS:
+        raise UserError(f"holds a {held}, not a {system or 'known system'}")
+    return from_dict(SYSTEMS[held][0], header["config"])
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -179,7 +175,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             if snapshots.HEADER in metadata:
                 best = path.with_name("best.safetensors")
-                raise UserError(f"{path}: is the state of a training, no model; that is {best}")
+                raise UserError(f"{path}: is the state of a training; the model is {best}")
             header = json.loads(metadata.get(HEADER, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -187,14 +183,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """Tensors and published configuration; a pickle that names anything to call is refused."""
+    """Tensors and published configuration; UserError for a pickle that would call anything."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about a pickle's protocol; it is refused
+            warnings.simplefilter("ignore", UserWarning)  # about the protocol of a pickle
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(str(error))}") from error
-    except Exception as error:  # a broken file breaks the reader in many ways
+    except Exception as error:  # a broken file raises many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(content, Mapping):
@@ -204,11 +200,10 @@ def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
 
 
 def _state_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict, nested one deep or bare.
+    """The tensors of a state dict, bare or nested one level deep.
 
-    First comes what a name of PUBLISHED or NESTED holds, then what else is nested and recognised,
-    then bare tensors, then whatever is nested. Bare numbers (`epoch`) beside nested tensors are the
-    training's.
+    In order of preference: the value of a key of PUBLISHED or NESTED, another nested state dict of
+    a known system, bare tensors, any nested state dict. Bare numbers (`epoch`) do not count.
     """
     nested = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     nested = {key: tensors for key, tensors in nested.items() if _has_weights(tensors)}
@@ -218,8 +213,8 @@ def _state_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
     found = found or [key for key, held in nested.items() if recognise(unwrapped(held))]
     found = found or ([] if _has_weights(bare) else list(nested))
     if len(found) > 1:
-        advice = "save the model's alone"
-        raise UserError(f"{path}: holds several state dicts ({listed(found, 9)}); {advice}")
+        keys = listed(found, 9)
+        raise UserError(f"{path}: holds several state dicts ({keys}); save the model's alone")
     if found:
         return nested[found[0]]
     if not bare:
@@ -229,16 +224,14 @@ def _state_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {k: v for k, v in content.items() if isinstance(k, str) and _is_real(v)}
+    """The named real tensors."""
+    named = ((k, v) for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor))
+    return {name: tensor for name, tensor in named if not tensor.is_complex()}
 
 
 def _has_weights(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether any is more than a number."""
+    """Whether any tensor has a dimension: a lone number is a counter of a training."""
     return any(tensor.dim() for tensor in tensors.values())
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_complex()
 
 
 def _refusal(error: str) -> str:
@@ -250,24 +243,22 @@ def _refusal(error: str) -> str:
 
 
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> str:
-    if held := recognise(state):
-        return held
-    known = {file.system for file in hub.published() if file.name == path.stem}
-    if len(known) == 1 and known <= set(CONVERTERS):
-        return known.pop()
-    if known:
-        raise UserError(f"{path}: holds a {known.pop()}, which is not implemented here yet")
-    names = f"its tensors are {listed(state)}"
-    raise UserError(f"{path}: does not tell what it holds: {names}; {_name_system(path)}")
+    """The system of published tensors, by their names, else by the name of the file."""
+    found = recognise(state)
+    found = found or next((file.system for file in hub.published() if file.name == path.stem), None)
+    if found is None:
+        names = f"its tensors are {listed(state)}"
+        raise UserError(f"unknown system: {names}; {_name_system(path)}")
+    return found
 
 
 def _name_system(path: Path) -> str:
-    told = f"`speechlab import {path} OUT.safetensors --system NAME`"
-    return f"name its system in {told}, one of {', '.join(CONVERTERS)}"
+    command = f"`speechlab import {path} OUT.safetensors --system NAME`"
+    return f"name its system in {command}, one of {', '.join((*CONVERTERS, *NAMED))}"
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into the model; one line says what does not fit."""
+    """Copy tensors into the model; UserError names the first misfit."""
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     excess = sorted(state.keys() - wanted.keys())

@@ -1,22 +1,21 @@
-"""CleanUMamba, as lab-emi/CleanUMamba publishes it.
+"""Converter for CleanUMamba and CleanUNet, as lab-emi/CleanUMamba publishes them.
 
-A pruned CleanUMamba is published with the configuration of its unpruned parent, so the tensor
-shapes are the only true record of its widths; the configuration adds what shapes cannot tell.
+A pruned CleanUMamba is published with the configuration of its unpruned parent. So the widths are
+read off the tensors; the configuration adds only what shapes do not show.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from speechlab.config import from_dict
 from speechlab.errors import UserError
 from speechlab.layers.s4 import S4, untruncate
 from speechlab.models.cleanumamba import CleanUMambaConfig
-from speechlab.weights.names import check_mark, renamed
-
-StateDict = dict[str, Tensor]
+from speechlab.weights.conversion import Converter, Weights
+from speechlab.weights.names import renamed
 
 RENAMED = (  # (published, ours), applied in order
     (r"^encoder\.(\d+)\.0\.", r"encoder.\1.down."),
@@ -43,29 +42,9 @@ RENAMED = (  # (published, ours), applied in order
 )
 
 
-def cleanumamba(
-    state: Mapping[str, Tensor], published: Mapping[str, Any]
-) -> tuple[CleanUMambaConfig, StateDict]:
-    """A CleanUMamba or CleanUNet state dict of lab-emi/CleanUMamba -> configuration and state.
-
-    published: the checkpoint's `network_config`; only what shapes cannot tell is read from it
-    (stride, heads of the attention). UserError where the tensors are not those of a CleanUMamba.
-    """
-    check_mark(state, "cleanumamba", "a CleanUMamba")
-    weights = {renamed(name, RENAMED): tensor.float() for name, tensor in state.items()}
-    try:
-        config = _config(weights, published)
-    except KeyError as error:
-        raise UserError(f"these are not the weights of a CleanUMamba: no {error}") from error
-    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError("these are not the weights of a CleanUMamba: odd tensor shapes") from error
-    return config, _restore_s4(weights) if config.mixer == "mamba_s4" else weights
-
-
-def _config(weights: StateDict, published: Mapping[str, Any]) -> CleanUMambaConfig:
-    n_levels, n_layers = _count(weights, "encoder"), _count(weights, "bottleneck.layers")
-    if not n_levels or not n_layers:
-        raise UserError("these are not the weights of a CleanUMamba: no encoder or no bottleneck")
+def _config(weights: Weights, published: Mapping[str, Any]) -> CleanUMambaConfig:
+    """published: `network_config` of the file; read for stride, attention heads, normalisation."""
+    n_levels, n_layers = weights.count("encoder."), weights.count("bottleneck.layers.")
     down = [weights[f"encoder.{i}.down.weight"] for i in range(n_levels)]
     mix = [weights[f"encoder.{i}.mix.weight"] for i in range(n_levels)]
     up = [weights[f"decoder.{n_levels - 1 - i}.up.weight"] for i in range(n_levels)]
@@ -77,20 +56,15 @@ def _config(weights: StateDict, published: Mapping[str, Any]) -> CleanUMambaConf
         "kernel_size": down[0].shape[-1],
         "stride": published.get("stride", CleanUMambaConfig.stride),
         "mixer": mixer,
-        "d_model": weights["conv_in.weight"].shape[0],
+        "d_model": weights.size("conv_in.weight"),
         "layers": tuple(_layer(weights, mixer, i, published) for i in range(n_layers)),
         "normalize": "utterance" if published.get("normalize_input", True) else "none",
     }
     return from_dict(CleanUMambaConfig, settings)
 
 
-def _count(weights: StateDict, prefix: str) -> int:
-    indices = {name[len(prefix) + 1 :].split(".")[0] for name in weights if name.startswith(prefix)}
-    return sum(index.isdigit() for index in indices)
-
-
-def _mixer(weights: StateDict) -> str:
-    """The kind of mixer, told by a tensor that only it has."""
+def _mixer(weights: Weights) -> str:
+    """The mixer's name, recognised by a tensor that no other mixer has."""
     first = "bottleneck.layers.0."
     marks = {
         "lstm": "lstm.weight_ih_l0",
@@ -102,11 +76,11 @@ def _mixer(weights: StateDict) -> str:
     for mixer, mark in marks.items():
         if first + mark in weights:
             return mixer
-    raise UserError("these are not the weights of a CleanUMamba: its mixer is of no known kind")
+    raise UserError("these are not the weights of a CleanUMamba: unknown kind of mixer")
 
 
-def _layer(weights: StateDict, mixer: str, i: int, published: Mapping[str, Any]) -> dict[str, Any]:
-    """The mixer's arguments of layer i."""
+def _layer(weights: Weights, mixer: str, i: int, published: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the mixer of layer i."""
     prefix = f"bottleneck.layers.{i}."
     shape = {name[len(prefix) :]: w.shape for name, w in weights.items() if name.startswith(prefix)}
     if mixer == "lstm":
@@ -126,9 +100,8 @@ def _layer(weights: StateDict, mixer: str, i: int, published: Mapping[str, Any])
     return options | {"n_channels": n_channels, "d_state": 2 * n_pairs}
 
 
-def _restore_s4(weights: StateDict) -> StateDict:
-    """Drop leading axes of one and `l_kernel`; C̃ = C (I - Ā^l_kernel) becomes C."""
-    weights = dict(weights)
+def _restore_s4(weights: Weights) -> Weights:
+    """Of each S4: drop leading axes of size 1 and `l_kernel`; C̃ = C (I - Ā^l_kernel) becomes C."""
     for prefix in [name.removesuffix("l_kernel") for name in weights if "l_kernel" in name]:
         length = int(weights.pop(prefix + "l_kernel"))
         for name in "BCPD":
@@ -140,3 +113,8 @@ def _restore_s4(weights: StateDict) -> StateDict:
             A_bar, _, _ = system.discretise()
             weights[prefix + "C"] = untruncate(weights[prefix + "C"], A_bar, length).float()
     return weights
+
+
+cleanumamba = Converter(
+    "cleanumamba", "a CleanUMamba", partial(renamed, patterns=RENAMED), _config, _restore_s4
+)

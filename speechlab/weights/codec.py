@@ -1,11 +1,11 @@
-"""The key names that SEMamba and MP-SENet share: of the convolutions around their blocks."""
+"""Tensor names that SEMamba and MP-SENet share: those of their encoder and decoders."""
 
 import re
 
 from speechlab.layers.dense import Codec
 from speechlab.weights.names import renamed
 
-UNIT = ("conv", "norm", "activation")  # what ours calls the parts of a published Sequential
+UNIT = ("conv", "norm", "activation")  # our names of the parts of a published Sequential
 RENAMED = (  # (published, ours), applied in order to encoder and decoders of either codec
     (r"^dense_encoder\.", "encoder."),
     (r"^encoder\.dense_conv_1\.", "encoder.widen."),
@@ -23,10 +23,10 @@ OUTER = re.compile(r"\.(widen|down)\.([0-2])\.")
 
 
 def rename_codec(name: str, codec: Codec) -> str:
-    """Our name of a tensor of encoder or decoder; other names come back as they are.
+    """Our name of a tensor of encoder or decoder; other names are returned unchanged.
 
-    The prefixes are then `encoder`, `mask_decoder` and `phase_decoder`. `subpixel` dense blocks
-    hold their padding as a layer before the convolution.
+    Our prefixes are `encoder`, `mask_decoder` and `phase_decoder`. In `subpixel` dense blocks the
+    padding is a layer before the convolution.
     """
     if not name.startswith(("dense_encoder.", "mask_decoder.", "phase_decoder.")):
         return name

@@ -1,10 +1,10 @@
-"""The weights that the systems' authors publish: which files there are and how to get them.
+"""The published weights: list, download, verify.
 
-`weights.csv` names every file by repository, commit, path and git blob id. The blob id is the
-content's own name (sha1 over "blob <size>\\0" and the bytes), so a file is right wherever it came
-from: an offline folder, the cache or the network. A file is called by its stem
-("Experiment_CleanU_Mamba"). Stems are unique in the table; two rows may still hold the same bytes
-under two names (MP-SENet + Mamba publishes its best model twice), and each is kept under its own.
+`weights.csv` lists each file by repository, commit, path and git blob id. The blob id is a hash of
+the content (sha1 over "blob <size>\\0" and the bytes), so it verifies a file of any source: an
+offline folder, the cache or the network. The name of a file is its stem
+("Experiment_CleanU_Mamba"). Stems are unique. Two names may have the same content: MP-SENet +
+Mamba publishes its best model twice.
 """
 
 import csv
@@ -21,8 +21,8 @@ import pandas as pd
 from speechlab.errors import UserError
 from speechlab.storage import download as downloads
 
-BASE_URL = "https://raw.githubusercontent.com"  # of raw files: BASE_URL/owner/name/commit/path
-OFFLINE_VARIABLE = "SPEECHLAB_WEIGHTS"  # a folder with the files; once set, no network is touched
+BASE_URL = "https://raw.githubusercontent.com"  # BASE_URL/owner/name/commit/path
+OFFLINE_VARIABLE = "SPEECHLAB_WEIGHTS"  # a folder with the files; if set, the network is not used
 
 
 @dataclass(frozen=True)
@@ -44,46 +44,36 @@ class PublishedFile:
 
 def published(system: str | None = None) -> list[PublishedFile]:
     """All published files, or those of one system ("cleanumamba"), in the order of the table."""
-    rows = list(_rows())
-    systems = sorted({row.system for row in rows})
-    if system is not None and system not in systems:
-        raise UserError(
-            f"no published weights of {system!r}: known systems are {', '.join(systems)}"
-        )
-    return [row for row in rows if system in (None, row.system)]
+    systems = sorted({row.system for row in _rows()})
+    if system not in (None, *systems):
+        known = ", ".join(systems)
+        raise UserError(f"no published weights of {system!r}: known systems are {known}")
+    return [row for row in _rows() if system in (None, row.system)]
 
 
 @cache
 def _rows() -> tuple[PublishedFile, ...]:
-    with (
-        files("speechlab.weights")
-        .joinpath("weights.csv")
-        .open(encoding="utf-8", newline="") as stream
-    ):
-        return tuple(PublishedFile(**row) for row in csv.DictReader(stream))
+    table = files("speechlab.weights").joinpath("weights.csv").read_text(encoding="utf-8")
+    return tuple(PublishedFile(**row) for row in csv.DictReader(table.splitlines()))
 
 
 def lookup(name: str) -> PublishedFile:
-    """The published file called `name`: its stem, file name, "system/stem" or an end of its path.
+    """The published file of a name: stem, file name, "system/stem" or an end of its path.
 
-    Upper and lower case are the same. Whole names win over mere ends ("Mamba.pkl"), and an end
-    must belong to one file alone. Raises UserError for an unknown or an ambiguous name.
+    Case does not matter. A whole part of a path ("Mamba.pkl") wins over an end of one. Raises
+    UserError for an unknown or an ambiguous name.
     """
     key = name.replace("\\", "/").strip("/").lower()
-    spellings = {row: _spellings(row) for row in published()}
-    whole = [
-        row for row, known in spellings.items() if any(f"/{s}".endswith(f"/{key}") for s in known)
-    ]
-    found = whole or [
-        row for row, known in spellings.items() if any(s.endswith(key) for s in known)
-    ]
-    if not key or not found:
-        raise UserError(
-            f"no published weights are called {name!r}: `speechlab weights list` names them"
-        )
+
+    def ending(key: str) -> list[PublishedFile]:
+        return [row for row in published() if any(f"/{s}".endswith(key) for s in _spellings(row))]
+
+    found = (ending(f"/{key}") or ending(key)) if key else []
+    if not found:
+        raise UserError(f"no published weights are named {name!r}; see `speechlab weights list`")
     if len(found) > 1:
         choice = ", ".join(f"{row.system}/{row.name}" for row in found)
-        raise UserError(f"{name!r} means more than one published file: choose from {choice}")
+        raise UserError(f"{name!r} matches several published files; choose one of {choice}")
     return found[0]
 
 
@@ -93,22 +83,22 @@ def _spellings(row: PublishedFile) -> tuple[str, ...]:
 
 
 def offline_folder() -> Path | None:
-    """The folder named by SPEECHLAB_WEIGHTS, or None; a folder that is not there is a UserError."""
+    """The folder of SPEECHLAB_WEIGHTS, or None; UserError if it is not a folder."""
     value = os.environ.get(OFFLINE_VARIABLE)
     if not value:
         return None
     folder = Path(value).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"{OFFLINE_VARIABLE} names {folder}, which is no folder: create it or unset the setting"
+            f"{OFFLINE_VARIABLE} names {folder}, which is no folder; create or unset it"
         )
     return folder
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: XDG_CACHE_HOME where it is set, else the platform's own place."""
+    """The folder of downloads, in XDG_CACHE_HOME if set, else in the platform's cache folder."""
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(xdg).is_absolute():  # the specification: a relative path is to be ignored
+    if Path(xdg).is_absolute():  # the specification ignores relative paths
         base = Path(xdg)
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
@@ -122,76 +112,55 @@ def cache_folder() -> Path:
 def find(name: str) -> Path | None:
     """The verified local copy of a published file, or None.
 
-    Looks in SPEECHLAB_WEIGHTS (at any depth), then in the cache. A file of the right name with
-    other content is a UserError that names it: it is neither used nor passed over.
+    Searches SPEECHLAB_WEIGHTS (at any depth), then the cache. UserError if files of this name have
+    other content.
     """
-    return _find(lookup(name))
-
-
-def _find(wanted: PublishedFile) -> Path | None:
-    for folder in (offline_folder(), cache_folder()):
-        named = [] if folder is None else _named(folder, PurePosixPath(wanted.path).name)
+    wanted = lookup(name)
+    filename = PurePosixPath(wanted.path).name
+    for folder in filter(None, (offline_folder(), cache_folder())):
+        named = sorted(Path(at, filename) for at, _, names in os.walk(folder) if filename in names)
         for path in named:
-            if _content_id(path) == wanted.git_blob_sha1:
-                return path
+            try:
+                if downloads.content_id(path, "git") == wanted.git_blob_sha1:
+                    return path
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}") from error
         if named:
-            raise UserError(
-                f"{named[0]} is not the published {wanted.name} (git blob id differs): "
-                "delete or replace it"
-            )
+            reason = f"is not the published {wanted.name} (git blob id differs)"
+            raise UserError(f"{named[0]} {reason}; delete or replace it")
     return None
 
 
-def _named(folder: Path, filename: str) -> list[Path]:
-    return sorted(
-        Path(parent, filename) for parent, _, names in os.walk(folder) if filename in names
-    )
-
-
-def _content_id(path: Path) -> str:
-    try:
-        return downloads.content_id(path, "git")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def download(name: str, progress: bool = True) -> Path:
-    """The local copy of a published file, fetched from its authors' repository where it is missing.
+    """The local copy of a published file, downloaded from its authors' repository if missing.
 
-    A broken download is resumed from its `.part`; the file takes its place only once its git blob
-    id is right. With SPEECHLAB_WEIGHTS set nothing is fetched. Every failure is a UserError that
-    says what to do without a network.
+    A broken download resumes from its `.part`, which is renamed once its git blob id is right. With
+    SPEECHLAB_WEIGHTS set nothing is downloaded. Each failure is a UserError that says what to do
+    without a network.
     """
     wanted = lookup(name)
-    present = _find(wanted)
+    present = find(wanted.name)
     if present is not None:
         return present
     if offline := offline_folder():
-        raise UserError(
-            f"{wanted.name} is not in {offline} ({OFFLINE_VARIABLE}): put {wanted.url} there, "
-            "or unset the setting"
-        )
+        missing = f"{wanted.name} is not in {offline} ({OFFLINE_VARIABLE})"
+        raise UserError(f"{missing}; put {wanted.url} there, or unset the setting")
+    filename = PurePosixPath(wanted.path).name
     return downloads.fetch(
         wanted.url,
         cache_folder() / wanted.repository / wanted.commit / wanted.path,
         f"git:{wanted.git_blob_sha1}",
         what=f"the published {wanted.name}",
-        advice=_without_network(wanted),
+        advice=f"offline, put {filename} into a folder and name the folder in {OFFLINE_VARIABLE}",
         elsewhere="set XDG_CACHE_HOME to another disk",
         progress=progress,
     )
 
 
-def _without_network(wanted: PublishedFile) -> str:
-    filename = PurePosixPath(wanted.path).name
-    return f"offline, put {filename} into a folder and name the folder in {OFFLINE_VARIABLE}"
-
-
 def table() -> pd.DataFrame:
-    """What is published and what is here: name, system, source ("owner/name@commit"), where.
+    """All published files: name, system, source ("owner/name@commit"), where.
 
-    `where` is the path of the verified local copy, empty where there is none, or why the file
-    found is unusable.
+    `where`: path of the verified local copy, "" without one, or why the local file is unusable.
     """
     offline_folder()  # a wrong setting is one error, not one per row
     return pd.DataFrame(
@@ -207,7 +176,7 @@ def table() -> pd.DataFrame:
 
 def _where(row: PublishedFile) -> str:
     try:
-        path = _find(row)
+        path = find(row.name)
     except UserError as error:
         return f"unusable: {error}"
     return "" if path is None else str(path)

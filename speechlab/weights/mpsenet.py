@@ -1,24 +1,19 @@
-"""MP-SENet as yxlu-0102/MP-SENet publishes it, and with Mamba as StrangeAlex/VK_SE_task does.
+"""Converters for MP-SENet (yxlu-0102/MP-SENet) and MP-SENet + Mamba (StrangeAlex/VK_SE_task).
 
-Sizes are read off the tensors. What these cannot tell is as in all published configurations: four
-heads, frames every quarter of n_fft. Such weights were trained with the axes of attention and GRU
-turned, so that their configuration says `axes="published"`.
+They read the `generator` of a file, sizes off its tensors. Settings that no tensor shows are those
+of all published configurations: four heads, a hop of n_fft / 4. The published weights were trained
+with swapped axes of attention and GRU, so the configuration says `axes="published"`.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from speechlab.audio.spectrum import FrontEnd
-from speechlab.errors import UserError
 from speechlab.layers.dense import Codec
 from speechlab.models.mpsenet import MPSENetConfig, MPSENetConformerConfig, MPSENetMambaConfig
 from speechlab.weights.codec import rename_codec
-from speechlab.weights.names import check_mark, renamed
-
-StateDict = dict[str, Tensor]
+from speechlab.weights.conversion import Converter, Weights
+from speechlab.weights.names import renamed
 
 RENAMED = (  # (published, ours), applied in order
     (r"^(TSTransformer|TSConformer|shared_ts_transformer)\.", "blocks."),
@@ -54,70 +49,44 @@ RENAMED = (  # (published, ours), applied in order
 )
 
 
-def mpsenet(
-    state: Mapping[str, Tensor], published: Mapping[str, Any]
-) -> tuple[MPSENetConfig, StateDict]:
-    """A `generator` of yxlu-0102/MP-SENet -> configuration and state.
-
-    Nothing is read from `published`, which such files do not hold. UserError where the tensors
-    are not those of an MP-SENet; so in the two functions below.
-    """
-    weights = _renamed(state, "mpsenet", "subpixel")
-    settings = _settings(weights, "mpsenet")
-    return MPSENetConfig(n_blocks=_count(weights, "blocks"), **settings), weights
-
-
-def mpsenet_conformer(
-    state: Mapping[str, Tensor], published: Mapping[str, Any]
-) -> tuple[MPSENetConformerConfig, StateDict]:
-    """A `generator` of the first version of yxlu-0102/MP-SENet -> configuration and state."""
-    weights = _renamed(state, "mpsenet_conformer", "transposed")
-    settings = _settings(weights, "none")
-    settings["n_blocks"] = _count(weights, "blocks")
-    path = "blocks.0.time."
-    settings["expand"] = _size(weights, path + "feed_in.widen.weight") // settings["d_model"]
-    settings["kernel_size"] = _size(weights, path + "convolution.depthwise.weight", 2)
-    return MPSENetConformerConfig(**settings), weights
-
-
-def mpsenet_mamba(
-    state: Mapping[str, Tensor], published: Mapping[str, Any]
-) -> tuple[MPSENetMambaConfig, StateDict]:
-    """A `generator` of StrangeAlex/VK_SE_task, large or small -> configuration and state."""
-    weights = _renamed(state, "mpsenet_mamba", "subpixel")
-    settings = _settings(weights, "mpsenet")
-    config = MPSENetMambaConfig(
-        n_shared_blocks=_count(weights, "blocks"),
-        n_branch_blocks=_count(weights, "mag_branch"),
-        shared="mamba" if "blocks.0.norm.weight" in weights else "transformer",
-        mamba="both_axes" if _count(weights, "mag_branch.0.scans") == 1 else "per_axis",
-        **settings,
-    )
-    return config, weights
-
-
-def _renamed(state: Mapping[str, Tensor], system: str, codec: Codec) -> StateDict:
-    """The tensors under our names, if they are of this system."""
-    check_mark(state, system, system)
-    return {renamed(rename_codec(name, codec), RENAMED): tensor for name, tensor in state.items()}
-
-
-def _settings(weights: StateDict, offsets: str) -> dict[str, Any]:
-    """What all versions have in common."""
-    n_fft = 2 * (_size(weights, "mask_decoder.slope") - 1)
+def _common(weights: Weights, offsets: str) -> dict[str, Any]:
+    """Settings that all versions have."""
+    n_fft = 2 * (weights.size("mask_decoder.slope") - 1)
     front_end = FrontEnd(n_fft, n_fft // 4, n_fft, offsets=offsets)
-    d_model = _size(weights, "encoder.widen.conv.weight")
+    d_model = weights.size("encoder.widen.conv.weight")
     return {"d_model": d_model, "front_end": front_end, "axes": "published"}
 
 
-def _size(weights: StateDict, name: str, dim: int = 0) -> int:
-    tensor = weights.get(name)
-    if tensor is None or tensor.dim() <= dim:
-        raise UserError(f"these are not the weights of an MP-SENet: no {name}, or of odd shape")
-    return tensor.shape[dim]
+def _mpsenet(weights: Weights, _: Mapping[str, Any]) -> MPSENetConfig:
+    return MPSENetConfig(n_blocks=weights.count("blocks."), **_common(weights, "mpsenet"))
 
 
-def _count(weights: StateDict, prefix: str) -> int:
-    """How many modules a list of modules has."""
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return len({found[1] for name in weights if (found := pattern.match(name))})
+def _conformer(weights: Weights, _: Mapping[str, Any]) -> MPSENetConformerConfig:
+    common, layer = _common(weights, "none"), "blocks.0.time."
+    return MPSENetConformerConfig(
+        n_blocks=weights.count("blocks."),
+        expand=weights.size(layer + "feed_in.widen.weight") // common["d_model"],
+        kernel_size=weights.size(layer + "convolution.depthwise.weight", 2),
+        **common,
+    )
+
+
+def _mamba(weights: Weights, _: Mapping[str, Any]) -> MPSENetMambaConfig:
+    return MPSENetMambaConfig(
+        n_shared_blocks=weights.count("blocks."),
+        n_branch_blocks=weights.count("mag_branch."),
+        shared="mamba" if "blocks.0.norm.weight" in weights else "transformer",
+        mamba="both_axes" if weights.count("mag_branch.0.scans.") == 1 else "per_axis",
+        **_common(weights, "mpsenet"),
+    )
+
+
+def _converter(
+    system: str, codec: Codec, config: Callable[[Weights, Mapping[str, Any]], Any]
+) -> Converter:
+    return Converter(system, system, lambda n: renamed(rename_codec(n, codec), RENAMED), config)
+
+
+mpsenet = _converter("mpsenet", "subpixel", _mpsenet)
+mpsenet_conformer = _converter("mpsenet_conformer", "transposed", _conformer)  # first version
+mpsenet_mamba = _converter("mpsenet_mamba", "subpixel", _mamba)  # large or small

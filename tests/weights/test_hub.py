@@ -1,4 +1,4 @@
-"""A download is the published bytes or an error, whatever the server does."""
+"""A download gives the published bytes or an error, whatever the server does."""
 
 import hashlib
 import sys
@@ -21,7 +21,7 @@ def row(path: str, content: bytes = CONTENT, system: str = "toy") -> hub.Publish
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A loopback server in place of the authors' repositories, an empty cache, and no patience."""
+    """A loopback server in place of the authors' repositories, an empty cache, no waiting."""
     monkeypatch.setattr(download, "BACK_OFF_S", (0.0, 0.0, 0.0))
     monkeypatch.setattr(download, "TIMEOUT_S", 5.0)
     monkeypatch.setattr(hub, "_rows", lambda: (row("runs/model.pkl"), row("other/best", b"other")))
@@ -37,11 +37,7 @@ def part_file() -> Path:
     return hub.cache_folder() / "owner/toy" / COMMIT / "runs/model.pkl.part"
 
 
-def leave_part(content: bytes) -> Path:
-    part = part_file()
-    part.parent.mkdir(parents=True)
-    part.write_bytes(content)
-    return part
+N, HALF = len(CONTENT), CONTENT[:600_000]
 
 
 def test_download_is_the_published_file_and_is_fetched_once(server):
@@ -52,100 +48,64 @@ def test_download_is_the_published_file_and_is_fetched_once(server):
     assert not part_file().exists()
 
 
-def test_a_cut_connection_is_resumed_and_only_the_rest_is_fetched(server):
-    server.behaviour = ("cut", "cut", "plain")
+@pytest.mark.parametrize(
+    ("part", "behaviour", "ranges"),
+    [
+        (b"", "cut cut plain", [None, f"bytes={N // 3}-", f"bytes={N // 3 + (N - N // 3) // 3}-"]),
+        (HALF, "plain", ["bytes=600000-"]),
+        (CONTENT, "plain", [f"bytes={N}-"]),  # only verified
+        (b"x" * 600_000, "plain", ["bytes=600000-", None]),
+        (CONTENT + b"more", "plain", [f"bytes={N + 4}-", None]),
+        (b"x" * 600_000, "whole", ["bytes=600000-"]),  # ignores Range
+        (b"x" * 600_000, "nameless", ["bytes=600000-"]),
+        (HALF, "elsewhere plain", ["bytes=600000-"] * 2),  # sends another part than asked for
+        (b"", "stall plain", [None, "bytes=1000-"]),
+        (b"", "busy busy plain", [None] * 3),
+        (b"", "silent silent plain", [None] * 3),
+    ],
+)
+def test_a_broken_download_is_completed(server, monkeypatch, part, behaviour, ranges):
+    """part: what an earlier call has left. A restart asks for no range."""
+    monkeypatch.setattr(download, "TIMEOUT_S", 2.0)  # a stalled answer ends, the next is in time
+    if part:
+        part_file().parent.mkdir(parents=True)
+        part_file().write_bytes(part)
+    server.behaviour = behaviour.split()
     assert hub.download("model", progress=False).read_bytes() == CONTENT
-    n = len(CONTENT)
-    second = n // 3
-    third = second + (n - second) // 3
-    assert server.ranges == [None, f"bytes={second}-", f"bytes={third}-"]
+    assert server.ranges == ranges
 
 
-def test_a_part_of_an_earlier_call_is_resumed(server):
-    leave_part(CONTENT[:600_000])
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-    assert server.ranges == ["bytes=600000-"]
-
-
-def test_a_complete_part_is_only_verified(server):
-    leave_part(CONTENT)
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-    assert server.ranges == [f"bytes={len(CONTENT)}-"]
-
-
-@pytest.mark.parametrize("wrong", [b"x" * 600_000, CONTENT + b"more"])
-def test_a_bad_part_of_an_earlier_call_is_fetched_again_from_the_start(server, wrong):
-    leave_part(wrong)
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-    assert server.ranges == [f"bytes={len(wrong)}-", None]
-
-
-@pytest.mark.parametrize("behaviour", ["whole", "nameless"])
-def test_a_server_that_ignores_range_restarts_the_file(server, behaviour):
-    leave_part(b"x" * 600_000)
-    server.behaviour = (behaviour,)
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-    assert len(server.ranges) == 1
-
-
-def test_a_part_that_was_not_asked_for_is_not_written(server):
-    leave_part(CONTENT[:600_000])
-    server.behaviour = ("elsewhere", "plain")
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-
-
-def test_a_stalled_connection_times_out_and_is_resumed(server, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT_S", 2.0)  # the second answer must be in time
-    server.behaviour = ("stall", "plain")
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-    assert server.ranges == [None, "bytes=1000-"]
-
-
-def test_other_bytes_are_refused_by_name_and_leave_nothing(server):
-    server.behaviour = ("lie",)
-    with pytest.raises(UserError, match=r"other content than the published model"):
+@pytest.mark.parametrize(
+    ("behaviour", "said", "n_requests", "left"),
+    [
+        ("lie", "other content than the published model", 1, b""),
+        ("missing", r"HTTP 404.*put model\.pkl into a folder.*SPEECHLAB_WEIGHTS", 1, b""),
+        ("busy", r"cannot be fetched: .*SPEECHLAB_WEIGHTS", 4, b""),
+        ("silent", r"cannot be fetched: .*SPEECHLAB_WEIGHTS", 4, b""),
+        ("cut busy", "HTTP 503", 4, CONTENT[: N // 3]),
+    ],
+)
+def test_a_failed_download_is_one_line(server, behaviour, said, n_requests, left):
+    """A correct part stays for the next call; wrong content leaves nothing."""
+    server.behaviour = behaviour.split()
+    with pytest.raises(UserError, match=said) as caught:
         hub.download("model", progress=False)
-    assert not part_file().exists()
-    assert hub.find("model") is None
-    assert len(server.ranges) == 1
-
-
-def test_not_found_is_not_tried_again(server):
-    server.behaviour = ("missing",)
-    with pytest.raises(
-        UserError, match=r"HTTP 404.*put model\.pkl into a folder.*SPEECHLAB_WEIGHTS"
-    ):
-        hub.download("model", progress=False)
-    assert len(server.ranges) == 1
-
-
-@pytest.mark.parametrize("behaviour", ["busy", "silent"])
-def test_passing_trouble_is_tried_again_then_told(server, behaviour):
-    server.behaviour = (behaviour, behaviour, "plain")
-    assert hub.download("model", progress=False).read_bytes() == CONTENT
-    server.behaviour = (behaviour,)
-    with pytest.raises(UserError, match=r"cannot be fetched: .*SPEECHLAB_WEIGHTS") as caught:
-        hub.download("best", progress=False)
     assert "\n" not in str(caught.value)
-    assert len(server.ranges) == 3 + 4
-
-
-def test_what_came_stays_when_the_server_gives_up(server):
-    server.behaviour = ("cut", "busy")
-    with pytest.raises(UserError, match="HTTP 503"):
-        hub.download("model", progress=False)
-    assert part_file().read_bytes() == CONTENT[: len(CONTENT) // 3]
+    assert len(server.ranges) == n_requests
+    part = part_file()
+    assert (part.read_bytes() if part.exists() else b"") == left
+    assert hub.find("model") is None
 
 
 def test_no_network_is_one_line_that_says_what_to_do(server, monkeypatch):
-    monkeypatch.setattr(hub, "BASE_URL", "http://127.0.0.1:9")  # discard: nobody listens
+    monkeypatch.setattr(hub, "BASE_URL", "http://127.0.0.1:9")  # discard: no server
     with pytest.raises(UserError, match=r"no connection.*SPEECHLAB_WEIGHTS") as caught:
         hub.download("model", progress=False)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_full_disk_is_told(server):
+def test_a_full_disk_is_named(server):
     part_file().parent.mkdir(parents=True)
     part_file().symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"model\.pkl\.part cannot be written: No space left"):
@@ -153,7 +113,7 @@ def test_a_full_disk_is_told(server):
     assert len(server.ranges) == 1
 
 
-def test_a_cache_that_is_no_folder_is_told(server, tmp_path):
+def test_a_cache_that_is_no_folder_is_named(server, tmp_path):
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
         hub.download("model", progress=False)
@@ -194,7 +154,7 @@ def test_a_wrong_file_of_the_right_name_is_named(server, monkeypatch, tmp_path):
     assert hub.find("model") == tmp_path / "b" / "model.pkl"
 
 
-def test_an_offline_folder_that_is_not_there_is_told(server, monkeypatch, tmp_path):
+def test_a_missing_offline_folder_is_named(server, monkeypatch, tmp_path):
     monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(tmp_path / "nowhere"))
     for call in (hub.table, lambda: hub.find("model")):
         with pytest.raises(UserError, match=r"SPEECHLAB_WEIGHTS names .*nowhere"):
@@ -222,12 +182,8 @@ def test_names_are_unique_and_addresses_whole():
     for r in rows:
         assert hub.lookup(r.name) is hub.lookup(r.path) is hub.lookup(f"{r.system}/{r.name}") is r
         assert r.url.startswith(f"https://raw.githubusercontent.com/{r.repository}/{r.commit}/")
-
-
-def test_the_same_bytes_under_two_names_are_two_names():
-    twins = [hub.lookup("best_model"), hub.lookup("large_model/g_00157500")]
-    assert twins[0] != twins[1]
-    assert twins[0].git_blob_sha1 == twins[1].git_blob_sha1
+    twins = [hub.lookup("best_model"), hub.lookup("large_model/g_00157500")]  # the same content
+    assert twins[0] != twins[1] and twins[0].git_blob_sha1 == twins[1].git_blob_sha1
 
 
 @pytest.mark.parametrize(
@@ -244,10 +200,9 @@ def test_lookup_accepts_any_case_and_unique_ends(name, found):
     assert hub.lookup(name).name == found
 
 
-def test_unknown_and_ambiguous_names_are_told():
-    with pytest.raises(
-        UserError, match="cleanumamba/CleanUMamba-3N-E6_pruned-500k, cleanumamba/CleanU"
-    ):
+def test_unknown_and_ambiguous_names_are_refused():
+    choice = "cleanumamba/CleanUMamba-3N-E6_pruned-500k, cleanumamba/CleanU"
+    with pytest.raises(UserError, match=choice):
         hub.lookup("pruned-500K")
     for name in ("nothing", "", "/"):
         with pytest.raises(UserError, match="speechlab weights list"):
