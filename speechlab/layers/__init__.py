@@ -1,4 +1,4 @@
-"""Layers that models are built of.
+"""Layers of the models.
 
 scan            the selective scan: reference loop, parallel form, fused kernels, one contract
 mixers          sequence mixers (Mamba, Mamba-2, S4, LSTM, attention) with one signature

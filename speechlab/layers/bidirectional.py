@@ -1,6 +1,6 @@
-"""Layers that see the whole sequence, both what came and what comes: (B, L, D) -> (B, L, D).
+"""Layers that use the whole sequence, past and future: (B, L, D) -> (B, L, D).
 
-They have no state, and so cannot stream. `SEQUENCE_LAYERS` names what they are made of:
+They have no state and cannot stream. `SEQUENCE_LAYERS` has:
 
 | name        | layer                                                                 | source     |
 |-------------|-----------------------------------------------------------------------|------------|
@@ -10,9 +10,9 @@ They have no state, and so cannot stream. `SEQUENCE_LAYERS` names what they are 
 
 A Block is x + mixer(norm(x)). In both directions a layer is x + fusion(ahead, back): SEMamba's
 wiring, with Mamba in the paper and Mamba-2 in a branch of its code. In one direction it is the
-Block alone, which gives the published number of parameters. The transformer is this house's
-choice: the paper compares with MP-SENet's Conformer (`models`). It has no positional
-encoding; the convolutions around the blocks tell what is near.
+Block alone, which gives the published number of parameters. The transformer is our choice: the
+paper compares with MP-SENet's Conformer. It has no positional encoding; the convolutions around the
+blocks provide positions.
 """
 
 import inspect
@@ -28,11 +28,11 @@ from speechlab.layers.stacks import Block
 from speechlab.layers.time_frequency import Attention
 
 Direction = Literal["both", "forward"]
-ELEMENTS_AT_ONCE = 2**21  # of the input of `a_few_at_once`; 8 MiB in float32
+ELEMENTS_AT_ONCE = 2**21  # input of `a_few_at_once`; 8 MiB in float32
 
 
 class RMSNorm(nn.RMSNorm):
-    """nn.RMSNorm computed in the type of its weight, whatever autocast has made of x."""
+    """nn.RMSNorm in the type of its weight, also under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
@@ -41,7 +41,7 @@ class RMSNorm(nn.RMSNorm):
 class Bidirectional(nn.Module):
     """x + fusion(ahead, back): (B, L, D) -> (B, L, D).
 
-    Two causal layers, the second on the sequence from its end, side by side: 2 D -> D.
+    Two causal layers in parallel, the second on the reversed sequence; fusion: 2 D -> D.
     """
 
     def __init__(self, ahead: nn.Module, back: nn.Module, d_model: int) -> None:
@@ -49,7 +49,7 @@ class Bidirectional(nn.Module):
         super().__init__()
         self.ahead, self.back = ahead, back
         self.fusion = nn.Linear(2 * d_model, d_model)
-        # as the published transposed convolution, whose start counts its outputs as inputs
+        # as the published transposed convolution, whose initialisation uses the number of outputs
         nn.init.uniform_(self.fusion.weight, -(d_model**-0.5), d_model**-0.5)
         nn.init.uniform_(self.fusion.bias, -(d_model**-0.5), d_model**-0.5)
 
@@ -60,9 +60,9 @@ class Bidirectional(nn.Module):
 
 
 class BothWays(nn.Module):
-    """ahead + back: (B, L, D) -> (B, L, D); the second on the sequence from its end.
+    """ahead + back: (B, L, D) -> (B, L, D); the second on the reversed sequence.
 
-    SepMamba's and U-Mamba-Net's wiring: neither a fusion layer nor another residual.
+    SepMamba's and U-Mamba-Net's wiring: no fusion layer and no residual.
     """
 
     def __init__(self, ahead: nn.Module, back: nn.Module) -> None:
@@ -77,7 +77,7 @@ class BothWays(nn.Module):
 
 
 class OneDirection(nn.Module):
-    """A causal layer over whole sequences, its state dropped: (B, L, D) -> (B, L, D)."""
+    """A causal layer on whole sequences, without its state: (B, L, D) -> (B, L, D)."""
 
     def __init__(self, ahead: nn.Module) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class TransformerEncoderLayer(nn.Module):
         return x + self.dense(self.dense_norm(x))
 
 
-# name -> what takes the options; the causal ones stand in a Block for each direction
+# name -> class; the causal ones are wrapped in one Block per direction
 CAUSAL: dict[str, Callable[..., nn.Module]] = {name: MIXERS[name] for name in ("mamba", "mamba2")}
 SEQUENCE_LAYERS = CAUSAL | {"transformer": TransformerEncoderLayer}
 
@@ -115,7 +115,7 @@ def sequence_layer(
 ) -> nn.Module:
     """A layer of `SEQUENCE_LAYERS`: (B, L, d_model) -> (B, L, d_model).
 
-    options: its sizes, as d_state. UserError for what the layer does not have.
+    options: its sizes, as d_state. UserError for an unknown option.
     """
     _check(name, direction, options)
     if name not in CAUSAL:
@@ -141,7 +141,7 @@ def _check(name: str, direction: Direction, options: Mapping[str, Any]) -> None:
 
 
 def a_few_at_once(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x), in parts of the batch where no gradient is asked: its wide tensors stay small."""
+    """layer(x); without gradients in parts of the batch, which needs less memory."""
     n_together = max(1, ELEMENTS_AT_ONCE // max(1, x[:1].numel()))
     if torch.is_grad_enabled() or len(x) <= n_together:
         return layer(x)

@@ -1,10 +1,10 @@
-"""The Conformer block: attention for what is far, convolution for what is near.
+"""The Conformer block: attention over the sequence, convolution over its neighbourhood.
 
     x + FF(x) / 2 ─► + attention ─► + convolution ─► + FF / 2 ─► LayerNorm      (R, L, C) throughout
 
-Gulati et al. (arXiv 2005.08100, section 2.2) without relative positions, as MP-SENet's short
-version (Interspeech 2023) has it: its attention carries the slip of `layers.time_frequency`
-(so it has `axes`), its convolution runs along the axis that it claims in either case.
+Gulati et al. (arXiv 2005.08100, section 2.2) without relative positions, as in MP-SENet's short
+version (Interspeech 2023). Its attention has the error of axes of `layers.time_frequency`, hence
+`axes`; its convolution always runs along the named axis.
 """
 
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class FeedForward(nn.Module):
 class Convolution(nn.Module):
     """LayerNorm -> 1x1 conv, GLU -> depthwise conv -> BatchNorm, SiLU -> 1x1 conv.
 
-    (R, L, C) -> the same shape; the depthwise kernel is odd, zeros go around the sequence.
+    (R, L, C) -> the same shape; the depthwise kernel is odd; the sequence is padded with zeros.
     """
 
     def __init__(self, d_model: int, expand: int, kernel_size: int) -> None:

@@ -1,8 +1,8 @@
-"""Strided convolutions of a signal that comes in chunks: (B, C, n), the same numbers as whole.
+"""Strided convolutions of a signal in chunks (B, C, n), with the numbers of the whole signal.
 
-What a chunk leaves over is passed on as a state, never kept: samples of unfinished frames for a
-convolution, samples that later frames add to for a transposed one. They are copies, so that a
-state does not hold on to the chunk that it is of.
+The state is passed to the next chunk: samples of unfinished frames for a convolution, samples to
+which later frames add for a transposed one. They are copies, so that a state does not keep its
+chunk in memory.
 """
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def strided(conv: nn.Conv1d, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x: the next samples. Returns the frames that they complete, and what they leave over.
+    """x: the next samples. Returns the completed frames and the remaining samples.
 
-    Together as many as `conv` gives of the whole: 1 + (L - k) / s frames, L >= k.
+    All frames together are those of `conv` for the whole: 1 + (L - k) / s frames, L >= k.
     """
     x = x if tail is None else torch.cat([tail, x], -1)
     (kernel,), (stride,) = conv.kernel_size, conv.stride
@@ -27,9 +27,9 @@ def strided(conv: nn.Conv1d, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Te
 def transposed(
     conv: nn.ConvTranspose1d, x: Tensor, overlap: Tensor | None, last: bool
 ) -> tuple[Tensor, Tensor]:
-    """x: the next frames. Returns the samples that no later frame adds to; with `last`, all.
+    """x: the next frames. Returns the samples that are final; with `last`, all.
 
-    Together as many as `conv` gives of the whole: (L - 1) s + k samples.
+    All samples together are those of `conv` for the whole: (L - 1) s + k samples.
     """
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     n_over = kernel - stride

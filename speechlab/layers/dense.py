@@ -1,12 +1,12 @@
-"""Convolutions over time and frequency that spectral models have on both sides of their blocks.
+"""Dense convolutional encoder and decoders of the spectral models.
 
     mag, phase (B, 2, L, F) ─ Encoder ─► (B, C, L, F') ─ blocks ─► MagnitudeDecoder ─► mask
                                                            └─────► PhaseDecoder ────► phase
 
 F' is about half of F. SEMamba (arXiv 2405.06573) and MP-SENet (arXiv 2308.08926, and its shorter
-Conformer version) share the plan and differ in three places, which go together:
+Conformer version) have the same structure and differ in three places:
 
-| codec      | dense convolutions see    | F -> F'    | back to F                       | of  |
+| codec      | context of dense convs    | F -> F'    | back to F                       | of  |
 |------------|---------------------------|------------|---------------------------------|-----|
 | transposed | frames before and after   | 201 -> 100 | transposed convolution          | (1) |
 | subpixel   | this frame and one before | 201 -> 101 | twice the channels, interleaved | (2) |
@@ -38,13 +38,13 @@ class ConvUnit(nn.Module):
         self.activation = nn.PReLU(n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.n_before:  # only then: padding copies
+        if self.n_before:  # padding copies, so only where needed
             x = F.pad(x, (0, 0, self.n_before, 0))
         return self.activation(self.norm(self.conv(x)))
 
 
 class DenseBlock(nn.Module):
-    """Convolutions that each see the outputs of all before: (B, C, L, F) -> the same shape."""
+    """Convolutions, each on the outputs of all earlier ones: (B, C, L, F) -> the same shape."""
 
     def __init__(self, n_channels: int, codec: Codec) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class GlobalLayerNorm(nn.GroupNorm):
 def segment(x: Tensor, chunk_size: int) -> Tensor:
     """Chunks that overlap by half: (B, L, D) -> (B, J, K, D) with J = ceil(L / (K / 2)) + 1.
 
-    Zeros stand before and behind, so that every frame is in two chunks. chunk_size is even.
+    Zeros are added at both ends, so that every frame is in two chunks. chunk_size is even.
     """
     hop = chunk_size // 2
     n_hops = -(-x.shape[1] // hop)
@@ -45,9 +45,9 @@ def segment(x: Tensor, chunk_size: int) -> Tensor:
 
 
 def overlap_add(chunks: Tensor, length: int) -> Tensor:
-    """The chunks laid over each other and summed, as published: (B, J, K, D) -> (B, length, D).
+    """The sum of overlapping chunks, as published: (B, J, K, D) -> (B, length, D).
 
-    Every frame is the sum of two: of what `segment` gives, twice the sequence.
+    Every frame is the sum of two: for the result of `segment`, twice the sequence.
     """
     ahead, back = chunks.chunk(2, 2)
     return (back[:, :-1] + ahead[:, 1:]).flatten(1, 2)[:, :length]
@@ -74,7 +74,7 @@ class DualPath(nn.Module):
 
 
 class DualPathMasks(nn.Module):
-    """What the encoder gives, (B, N, L) -> a mask for each source, (B, S, N, L).
+    """Encoder output (B, N, L) -> a mask per source (B, S, N, L).
 
     Each source gets its own D channels from the last block, before the chunks are summed; a gate,
     tanh times sigmoid, and a linear layer back to N filters follow.
@@ -115,5 +115,5 @@ class DualPathMasks(nn.Module):
 
 
 def _normed(norm: GlobalLayerNorm, x: Tensor) -> Tensor:
-    """The norm of channels that are last, without a copy: (B, J, K, D) -> the same shape."""
+    """The norm for channels in the last axis, without a copy: (B, J, K, D) -> the same shape."""
     return norm(x.movedim(-1, 1)).movedim(1, -1)

@@ -2,9 +2,9 @@
 
     y, state = mixer(x, state=None)         x, y: (B, L, d_model)
 
-All are causal. The state is a plain tuple of tensors that holds all a mixer remembers: given
-back with the next chunk, the outputs are those of the whole sequence. Without one a mixer starts
-at rest.
+All are causal. The state is a plain tuple of tensors with the whole memory of a mixer: passed with
+the next chunk, the outputs are those of the whole sequence. Without a state a mixer starts at
+rest.
 
 | name     | memory                                      | source                              |
 |----------|---------------------------------------------|-------------------------------------|
@@ -15,7 +15,7 @@ at rest.
 | mha      | attention over the last `window` frames     | arXiv 1706.03762                    |
 
 Parameter names and the order of random draws of `mamba` and `mamba2` are mamba-ssm's, so that
-weights move both ways.
+weights can be exchanged.
 """
 
 import math
@@ -173,11 +173,12 @@ class LSTM(nn.Module):
 
 
 class MHA(nn.Module):
-    """Causal multi-head attention without positions; each frame sees itself and window - 1 before.
+    """Causal multi-head attention without positions over a frame and the window - 1 before it.
 
-    The window holds offline too, so that a stream and a file agree; a recording of at most
-    `window` frames sees all its past. State: the keys and values of the last window - 1 frames,
-    (B, n_heads, ≤ window - 1, d_head) each: constant once the window is full.
+    The window also applies offline, so that a stream and a file agree. In a recording of at most
+    `window` frames, each frame attends to its whole past. State: the keys and values of the last
+    window - 1 frames, (B, n_heads, ≤ window - 1, d_head) each: of constant size once the window is
+    full.
     """
 
     def __init__(self, d_model: int, n_heads: int = 8, window: int = 2048) -> None:
@@ -204,11 +205,11 @@ class MHA(nn.Module):
         return self.out_proj(y.transpose(1, 2).flatten(2)), state  # (B, L, d_model)
 
     def _split(self, q: Tensor) -> list[tuple[int, Tensor]]:
-        """Queries in blocks of a window: memory grows with L * window, never L * L."""
+        """Queries in blocks of a window: memory grows with L * window, not L * L."""
         return list(enumerate(q.split(self.window, 2))) if q.shape[2] else []
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
-        """Queries that stand at keys start, start + 1, …: (B, n_heads, l, d_head)."""
+        """Queries at the positions start, start + 1, … of the keys: (B, n_heads, l, d_head)."""
         first, end = max(0, start - self.window + 1), start + q.shape[2]
         position = torch.arange(start, end, device=q.device)[:, None]
         distance = position - torch.arange(first, end, device=q.device)
@@ -258,5 +259,5 @@ def draw_step_sizes(count: int, low: float = 0.001, high: float = 0.1) -> Tensor
 
 
 def inverse_softplus(x: Tensor) -> Tensor:
-    """The value whose softplus is x, written so that small x keep their digits."""
+    """The value whose softplus is x, accurate for small x."""
     return x + torch.log(-torch.expm1(-x))

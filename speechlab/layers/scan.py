@@ -8,18 +8,18 @@
 |----------|---------|--------------|-----------------------------------------------------|
 | u        | x       | (b, L, d)    | input                                               |
 | dt, step | Delta   | (b, L, d)    | step size before and after bias and softplus        |
-| A        | A       | (d, n)       | real and negative: how fast a state forgets         |
-| B, C     | B, C    | (b, L, n)    | what is written and what is read, for all channels  |
+| A        | A       | (d, n)       | real and negative: rate of decay of a state         |
+| B, C     | B, C    | (b, L, n)    | input and output vectors, shared by all channels    |
 | D        | D       | (d,)         | skip from input to output (section 3.4)             |
 | z        | gate    | (b, L, d)    | gate of the block around the scan (figure 3)        |
-| state, h | h       | (b, d, n)    | the memory, all that a stream has to carry          |
+| state, h | h       | (b, d, n)    | the memory, carried by a stream                     |
 | decay    | A bar   | (b, L, d, n) | exp(step A), in (0, 1]                              |
 | drive    | B bar x | (b, L, d, n) | step B u, B discretised by Euler's rule             |
 
 b examples, L frames, d channels, n states per channel.
 
-No backend divides by a product of decays or exponentiates a positive sum: at steps that trained
-weights reach, that overflows to NaN.
+No backend divides by a product of decays or exponentiates a positive sum: with the steps of trained
+weights, that overflows to NaN.
 """
 
 import os
@@ -39,12 +39,12 @@ from speechlab.errors import UserError
 
 Scan = tuple[Tensor, Tensor]  # y, last state
 
-# Elements (b, steps, d, n) at work at once in `parallel`; the backward pass recomputes the others.
+# Elements (b, steps, d, n) of a segment in `parallel`; the backward pass recomputes the others.
 SEGMENT_ELEMENTS = 2**21
 
 
 class Operands(NamedTuple):
-    """What every backend takes, in one type and on one device."""
+    """Arguments of a backend, of one type and on one device."""
 
     u: Tensor
     dt: Tensor
@@ -58,7 +58,7 @@ class Operands(NamedTuple):
 
 
 def reference(x: Operands) -> Scan:
-    """The recurrence as it is written, step by step: slow on purpose, the oracle of the tests."""
+    """The recurrence step by step: slow on purpose, the reference of the tests."""
     step = _step(x)
     decay = torch.exp(step.unsqueeze(-1) * x.A)  # (b, L, d, n)
     drive = (step * x.u).unsqueeze(-1) * x.B.unsqueeze(2)  # (b, L, d, n)
@@ -73,7 +73,7 @@ def reference(x: Operands) -> Scan:
 
 
 def parallel(x: Operands) -> Scan:
-    """Chunks that run side by side, in plain PyTorch: any device, every factor at most 1."""
+    """Chunks in parallel, in plain PyTorch: any device, every factor at most 1."""
     h = _initial(x)
     length = max(1, SEGMENT_ELEMENTS // max(1, h.numel()))
     pieces = list(zip(*(v.split(length, 1) for v in (x.u, _step(x), x.B, x.C)), strict=True))
@@ -90,7 +90,7 @@ def parallel(x: Operands) -> Scan:
 
 
 def _segment(u: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor) -> Scan:
-    """K chunks of T steps at once, each from zero; then the state goes from chunk to chunk."""
+    """K chunks of T steps in parallel, each from zero; then the state passes through the chunks."""
     (b, L, d), n = u.shape, A.shape[1]
     if L == 0:
         return u * 1, h
@@ -101,7 +101,7 @@ def _segment(u: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor
     step, drive, B = F.pad(step, rest), F.pad(step * u, rest), F.pad(B, rest)
     decay = torch.exp(step.unsqueeze(-1) * A).view(b, K, T, d, n)
     drive = (drive.unsqueeze(-1) * B.unsqueeze(2)).view(b, K, T, d, n)
-    local, kept = [], []  # a chunk's states from zero; what it keeps of the state before it
+    local, kept = [], []  # states of a chunk from zero; factors of the state before it
     for t, (a, v) in enumerate(zip(decay.unbind(2), drive.unbind(2), strict=True)):
         local.append(a * local[-1] + v if t else v)  # (b, K, d, n)
         kept.append(a * kept[-1] if t else a)
@@ -199,14 +199,14 @@ _fused_forward.register_autograd(_backward, setup_context=_save)
 
 
 def numba(x: Operands) -> Scan:
-    """One fused pass on the CPU, float32 or float64; the backward pass recomputes: `kernels.py`."""
+    """One fused pass on the CPU, float32 or float64; backward recomputes (`kernels.scan`)."""
     keep = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in x)
     y, last, _ = _fused_forward(*x, keep)
     return y, last
 
 
 def cuda(x: Operands) -> Scan:
-    """The kernel of mamba-ssm. It takes no initial state: given one, `parallel` computes."""
+    """The kernel of mamba-ssm. It has no initial state: with one, `parallel` is used."""
     if x.state is not None or x.u.shape[1] == 0:
         return parallel(x)
     kernel = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
@@ -218,7 +218,7 @@ def cuda(x: Operands) -> Scan:
 
 
 class _LastState(torch.autograd.Function):
-    """The gradient through the last state, which mamba-ssm leaves out: by `parallel`, if asked."""
+    """The gradient through the last state, which mamba-ssm lacks: by `parallel`, if needed."""
 
     @staticmethod
     def forward(ctx: Any, last: Tensor, *inputs: Tensor | None) -> Tensor:
@@ -262,10 +262,10 @@ def _missing(name: str) -> str | None:
 
 
 def _unfit(name: str, device_type: str, dtype: torch.dtype) -> str | None:
-    """Why a backend cannot take such tensors; None if it can."""
+    """Why a backend cannot process tensors of this type and device; None if it can."""
     device = {"numba": "cpu", "cuda": "cuda"}.get(name, device_type)
     if device != device_type:
-        return f"it needs tensors on {device}, these are on {device_type}"
+        return f"it needs tensors on {device}, not on {device_type}"
     if name == "cuda" and dtype == torch.float64:
         return "it has no float64"
     return _missing(name)
@@ -273,7 +273,7 @@ def _unfit(name: str, device_type: str, dtype: torch.dtype) -> str | None:
 
 @torch.compiler.assume_constant_result
 def default_backend(device_type: str, dtype: torch.dtype) -> str:
-    """Name of the backend that takes such tensors where none is named; SPEECHLAB_SCAN overrides."""
+    """Name of the default backend for a device and type; SPEECHLAB_SCAN overrides it."""
     if name := os.environ.get("SPEECHLAB_SCAN"):
         return name
     fused = {"cuda": "cuda", "cpu": "numba"}.get(device_type, "parallel")
@@ -293,12 +293,12 @@ def _require(name: str, device_type: str, dtype: torch.dtype) -> str:
 
 
 def backend_status() -> dict[str, str]:
-    """Per backend "available (...)" or the reason why it is not; imports what it reports on."""
+    """Per backend "available (...)" or the reason why not; imports the backends."""
     notes = {
         "reference": "any device, slow on purpose",
         "parallel": "any device",
         "numba": f"numba {_version('numba')}, CPU, float32 and float64",
-        "cuda": f"mamba-ssm {_version('mamba-ssm')}, float32; parallel where a state is given",
+        "cuda": f"mamba-ssm {_version('mamba-ssm')}, float32; parallel with an initial state",
     }
     missing = {name: _missing(name) for name in BACKENDS}
     return {
@@ -329,12 +329,12 @@ def selective_scan(
 ) -> Scan:
     """The scan over u (b, L, d) from `state` (None: zeros): y (b, L, d), last state (b, d, n).
 
-    Letters and shapes: see the head of the module; A must not be positive. Float64 if any input is,
-    else computed in float32, also for lower precisions and under autocast: y has the type of u, the
-    state that of computing. A sequence cut in two, with the state carried over, gives what the
-    whole gives, by `numba` bit for bit. `numba` and `cuda` can be differentiated once, the others
-    any number of times.
-    Raises ValueError for shapes that do not fit, UserError for a backend that cannot run.
+    Letters and shapes: see the module docstring; A must not be positive. Computed in float64 if any
+    input is float64, else in float32, also for lower precisions and under autocast. y has the type
+    of u, the state that of the computation. Two parts of a sequence, with the state passed on, give
+    the result of the whole, with `numba` bit for bit. `numba` and `cuda` can be differentiated
+    once, the others any number of times.
+    ValueError for shapes that do not fit, UserError for a backend that cannot run.
     """
     x = Operands(u, dt, A, B, C, D, z, dt_bias, state)
     _check_shapes(x)

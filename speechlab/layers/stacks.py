@@ -1,7 +1,7 @@
-"""Stacks of mixers: how layers of one kind are wired into a sequence model.
+"""Stacks of mixers: sequence models of layers of one kind.
 
 Each stack maps (B, L, d_model) to the same shape, `forward(x, state=None) -> (y, state)` with one
-state per layer, and is causal. `STACKS` names the wiring that each mixer is published with.
+state per layer, and is causal. `STACKS` has the published structure for each mixer.
 """
 
 import inspect
@@ -22,7 +22,7 @@ class Block(nn.Module):
     """Pre-norm residual: x + mixer(norm(x)), as mamba-ssm's `Block` with the addition inside."""
 
     def __init__(self, mixer: nn.Module, d_model: int, norm: nn.Module | None = None) -> None:
-        """norm: nn.LayerNorm unless given."""
+        """norm: default nn.LayerNorm."""
         super().__init__()
         self.norm = norm or nn.LayerNorm(d_model, eps=1e-5)
         self.mixer = mixer
@@ -52,7 +52,7 @@ class TransformerLayer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers one after the other; `norm_in` before the first, `norm_out` after the last."""
+    """Layers in sequence; `norm_in` before the first, `norm_out` after the last."""
 
     def __init__(
         self, layers: list[nn.Module], norm_in: nn.Module | None, norm_out: nn.Module | None
@@ -87,7 +87,7 @@ def init_residual(module: nn.Module, n_layers: int) -> None:
 
 
 def check_options(mixer: str, options: Options) -> None:
-    """UserError for a setting that the mixer does not have, or that is no positive number."""
+    """UserError for an unknown setting, and for a value that is not a positive integer."""
     known = set(inspect.signature(MIXERS[mixer]).parameters) - {"d_model"}
     known |= {"d_hidden"} if STACKS[mixer] is transformer else set()
     for layer in options:

@@ -2,18 +2,18 @@
 
     x (B, C, L, F) ─ rows (B F, L, C) ─ time ─► rows (B L, F, C) ─ frequency ─► (B, C, L, F)
 
-MP-SENet (arXiv 2308.08926) and what was made of it are published with a slip that their weights
-have learnt to live with. PyTorch's attention and GRU take (length, batch, channels) unless told
-`batch_first`, which nobody did: rows (B F, L, C) are read as one sequence of B F steps, L times.
-So of one recording the "time" transformer runs along frequency, the "frequency" transformer along
-time, and of a batch every item hears the others. `Axes` names the two readings:
+The published code of MP-SENet (arXiv 2308.08926) and its successors has an error with which the
+published weights were trained. PyTorch's attention and GRU take (length, batch, channels) without
+`batch_first`, which was not set: rows (B F, L, C) are read as L sequences of B F steps. So the
+"time" transformer runs along frequency, the "frequency" transformer along time, and the items of a
+batch influence each other. `Axes` names the two variants:
 
-| axes      | rows (R, L, C) are                    | for                     |
-|-----------|---------------------------------------|-------------------------|
-| named     | R sequences of L steps, as they claim | training anew           |
-| published | L sequences of R steps                | weights trained that way|
+| axes      | rows (R, L, C) are                  | for                     |
+|-----------|-------------------------------------|-------------------------|
+| named     | R sequences of L steps, as intended | new trainings           |
+| published | L sequences of R steps              | weights trained that way|
 
-Layers that never had the slip (Mamba, the convolutions of a Conformer) do not turn.
+Layers without the error (Mamba, the convolutions of a Conformer) always use the named axes.
 """
 
 from collections.abc import Callable
@@ -25,23 +25,23 @@ from torch import Tensor, nn
 from speechlab.errors import UserError
 
 Axes = Literal["named", "published"]
-Normed = Literal["all", "query"]  # of what attention sees: MP-SENet's, MP-SENet + Mamba's
+Normed = Literal["all", "query"]  # normalised inputs of attention: MP-SENet, MP-SENet + Mamba
 
 
 def turned(x: Tensor, axes: Axes) -> Tensor:
-    """Rows so that the sequence is dim 1: (R, L, C) -> itself, or (L, R, C); turns back, too."""
+    """Rows so that the sequence is dim 1: (R, L, C) -> itself, or (L, R, C); its own inverse."""
     return x if axes == "named" else x.transpose(0, 1)
 
 
 class Attention(nn.Module):
     """Multi-head attention without mask or positions (arXiv 1706.03762, section 3.2.2).
 
-    PyTorch's fused kernels keep no matrix of all pairs of steps: memory grows with the length,
-    time with its square. Only on a CPU, dropout while training makes that matrix.
+    PyTorch's fused kernels store no matrix of all pairs of steps: memory grows with the length,
+    time with its square. Dropout in training on a CPU is the exception.
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0) -> None:
-        """dropout: share of the weights between steps that training sets to zero."""
+        """dropout: share of the attention weights that training sets to zero."""
         super().__init__()
         if n_heads < 1 or d_model % n_heads:
             raise UserError(f"attention over {d_model} channels cannot have {n_heads} heads")
@@ -53,12 +53,12 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x: (B, L, C) asks, context (B, K, C) answers -> (B, L, C)."""
+        """x: queries (B, L, C); context: keys and values (B, K, C) -> (B, L, C)."""
         d_model = x.shape[-1]
         weights, biases = (p.split([d_model, 2 * d_model]) for p in self.in_proj.parameters())
         k, v = F.linear(context, weights[1], biases[1]).chunk(2, -1)
-        if context.shape[1] == 1:  # a softmax over one step is 1, whatever is asked
-            return self.out_proj(v + 0 * x)  # so that the gradient of x is zero, and not absent
+        if context.shape[1] == 1:  # a softmax over one step is 1
+            return self.out_proj(v + 0 * x)  # a zero gradient of x, not a missing one
         q, k, v = map(self._heads, (F.linear(x, weights[0], biases[0]), k, v))
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -70,7 +70,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then a bidirectional GRU in the place of the dense layers, each added to x.
+    """Attention, then a bidirectional GRU instead of dense layers, each added to x.
 
     (R, L, C) -> (R, L, C), layer-normed at the end.
     """
@@ -86,7 +86,7 @@ class TransformerBlock(nn.Module):
         self.norm_out = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x, and what its attention asks, not normed, else x itself: (R, L, C) -> (R, L, C)."""
+        """x: queries; context: keys and values, else x: (R, L, C) -> (R, L, C)."""
         x = turned(x, self.axes)
         asking = self.attention_norm(x)
         if context is None:
@@ -127,14 +127,14 @@ def along_axes(
 
 
 class CrossAttention(nn.Module):
-    """Two images of features that ask each other: mag + T(mag; phase), phase + T(phase; mag).
+    """Cross-attention of two feature maps: mag + T(mag; phase), phase + T(phase; mag).
 
     (B, C, L, F) each -> the same shapes; T is a TransformerBlock over the L F points of an item.
-    With named axes every point asks every point of the other image, and the GRU takes L F steps:
+    With named axes every point attends to every point of the other map, and the GRU has L F steps:
     memory grows with L F, time with its square, 2 (L F)² C multiply-accumulates each way. At 16 kHz
     and MP-SENet's front end 2 s are 32,421 points (1.3e11) and 10 s are 161,701 (3.3e12), minutes
-    on a processor core. With published axes the sequence is the batch: of an item alone each point
-    asks the same point of the other image, which makes the attention a linear map.
+    on a processor core. With published axes the sequence is the batch: in a single item each point
+    attends to one point of the other map, which makes the attention a linear map.
     """
 
     def __init__(self, d_model: int, n_heads: int, axes: Axes) -> None:

@@ -1,11 +1,11 @@
-"""Transformer layers normed after each addition (arXiv 1706.03762), with heads of any width.
+"""Post-norm Transformer layers (arXiv 1706.03762) with heads of any width.
 
     x ─► + attention ─► norm ─► + dense ─► norm
 
 SEMamba's baseline for its basic model; sizes and norms are those of the authors' lab's public code
-(class `transformerencoder_03`). Two things there are not taken over: attention divided by the root
-of all heads' width in the place of one head's, and the attention's output layer used a second time
-behind the dense part, whose own is counted and idle. There are no positions.
+(class `transformerencoder_03`). Two details of it are not copied: attention scaled by the width of
+all heads instead of one, and the attention's output layer used again after the dense part, whose
+own layer is counted but unused. There are no positions.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from speechlab.layers.mixers import MHA
 
 State = tuple[Any, ...]
 SLOPE = 0.2  # of LeakyReLU below zero
-DROPOUT = 0.1  # of what is added, while training
+DROPOUT = 0.1  # of each added term, in training
 
 
 class WideAttention(MHA):
@@ -32,7 +32,7 @@ class WideAttention(MHA):
 
 
 class WholeAttention(nn.Module):
-    """Every frame sees every frame: (B, L, D) -> (B, L, D), as many weights as `WideAttention`."""
+    """Attention over all frames: (B, L, D) -> (B, L, D), with the weights of `WideAttention`."""
 
     def __init__(self, d_model: int, n_heads: int, d_inner: int) -> None:
         super().__init__()

@@ -217,7 +217,7 @@ def test_override_and_refusals(monkeypatch, operands):
     monkeypatch.setenv("SPEECHLAB_SCAN", "fastest")
     with pytest.raises(UserError, match=r"'fastest' is unknown: choose one of reference, parallel"):
         selective_scan(*x)
-    with pytest.raises(UserError, match=r"'cuda' is not available: .*these are on cpu"):
+    with pytest.raises(UserError, match=r"'cuda' is not available: .*not on cpu"):
         selective_scan(*x, backend="cuda")
     monkeypatch.setattr(scan, "_missing", lambda name: "numba does not import (No module)")
     with pytest.raises(UserError, match=r"'numba' is not available: numba does not import"):

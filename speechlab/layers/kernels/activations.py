@@ -1,7 +1,7 @@
 # ruff: noqa: ANN001, ANN201
-"""What the kernels of `step.py` do between their products: activations, norms, residuals.
+"""Activations, norms and residuals for the kernels of `step.py`.
 
-All act on float32 rows; a flat array of rows goes with the distance between them, `width`.
+All act on float32 rows; a flat array of rows comes with the distance between them, `width`.
 k: the constants of `elementary`.
 """
 
@@ -17,7 +17,7 @@ SUMS = EXACT | {"reassoc"}  # sums over channels may be reordered, or they would
 
 @inline(EXACT)
 def width_of(n_out):
-    """`product.padded`, for kernels."""
+    """`matmul.padded`, for kernels."""
     return (n_out + LANES - 1) // LANES * LANES
 
 

@@ -27,7 +27,7 @@ CONSTANTS = (LOG2_E, LOW, ROUND, *EXP2)
 
 
 def inline(flags: set[str]):
-    """Decorator of a helper that disappears in its kernel; no reference counts, see there."""
+    """Decorator of a helper that is inlined into its kernel; no reference counts, see there."""
     return njit(fastmath=flags, error_model="numpy", forceinline=True, _nrt=False)
 
 
