@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from gradio_app import app
 from speechlab.config import override
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 from speechlab.weights.checkpoints import save
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000  # Hz
 
 

@@ -17,8 +17,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import speechlab
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 BYTES_MAX = 3_000_000
 OURS = {"speechlab", "gradio_app", "benchmarks", "examples", "tests", "conftest"}
 IMPORTED_AS = {

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.warm import ROOT
+
 PACKAGE = ROOT / "speechlab"
 LEVELS = (  # from the ground: a package imports only packages of lower levels
     ("errors", "version"),

@@ -14,8 +14,8 @@ import torch
 from speechlab.errors import UserError
 from speechlab.parallel import THREADS, Workers, finished, n_processors
 from tests.support import warm
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PARENT = None  # process, set in it alone
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from speechlab.cli.main import main
 from speechlab.errors import UserError
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 TEXTS = README + CONTRIBUTING + (ROOT / "data" / "README.md").read_text()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,8 @@ from speechlab.errors import UserError
 from speechlab.evaluation import evaluate
 from speechlab.evaluation.metrics import METRICS
 from speechlab.evaluation.summaries import summarise
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 
 

@@ -11,8 +11,8 @@ from speechlab.data.test_sets import TEST_SETS
 from speechlab.errors import UserError
 from speechlab.report import cleanumamba, paper
 from speechlab.report.markdown import PaperTable, per_file
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "published"
 ABLATION = cleanumamba.published_table("ablation", PUBLISHED)
 PRUNING = cleanumamba.published_table("pruning", PUBLISHED)

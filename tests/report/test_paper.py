@@ -11,8 +11,8 @@ import pytest
 from speechlab.errors import UserError
 from speechlab.report import paper
 from speechlab.study import runner
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ("corpus_", *(f"{name}-" for name in runner.TRAINED))  # notebooks 01 to 06 write these
 
 

@@ -1,7 +1,6 @@
 """Sizes and MACs of the separators are counted; what is printed stays printed, measured or not."""
 
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,8 +9,9 @@ from speechlab.errors import UserError
 from speechlab.report import separation
 from speechlab.report.markdown import PaperTable
 from speechlab.report.separation import BUILT, COUNTED, MAIN, RIVAL, UMAMBANET
+from tests.support.warm import ROOT
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = ROOT / "results"
 PRINTED = separation.published(RESULTS / "published")
 PAPER = PRINTED["sepmamba_wsj0_2mix"]
 COUNTS = pd.read_csv(RESULTS / separation.COUNTS)

@@ -10,8 +10,9 @@ from speechlab.errors import UserError
 from speechlab.report import spectral
 from speechlab.report.spectral import ADVANCED, CAUSAL, CONFORMER, WHOLE
 from speechlab.weights import hub
+from tests.support.warm import ROOT
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = ROOT / "results"
 PRINTED = spectral.published(RESULTS / "published")
 COUNTS = pd.read_csv(RESULTS / spectral.COUNTS)
 COSTS = spectral.costs(PRINTED, COUNTS).set_index("model")

@@ -6,14 +6,13 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from speechlab.cli import main
+from tests.support.warm import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SBATCH = ROOT / "cluster" / "study.sbatch"
 SNAKEFILE = ROOT / "Snakefile"
 SETTINGS = {"notebooks": "10", "set": "seconds=2", "each": "weights_folder=a,b", "profile": "smoke"}

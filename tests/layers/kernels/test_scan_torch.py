@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechlab.layers import scan
 from speechlab.layers.kernels import scan_torch
 from speechlab.layers.scan import Operands, selective_scan
-
-ROOT = Path(__file__).parents[3]
+from tests.support.warm import ROOT
 
 
 @pytest.mark.parametrize("shape", [(1, 37, 128, 5), (3, 40, 300, 16), (2, 33, 7, 3)])
