@@ -14,6 +14,7 @@ from speechlab.audio import files as audio
 from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
+from speechlab.models.macs import n_params
 from speechlab.parallel import finished, n_processors
 from speechlab.storage.atomic import sha256
 from speechlab.version import __version__
@@ -70,10 +71,7 @@ def find_estimates(
 
 def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
     """The model is loaded here, too, so that an unreadable file is an error before any work."""
-    from speechlab.models.macs import n_params
-    from speechlab.weights.checkpoints import locate
-
-    path = locate(checkpoint)
+    path = checkpoints.locate(checkpoint)
     model = checkpoints.load(path)
     if model.n_sources != n_sources:
         raise UserError(

@@ -105,7 +105,7 @@ def evaluate(
     known = separation_metrics.METRICS if several else METRICS
     names = tuple(known if metrics is None else metrics)
     quantize = quantize or ("float" if several else "int16")
-    _check_options(names, known, quantize, jobs, limit)
+    _check_options(names, known, quantize, jobs=jobs, limit=limit)
     refuse_unwritable(Path(output))
     source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit])
     published = test_sets.recognise(mixtures)
@@ -156,12 +156,11 @@ def _fill(
 
 def _names(tasks: Iterable[Task]) -> list[str]:
     """The names of the rows: of the file, with several sources followed by the speaker's number."""
-    names = []
-    for mixture in (task.mixture for task in tasks):
-        numbers = range(1, len(mixture.sources) + 1)
-        several = [f"{mixture.name} {number}" for number in numbers]
-        names += several if len(several) > 1 else [mixture.name]
-    return names
+    return [
+        f"{task.mixture.name} {number}" if len(task.mixture.sources) > 1 else task.mixture.name
+        for task in tasks
+        for number in range(1, 1 + len(task.mixture.sources))
+    ]
 
 
 def score_mixture(task: Task) -> list[Row]:
@@ -249,23 +248,23 @@ def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
     mixtures = test_sets.find(test_set)
     known = test_sets.recognise(mixtures)
     table = summarise(rows).reset_index().rename(columns={"mean": "measured"})
-    table["known"] = table["metric"].map(known.known if known else {}).astype(float)
-    table["difference"] = table["measured"] - table["known"]
+    table.insert(2, "known", table["metric"].map(known.known if known else {}).astype(float))
+    table.insert(3, "difference", table["measured"] - table["known"])
     complete = known is not None and len(rows) == known.n_files
     judged = complete & table["known"].notna()
     met = (table["difference"].abs() <= TOLERANCE) & (table["n_failed"] == 0)
     table["verdict"] = np.where(judged, np.where(met, "met", "NOT met"), "")
-    columns = ["metric", "measured", "known", "difference", "n", "n_failed", "verdict"]
     n_failed = int(rows[list(table["metric"])].isna().any(axis=1).sum())
+    passed = bool(judged.any() and met[judged].all() and not n_failed) if complete else None
     if known is None:
-        passed, reason = None, f"{len(rows)} files; no set with a known row has these names"
+        reason = f"{len(rows)} files; no set with a known row has these names"
     elif not complete:
-        passed, reason = None, f"incomplete, {len(rows)} of {known.n_files} files: not comparable"
+        reason = f"incomplete, {len(rows)} of {known.n_files} files: not comparable"
     else:
-        passed = bool(judged.any() and met[judged].all() and not n_failed)
         reason = f"complete, {len(rows)} files; known row {'met' if passed else 'NOT met'}"
     reason += f"; {n_failed} failed" if n_failed else ""
-    return Check(test_sets.title(mixtures), passed, reason, table[columns])
+    table = table.drop(columns=["low", "high"])
+    return Check(test_sets.title(mixtures), passed, reason, table)
 
 
 def _check_rates(names: Iterable[str], sample_rate: int | None, paths: Iterable[Path]) -> None:
@@ -280,19 +279,9 @@ def _check_rates(names: Iterable[str], sample_rate: int | None, paths: Iterable[
 
 
 def _check_options(
-    metrics: tuple[str, ...],
-    known: Collection[str],
-    quantize: str,
-    jobs: int | None,
-    limit: int | None,
+    metrics: tuple[str, ...], known: Collection[str], quantize: str, **counts: int | None
 ) -> None:
-    """UserError for wrong options.
-
-    metrics: names asked for
-    known: names of all metrics
-    quantize: one of QUANTIZE
-    jobs, limit: None or 1 and more
-    """
+    """UserError for wrong options. known: names of all metrics; counts: None, or 1 and more."""
     unknown = [name for name in metrics if name not in known]
     if unknown or not metrics:
         raise UserError(f"no metric {' '.join(unknown)}; known: {', '.join(known)}")
@@ -300,6 +289,6 @@ def _check_options(
         raise UserError("a metric is named twice; name each once")
     if quantize not in QUANTIZE:
         raise UserError(f"quantize {quantize!r} is not one of {', '.join(QUANTIZE)}")
-    for name, value in (("jobs", jobs), ("limit", limit)):
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it must be 1 or more")

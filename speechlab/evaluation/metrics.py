@@ -97,44 +97,32 @@ def sdr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
     return -float(loss[0, 0])
 
 
-def csig(
+def rating(
     estimate: np.ndarray,
     reference: np.ndarray,
     sample_rate: int,
+    name: str,
     scale: str = "float",
     cache: Cache | None = None,
 ) -> float:
-    """Composite measure of signal distortion (Hu and Loizou 2008), 1 to 5, higher is better."""
-    pair = estimate, reference, sample_rate
-    quality = pesq_wb(*pair, cache=cache)
-    return composite.csig(quality, _llr(*pair, cache), _wss(*pair, scale, cache))
+    """Composite measure (Hu and Loizou 2008), 1 to 5, higher is better. 16 kHz only.
 
-
-def cbak(
-    estimate: np.ndarray,
-    reference: np.ndarray,
-    sample_rate: int,
-    scale: str = "float",
-    cache: Cache | None = None,
-) -> float:
-    """Composite measure of intrusive background (Hu and Loizou 2008), 1 to 5, higher is better."""
-    pair = estimate, reference, sample_rate
-    quality = pesq_wb(*pair, cache=cache)
-    level = composite.ssnr(*_signals(estimate, reference), sample_rate, SCALES[scale])
-    return composite.cbak(quality, _wss(*pair, scale, cache), level)
-
-
-def covl(
-    estimate: np.ndarray,
-    reference: np.ndarray,
-    sample_rate: int,
-    scale: str = "float",
-    cache: Cache | None = None,
-) -> float:
-    """Composite measure of overall quality (Hu and Loizou 2008), 1 to 5, higher is better."""
-    pair = estimate, reference, sample_rate
-    quality = pesq_wb(*pair, cache=cache)
-    return composite.covl(quality, _llr(*pair, cache), _wss(*pair, scale, cache))
+    estimate, reference: (T,)
+    sample_rate: Hz
+    name: csig (signal distortion), cbak (intrusive background) or covl (overall quality)
+    scale: in SCALES
+    cache: intermediate values of this pair of signals
+    """
+    quality = pesq_wb(estimate, reference, sample_rate, cache)
+    signals = (*_signals(estimate, reference), sample_rate)
+    if name == "cbak":
+        level = composite.ssnr(*signals, SCALES[scale])
+    else:
+        llr = _once(cache, "llr", lambda: composite.llr(*signals))
+    wss = _once(cache, f"wss_{scale}", lambda: composite.wss(*signals, SCALES[scale]))
+    if name == "cbak":
+        return composite.cbak(quality, wss, level)
+    return {"csig": composite.csig, "covl": composite.covl}[name](quality, llr, wss)
 
 
 def ssnr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
@@ -150,12 +138,11 @@ METRICS: dict[str, Callable[..., float]] = {
     "si_sdr": si_sdr,
     "si_snr": si_snr,
     "sdr": sdr,
-    "csig_float": partial(csig, scale="float"),
-    "cbak_float": partial(cbak, scale="float"),
-    "covl_float": partial(covl, scale="float"),
-    "csig_int16": partial(csig, scale="int16"),
-    "cbak_int16": partial(cbak, scale="int16"),
-    "covl_int16": partial(covl, scale="int16"),
+    **{
+        f"{name}_{scale}": partial(rating, name=name, scale=scale)
+        for scale in SCALES
+        for name in ("csig", "cbak", "covl")
+    },
     "ssnr": ssnr,
 }
 SHARING = ("pesq_wb", *(name for name in METRICS if name[:4] in ("csig", "cbak", "covl")))
@@ -298,23 +285,3 @@ def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, extende
         raise MetricError("too short: less than 0.4 s of speech") from error
     finally:
         np.random.set_state(state)  # noqa: NPY002
-
-
-def _llr(
-    estimate: np.ndarray, reference: np.ndarray, sample_rate: int, cache: Cache | None
-) -> float:
-    return _once(cache, "llr", lambda: composite.llr(*_signals(estimate, reference), sample_rate))
-
-
-def _wss(
-    estimate: np.ndarray,
-    reference: np.ndarray,
-    sample_rate: int,
-    scale: str,
-    cache: Cache | None,
-) -> float:
-    return _once(
-        cache,
-        f"wss_{scale}",
-        lambda: composite.wss(*_signals(estimate, reference), sample_rate, SCALES[scale]),
-    )

@@ -69,13 +69,16 @@ def score(
     sample_rate: Hz
     names: in METRICS; default: those that are usual at the rate
     """
-    estimates, sources, mixture = map(_float, (estimates, sources, mixture))
+    estimates, sources, mixture = (
+        np.asarray(x, dtype=np.float64) for x in (estimates, sources, mixture)
+    )
     if sources.ndim != 2 or not estimates.shape == sources.shape == (len(sources), len(mixture)):
         shapes = [x.shape for x in (estimates, sources, mixture)]
         raise ValueError(f"shapes {shapes} are not (S, T), (S, T) and (T,)")
     names = usual(sample_rate) if names is None else tuple(names)
     order = permutation(estimates, sources)
-    of_estimates = _measured(estimates[list(order)], sources, sample_rate, _measures(names))
+    measures = tuple(dict.fromkeys(IMPROVEMENTS.get(name, name) for name in names))
+    of_estimates = _measured(estimates[list(order)], sources, sample_rate, measures)
     improved = tuple(IMPROVEMENTS[name] for name in names if name in IMPROVEMENTS)
     of_mixture = _measured(np.stack([mixture] * len(sources)), sources, sample_rate, improved)
     return [
@@ -90,7 +93,10 @@ def permutation(estimates: np.ndarray, sources: np.ndarray) -> tuple[int, ...]:
     All orders are tried up to 4 sources; beyond that an assignment is solved. A silent or broken
     signal favours no order. Of equal orders the first is taken, which is that of the estimates.
     """
-    estimates, sources = (_finite(_float(x)) for x in (estimates, sources))
+    estimates, sources = (
+        np.where(np.isfinite(x).all(-1, keepdims=True), x, 0.0).astype(np.float64)
+        for x in (estimates, sources)
+    )
     energy = np.square(estimates).sum(-1)[:, None] * np.square(sources).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.square(estimates @ sources.T) / energy  # (estimate, source)
@@ -163,11 +169,6 @@ def _too_short(heard: np.ndarray) -> str:
     return f"too short: {SDR_TAPS} taps fit anything" if fits_anything else ""
 
 
-def _measures(names: Iterable[str]) -> tuple[str, ...]:
-    """The measures that these names need, each once."""
-    return tuple(dict.fromkeys(IMPROVEMENTS.get(name, name) for name in names))
-
-
 def _measured(
     signals: np.ndarray, sources: np.ndarray, sample_rate: int, names: tuple[str, ...]
 ) -> list[tuple[dict[str, float], dict[str, str]]]:
@@ -214,12 +215,3 @@ def _speaker(
             reason = reason or (f"of the mixture: {unknown[measure]}" if measure in unknown else "")
         why |= {name: reason} if reason else {}
     return Speaker(estimate, chosen, why)
-
-
-def _float(signal: np.ndarray) -> np.ndarray:
-    return np.asarray(signal, dtype=np.float64)
-
-
-def _finite(signals: np.ndarray) -> np.ndarray:
-    """(S, T); a signal that is not finite becomes silence."""
-    return np.where(np.isfinite(signals).all(-1, keepdims=True), signals, 0.0)

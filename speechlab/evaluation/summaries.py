@@ -8,7 +8,7 @@ come from `evaluate` or from its CSV file.
 import pandas as pd
 
 from speechlab.evaluation.separation_metrics import LEFT_OUT, METRICS, SILENT, numbered
-from speechlab.evaluation.statistics import mean_interval
+from speechlab.evaluation.statistics import Mean, mean_interval
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -47,13 +47,12 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     n: files in the mean; n_failed: files without a value, for at least one speaker. Of several
     speakers also n_left_out: files of which no system has a value, not counted in n_failed.
     """
-    table, summary = means(rows), []
-    for metric in metrics_of(table):
-        values = table[metric].dropna()
-        mean = mean_interval(values.to_numpy())
-        summary.append((metric, *mean, len(table) - len(values)))
-    columns = ["metric", "mean", "low", "high", "n", "n_failed"]
-    summary = pd.DataFrame(summary, columns=columns).set_index("metric")
+    table = means(rows)
+    intervals = {name: mean_interval(table[name].dropna()) for name in metrics_of(table)}
+    summary = pd.DataFrame(
+        list(intervals.values()), pd.Index(intervals, name="metric"), Mean._fields
+    )
+    summary["n_failed"] = len(table) - summary["n"]
     if "speaker" in rows:
         rows = _with_reasons(rows)
         summary["n_left_out"] = [_n_left_out(rows, metric) for metric in summary.index]
@@ -63,11 +62,13 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 def failed(rows: pd.DataFrame) -> dict[str, str]:
     """The files without a value of a metric, each with its first reasons; none is left out."""
-    rows = _with_reasons(rows)
-    parts = rows["failed"].map(lambda reasons: [p for p in _parts(reasons) if not _is_left_out(p)])
-    reasons = rows.assign(failed=parts.map("; ".join))
-    first = reasons[reasons["failed"] != ""].drop_duplicates("file")
-    return dict(zip(first["file"], first["failed"], strict=True))
+    found = {}
+    for file, reasons in zip(rows["file"], _with_reasons(rows)["failed"], strict=True):
+        left_out = _left_out(reasons)
+        parts = [part for part in _parts(reasons) if part.partition(": ")[0] not in left_out]
+        if parts:
+            found.setdefault(file, "; ".join(parts))
+    return found
 
 
 def metrics_of(rows: pd.DataFrame) -> list[str]:
@@ -83,19 +84,15 @@ def _n_left_out(rows: pd.DataFrame, metric: str) -> int:
 
 def _with_reasons(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose empty reasons are empty text; read from a CSV file they are NaN."""
-    reasons = rows["failed"].astype(object)
-    return rows.assign(failed=reasons.where(reasons.notna(), ""))
+    return rows.assign(failed=rows["failed"].astype(object).where(rows["failed"].notna(), ""))
 
 
 def _parts(reasons: str) -> list[str]:
     """Of a cell of `rows.failures`: "metric: reason" each."""
-    return reasons.split("; ")
-
-
-def _is_left_out(part: str) -> bool:
-    return part.partition(": ")[2] in LEFT_OUT
+    return reasons.split("; ") if reasons else []
 
 
 def _left_out(reasons: str) -> set[str]:
     """The metrics, or "all", that no system has a value of."""
-    return {part.partition(": ")[0] for part in _parts(reasons) if _is_left_out(part)}
+    named = (part.partition(": ") for part in _parts(reasons))
+    return {metric for metric, _, reason in named if reason in LEFT_OUT}

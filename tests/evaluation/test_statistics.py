@@ -47,20 +47,6 @@ def test_interval_is_that_of_the_normal_mean():
     assert mean - low == pytest.approx(expected, rel=0.06)
 
 
-def test_same_seed_same_numbers_and_the_global_generator_is_left_alone():
-    values = np.arange(50.0)
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    assert mean_interval(values) == mean_interval(values)
-    assert mean_interval(values, seed=1) != mean_interval(values)
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
-
-
-def test_more_confidence_is_wider():
-    values = np.random.default_rng(0).standard_normal(30)
-    narrow, wide = (mean_interval(values, confidence) for confidence in (0.5, 0.99))
-    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
-
-
 def test_equal_values_have_no_width():
     assert mean_interval(np.full(9, 2.5)) == (2.5, 2.5, 2.5, 9)
 
@@ -269,9 +255,12 @@ def test_the_interval_of_seeds_holds_the_mean_as_often_as_it_says():
     assert 0.83 <= np.mean([one.low <= 0 <= one.high for one in intervals]) <= 0.99
 
 
-def test_the_interval_of_seeds_is_the_same_for_the_same_seed():
-    values = runs(12, 3)
-    assert seeds_interval(values) == seeds_interval(values)
-    assert seeds_interval(values, seed=1) != seeds_interval(values)
-    narrow, wide = (seeds_interval(values, confidence) for confidence in (0.5, 0.99))
-    assert wide.low < narrow.low < narrow.high < wide.high
+@pytest.mark.parametrize(
+    ("interval", "values"), [(mean_interval, runs(30, 1)[0]), (seeds_interval, runs(12, 3))]
+)
+def test_same_seed_same_numbers_and_more_confidence_is_wider(interval, values):
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert interval(values) == interval(values) != interval(values, seed=1)
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    narrow, wide = (interval(values, confidence) for confidence in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
