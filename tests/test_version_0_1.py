@@ -48,7 +48,7 @@ def test_corpora_are_read(old, corpus):
     read = launch.corpora([f"data/{corpus}"])
     assert read.data_hash and read.read("dev")["mixture"]
     if corpus != "toy":
-        names = corpus, corpus.replace("talkers", "speakers")
+        names = corpus, corpus.replace("two_talkers", "two_speakers")
         under_old, under_new = (launch.corpora([name]).read("train") for name in names)
         assert under_old["speech"] and under_old == under_new
     for split in manifest.SPLITS:

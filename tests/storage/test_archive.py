@@ -1,4 +1,4 @@
-"""An archive is unpacked whole or not at all, and stays in its folder."""
+"""Extraction of an archive is atomic and confined to its folder."""
 
 import io
 import os

@@ -25,7 +25,7 @@ def holder(path, released=lambda: signal.pause()):
 
 
 def test_the_second_waits_and_is_told_once(tmp_path):
-    """The first holds the lock until the second was told, and leaves a note before it ends."""
+    """The first holds the lock until the second one waits, and writes a note before it ends."""
     path, note, told = tmp_path / "new/lock", tmp_path / "released", []
     reader, writer = os.pipe()
     child = holder(path, lambda: os.read(reader, 1) and note.touch())

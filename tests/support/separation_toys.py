@@ -1,4 +1,4 @@
-"""Toys of the tests of separation: talkers that a filter tells apart, and a model that is one."""
+"""Test doubles for separation: speakers in separate bands, and a filter as the model."""
 
 from dataclasses import dataclass
 from itertools import pairwise, permutations
@@ -30,7 +30,7 @@ def bands(n_sources):
 
 
 class Splitter(Model):
-    """A talker in each band of the spectrum, (B, 1, T) -> (B, S, T), in a random order each time.
+    """A speaker in each band of the spectrum, (B, 1, T) -> (B, S, T), in a new random order.
 
     swaps: False keeps the order. gains: the least and the most of a call's own gain. hiss: noise in
     each output, whoever's it is. door: samples beyond it go to the first output before the swap
@@ -97,7 +97,7 @@ def talk(schedule, n_sources=2, seed=0):
 
 
 class Streamer(ChunkedModel):
-    """A stream of two talkers who take turns of half a second, both with hiss of their own.
+    """A stream of two speakers who alternate every half second, each with its own noise.
 
     In all channels but the first they are exchanged.
     """

@@ -140,7 +140,7 @@ def forked(work) -> int:
         traceback.print_exc()
         raise
     finally:
-        os._exit(code)  # pytest goes on in the parent alone
+        os._exit(code)  # pytest continues only in the parent
 
 
 def ended(child: int) -> int:
