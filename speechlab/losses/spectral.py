@@ -34,7 +34,7 @@ def magnitude(estimate: Spectrum, reference: Spectrum) -> Tensor:
 def phase(estimate: Spectrum, reference: Spectrum, edges: Edges) -> Tensor:
     """Instantaneous phase + group delay + instantaneous angular frequency, 0 to 3 pi, radians.
 
-    Ai and Ling 2023, arXiv 2211.15974; random phases have 3 pi / 2.
+    Ai and Ling 2023, arXiv 2211.15974; 3 pi / 2 for random phases.
     """
     instantaneous = instantaneous_phase(estimate, reference)
     delay = group_delay(estimate, reference, edges)
@@ -42,24 +42,24 @@ def phase(estimate: Spectrum, reference: Spectrum, edges: Edges) -> Tensor:
 
 
 def instantaneous_phase(estimate: Spectrum, reference: Spectrum) -> Tensor:
-    """Mean distance of the phases round the circle, 0 to pi, radians."""
+    """Mean wrapped phase error, 0 to pi, radians."""
     return _mean(anti_wrapped(_pair(estimate.phase, reference.phase)))
 
 
 def group_delay(estimate: Spectrum, reference: Spectrum, edges: Edges) -> Tensor:
-    """The same of the phases' differences from bin to bin."""
+    """The same for phase differences from bin to bin."""
     return _of_differences(estimate, reference, BINS, edges)
 
 
 def angular_frequency(estimate: Spectrum, reference: Spectrum, edges: Edges) -> Tensor:
-    """The same of the phases' differences from frame to frame."""
+    """The same for phase differences from frame to frame."""
     return _of_differences(estimate, reference, FRAMES, edges)
 
 
 def complex_spectrum(estimate: Spectrum, reference: Spectrum) -> Tensor:
     """Twice the mean square difference of real and imaginary parts, compressed, 0 or more.
 
-    The mean is over both parts, so this is the mean of the squared distance in the plane.
+    The mean is over both parts, so twice it is the mean squared distance in the complex plane.
     """
     return 2 * _mean(_pair(estimate.parts, reference.parts).square())
 
@@ -70,10 +70,10 @@ def time(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def consistency(estimate: Spectrum, front_end: FrontEnd, offsets: str) -> Tensor:
-    """`complex_spectrum` between a spectrum and the one that its waveform has, 0 or more.
+    """`complex_spectrum` between a spectrum and that of its waveform, 0 or more.
 
     offsets: of the second, as in `audio.spectrum`: "reanalysis" for SEMamba, "mpsenet" for
-    MP-SENet; with "none" the gradient is not finite where the waveform is silent.
+    MP-SENet; with "none" the gradient of a silent waveform is not finite.
     """
     return complex_spectrum(estimate, front_end.reanalyse(estimate, offsets))
 
@@ -87,7 +87,7 @@ def metric(score: Tensor) -> Tensor:
 
 
 def anti_wrapped(angle: Tensor) -> Tensor:
-    """|x - 2 pi round(x / 2 pi)|: distance of an angle to 0 round the circle, 0 to pi."""
+    """|x - 2 pi round(x / 2 pi)|: distance of an angle to 0, 0 to pi."""
     turn = 2 * math.pi
     return (angle - turn * (angle / turn).round()).abs()
 
@@ -105,7 +105,7 @@ def _of_differences(estimate: Spectrum, reference: Spectrum, axis: int, edges: E
 
 
 def _pair(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Their difference; shapes that differ would broadcast, half precision would overflow."""
+    """Their difference, in float32; unequal shapes would broadcast."""
     if estimate.shape != reference.shape or estimate.ndim < 2:
         shapes = f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)}"
         raise ValueError(f"{shapes} are not equal, with a batch")

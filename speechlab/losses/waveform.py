@@ -1,9 +1,8 @@
 """Losses: functions, estimate first, reference second, (B, S, T) each -> values (B,).
 
-One value an example, lower is better, and the one it would have alone, so that the caller may
-average over any batch. Several sources count their mean. Half precision is computed in single.
-Values and gradients are finite, silence included; a NaN stays in its example, where the training
-loop sees it.
+One value per example, independent of the batch; lower is better. Several sources give their mean.
+Half precision is computed in single. Values and gradients are finite, also for silence. A NaN stays
+in its example, where the training loop finds it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +16,15 @@ from speechlab.audio.stft import stft
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # n_fft, hop, window: samples
-POWER_MIN = 1e-7  # of a time-frequency bin, as published: keeps the logarithm and the root finite
+POWER_MIN = 1e-7  # of a time-frequency bin, as published; keeps logarithm and root finite
 LOG_RESOLUTION = (512, 256, 512)  # n_fft, hop, window of `log_magnitude`: samples
 COMPRESSION = 0.3  # power of the magnitudes in `compressed_spectrum`
-COMPLEX_SHARE = 0.3  # of its distance with phases in the sum
+COMPLEX_SHARE = 0.3  # weight of the complex distance in the sum
 COMPRESSED_RESOLUTION = (512, 128, 512)  # n_fft, hop, window: samples
-COMPRESSED_MIN = 1e-4  # power of a bin at unit level, where compression is steep: -70 dB or so
-RATIO_MIN = 1e-10  # share of an energy that cannot be told from none: SI-SDR ends at 100 dB
+COMPRESSED_MIN = 1e-4  # power of a bin at unit level (-70 dB or so); bounds the gradient
+RATIO_MIN = 1e-10  # share of an energy that counts as none: SI-SDR ends at 100 dB
 SILENCE = 1e-16  # power of a sample that counts as none: -160 dB of full scale
-ERROR_MIN = 1e-3  # share of the reference's energy below which an error pulls no more: 30 dB
+ERROR_MIN = 1e-3  # share of the reference's energy where the SNR saturates: 30 dB
 
 
 def l1(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ def _high(mag: Tensor) -> Tensor:
     return mag[..., mag.shape[-2] // 2 :, :]
 
 
-BANDS: dict[str, Callable[[Tensor], Tensor]] = {  # mag (..., F, L) -> the part that is compared
+BANDS: dict[str, Callable[[Tensor], Tensor]] = {  # mag (..., F, L) -> the compared part
     "full": _full,
     "high_as_published": _high_as_published,
     "high": _high,
@@ -59,9 +58,9 @@ def multi_resolution_stft(estimate: Tensor, reference: Tensor, band: str = "full
     """Half the spectral convergence plus half the log-magnitude distance, 0 or more, no unit.
 
     Means over three resolutions (Yamamoto et al. 2020, arXiv 1910.11480, with the weights of
-    CleanUNet, arXiv 2202.07790). Spectral convergence is a ratio of each signal, where the
-    published code takes one of the whole batch. It is large (up to thousands) where the reference
-    is silent and the estimate is not. band: a name in BANDS.
+    CleanUNet, arXiv 2202.07790). Spectral convergence is a ratio per signal; the published code
+    takes one of the whole batch. It is large (up to thousands) for a silent reference and a loud
+    estimate. band: a name in BANDS.
     """
     estimate, reference = _signals(estimate, reference)
     values = []
@@ -74,15 +73,15 @@ def multi_resolution_stft(estimate: Tensor, reference: Tensor, band: str = "full
 
 
 def _magnitude(waveform: Tensor, resolution: tuple[int, int, int]) -> Tensor:
-    """(B, S, T) -> (B, S, F, L), nowhere zero; below the floor its gradient is none."""
+    """(B, S, T) -> (B, S, F, L), never zero; below the floor the gradient is zero."""
     spec = torch.view_as_real(stft(waveform, *resolution))
     return spec.square().sum(-1).clamp(min=POWER_MIN).sqrt()
 
 
 def log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute difference of log(1 + magnitude), 0 or more: that of the basic SEMamba.
+    """Mean absolute difference of log(1 + magnitude), 0 or more: the loss of the basic SEMamba.
 
-    Its notes tell L1 on the magnitude, which the network sees and gives as log(1 + magnitude).
+    Its notes say L1 on the magnitude; the network's input and output are log(1 + magnitude).
     """
     estimate, reference = _signals(estimate, reference)
     est, ref = (_magnitude(x, LOG_RESOLUTION).log1p() for x in (estimate, reference))
@@ -90,12 +89,12 @@ def log_magnitude(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def compressed_spectrum(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Squared distance of compressed spectra, 0 or more: magnitudes 0.7, with their phases 0.3.
+    """Squared distance of compressed spectra, 0 or more: 0.7 magnitude + 0.3 complex.
 
-    Power-law compression (0.3) as of Braun and Tashev 2021, arXiv 2009.12286: soft bands, which
-    hearing needs, count nearly as much as loud ones, and the mean of what may be there is best,
-    where the logarithm's absolute distance is best at the median: at silence. Both signals are
-    divided by the reference's RMS first, so that soft examples count no less.
+    Power-law compression (0.3) of Braun and Tashev 2021, arXiv 2009.12286: soft bands, important
+    for hearing, count nearly as much as loud ones. The best estimate is a mean; of the logarithm's
+    absolute distance it is the median: silence. Both signals are divided by the reference's RMS,
+    so that soft examples count as much.
     """
     estimate, reference = _signals(estimate, reference)
     level = reference.square().mean(-1, keepdim=True).add(SILENCE).sqrt()
@@ -113,10 +112,10 @@ def _compressed(waveform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def snr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Negative SNR in dB, soft at 30 dB (Wisdom et al. 2021, arXiv 2011.00803); -30 is the least.
+    """Negative SNR in dB, saturating at 30 dB (Wisdom et al. 2021, arXiv 2011.00803).
 
-    Gain and sign count, as in L1, and loud examples count no more than soft ones. A silent
-    reference counts an estimate above -100 dB of full scale by its level.
+    Depends on gain and sign, as L1, and weighs loud and soft examples alike. For a silent reference
+    it is the estimate's level above -100 dB of full scale.
     """
     estimate, reference = _signals(estimate, reference)
     error, power = (x.square().mean(-1) for x in (estimate - reference, reference))
@@ -128,7 +127,7 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """Negative scale-invariant SDR in dB, -100 to 100 (Le Roux et al. 2019, arXiv 1811.02508).
 
     No mean is removed, as in `evaluation.metrics`. A silent estimate has 0 dB; a silent reference
-    has 100 and pulls at nothing, for no gain of it explains an estimate.
+    has 100 dB and zero gradient.
     """
     estimate, reference = _signals(estimate, reference)
     power = reference.square().mean(-1, keepdim=True)
@@ -147,7 +146,7 @@ def si_snr(estimate: Tensor, reference: Tensor) -> Tensor:
 def at_lengths(loss: Loss, n_samples: Sequence[int]) -> Loss:
     """The loss of examples of unequal length, padded into one batch.
 
-    n_samples: of each example, B of them; what lies behind them does not count, whatever it is.
+    n_samples: of each example, B of them; later samples do not count.
     """
 
     def cut(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -159,7 +158,7 @@ def at_lengths(loss: Loss, n_samples: Sequence[int]) -> Loss:
 
 
 def _signals(estimate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Both checked, for shapes that differ would broadcast; sums of half precision overflow."""
+    """Checked, since unequal shapes would broadcast; in float32, since half precision overflows."""
     if estimate.ndim != 3 or estimate.shape != reference.shape:
         shapes = f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)}"
         raise ValueError(f"{shapes} are not both (B, S, T)")

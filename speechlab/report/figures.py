@@ -26,11 +26,11 @@ COLOURS = {
     "lstm": "#CC79A7",
     "noisy": "#777777",
     "wiener": "#E69F00",
-    "cleanumamba": "#0072B2",  # as Mamba, which it is made of
+    "cleanumamba": "#0072B2",  # as Mamba
     **dict.fromkeys(("semamba_advanced", "semamba_basic"), "#009E73"),
     **dict.fromkeys(("mpsenet", "mpsenet_conformer", "mpsenet_mamba"), "#CC79A7"),
     "stretched": "#333333",
-    "mixture": "#777777",  # as noisy files: what came in
+    "mixture": "#777777",  # as noisy: the input
     "sepmamba": "#56B4E9",
     "umambanet": "#D55E00",
     "conv_tasnet": "#E69F00",
@@ -77,8 +77,8 @@ LABELS = {
     "level_apart_db": "level difference of the speakers (dB)",
     "pitch_apart": "pitch difference of the speakers (semitones)",
     "snr_db": "SNR (dB)",
-    "level_db": "level of the mixture (dB)",  # full scale at 0
-    "loss": "loss (no unit)",
+    "level_db": "level of the mixture (dB)",  # 0: full scale
+    "loss": "loss",
 }
 
 
@@ -148,7 +148,7 @@ def _reference(axes: Axes, level: pd.Series) -> None:
 
 
 def _key() -> list[Line2D]:
-    """Ring and dot in grey: they mean the same in every colour."""
+    """Ring and dot in grey, valid for every colour."""
     dot = {"marker": "o", "linestyle": "none", "color": "#555555"}
     return [
         Line2D([], [], label="published", **dot | RING),
@@ -174,7 +174,7 @@ def mixers(table: pd.DataFrame) -> Figure:
             axes.grid(visible=False, axis="y")
         names = [LABELS[mixer] for mixer in table["mixer"]]
         panels[0].set_yticks(range(len(table)), names, fontsize=9)
-        panels[0].set_ylim(len(table) - 0.5, -0.5)  # in the order of the table, from the top
+        panels[0].set_ylim(len(table) - 0.5, -0.5)  # first row on top
         for axes in panels:
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
@@ -192,11 +192,10 @@ def _mixer(axes: Axes, place: int, row: pd.Series, metric: str) -> None:
 def spectrograms(
     levels: Mapping[str, pd.DataFrame], span_db: float = 70.0, n_columns: int = 1
 ) -> Figure:
-    """Spectrograms side by side and one below the other, under one scale of colours.
+    """Spectrograms in rows and columns with one colour scale.
 
-    levels: title -> levels in dB, (F, L) with the frequency in Hz as index and the time in seconds
-    as columns, both evenly spaced; row by row. span_db: dB shown, down from the loudest point of
-    them all.
+    levels: title -> levels in dB, (F, L): frequencies in Hz as index, seconds as columns.
+    span_db: range of the colours, down from the loudest point of all.
     """
     loudest = max(table.to_numpy().max() for table in levels.values())
     n_rows = -(-len(levels) // n_columns)
@@ -254,7 +253,7 @@ def levels(table: pd.DataFrame) -> Figure:
 
 
 def distributions(table: pd.DataFrame) -> Figure:
-    """How often values occur: a panel per column, which is named in LABELS; NaN is left out."""
+    """Histograms: a panel per column, a name in LABELS; NaN is left out."""
     with style.context(STYLE):
         figure = Figure(figsize=(6.4, 2.2))
         panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
@@ -272,10 +271,13 @@ def training(
     metric: str = "si_sdr",
     system: str = "cleanumamba",
 ) -> Figure:
-    """The loss of a training and, beside it, the dev score.
+    """The loss of a training and its dev score.
 
-    history: step, loss; validations: step and the metric; either may be empty. references: the
-    metric of what is not trained, on the same files, by names in LABELS; drawn as levels.
+    history: step, loss; may be empty.
+    validations: step and the metric; may be empty.
+    references: the metric of untrained systems on the same files, by names in LABELS: lines.
+    metric: the dev score.
+    system: a name in COLOURS.
     """
     colour = COLOURS[system]
     with style.context(STYLE):
@@ -288,18 +290,18 @@ def training(
         for name, level in references.items():
             scores.axhline(level, color=COLOURS[name], linestyle=(0, (4, 3)), linewidth=1)
             text = f"{LABELS[name]}: {level:.2f}"
-            # below its line and on the right: the curve comes from below and passes it before
+            # below the line, at the right: the curve is above it by then
             place = {"xytext": (-2, -2), "textcoords": "offset points", "ha": "right", "va": "top"}
             at = {"xy": (1, level), "xycoords": scores.get_yaxis_transform()}
             scores.annotate(text, **at, **place, color=COLOURS[name], fontsize=8)
-        losses.set(xlabel="steps (count)", ylabel=LABELS["loss"])
-        scores.set(xlabel="steps (count)", ylabel=f"dev {LABELS[metric]}")
-        scores.margins(y=0.12)  # room for the words below the lowest level
+        losses.set(xlabel="training step", ylabel=LABELS["loss"])
+        scores.set(xlabel="training step", ylabel=f"dev {LABELS[metric]}")
+        scores.margins(y=0.12)  # room for the lowest label
     return figure
 
 
 def by_snr(table: pd.DataFrame, metrics: tuple[str, ...] = ("si_sdr", "pesq_wb")) -> Figure:
-    """Scores of several systems against the SNR of what they were given, a panel per metric.
+    """Scores of several systems against the input SNR, a panel per metric.
 
     table: system (a name in COLOURS), snr_db and, per metric, <metric>, <metric>_low and
     <metric>_high, the mean and its interval.
@@ -336,7 +338,7 @@ def by_likeness(table: pd.DataFrame, system: str, metric: str = "si_sdri") -> Fi
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as its suffix says (.svg, .png); the same figure gives the same bytes."""
+    """Write a figure as .svg or .png, by its suffix; the same figure gives the same bytes."""
     path = Path(path)
     undated = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
     with style.context(STYLE), replacing(path) as part:

@@ -1,6 +1,6 @@
-"""Figures of what spectral models see and learn: a table in, a figure out, as `report.figures`.
+"""Figures of spectra, phases and metric GANs: a table in, a figure out.
 
-Spectra are tables (F, L) with the frequency in Hz as index and the time in seconds as columns.
+Spectra are tables (F, L): frequencies in Hz as index, seconds as columns.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ N_COLUMNS = 3
 
 
 def terms(history: pd.DataFrame, colour: str = COLOURS["noisy"]) -> Figure:
-    """Every term of a loss over the steps, a panel each from 0: its size is its own.
+    """Every term of a loss over the steps, a panel each, from 0.
 
-    history: step, and the terms in columns "<phase>.<term>", in their order; no other is drawn.
+    history: step, and the terms in columns "<phase>.<term>"; other columns are ignored.
     """
     names = [name for name in history if "." in name and not name.endswith(".grad_norm")]
     n_rows = max(1, -(-len(names) // N_COLUMNS))
@@ -31,20 +31,20 @@ def terms(history: pd.DataFrame, colour: str = COLOURS["noisy"]) -> Figure:
             phase, _, term = name.partition(".")
             axes.plot(history["step"], history[name], color=colour)
             axes.set_title(f"{phase}: {term}", fontsize=8)
-            axes.set_ylabel(UNITS.get(term, "(no unit)"))
+            axes.set_ylabel(UNITS.get(term, ""))
             axes.set_ylim(0, max(0.1, 1.05 * history[name].max()))
         for axes in panels[len(names) :]:
             axes.remove()
         for axes in panels[max(0, len(names) - N_COLUMNS) : len(names)]:
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel("steps (count)")
+            axes.set_xlabel("training step")
     return figure
 
 
 def magnitudes(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Magnitudes below each other, each under its own scale from 0 to its largest: title -> table.
+    """Magnitudes below each other, each with its own scale from 0 to its maximum: title -> table.
 
-    So one sees what a mean square over the bins would count.
+    So brightness shows the share in a mean square over the bins.
     """
     with style.context(STYLE):
         figure = Figure(figsize=(6.4, 0.6 + 1.5 * len(tables)))
@@ -53,14 +53,14 @@ def magnitudes(tables: Mapping[str, pd.DataFrame]) -> Figure:
             image = picture(axes, title, table, (0, table.to_numpy().max()))
             axes.set_ylabel("frequency (kHz)")
             bar = figure.colorbar(image, ax=axes, pad=0.01)
-            bar.set_label("magnitude (no unit)")
+            bar.set_label("magnitude")
             bar.outline.set_visible(False)
         panels[-1].set_xlabel("time (s)")
     return figure
 
 
 def phases(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Wrapped phases side by side in colours that close the circle; NaN is left white."""
+    """Wrapped phases side by side in cyclic colours; NaN is white."""
     with style.context(STYLE):
         figure = Figure(figsize=(6.4, 2.5))
         panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
@@ -76,9 +76,9 @@ def phases(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def phase_errors(errors: pd.DataFrame, n_bins: int = 36) -> Figure:
-    """How often phases are how wrong, once round the circle; the ends of the axis are one point.
+    """Histograms of phase errors.
 
-    errors: radians in -π to π, a column per system, which is named in LABELS.
+    errors: radians in -π to π, a column per system, a name in LABELS.
     """
     edges = np.linspace(-pi, pi, n_bins + 1)
     with style.context(STYLE):
@@ -89,8 +89,8 @@ def phase_errors(errors: pd.DataFrame, n_bins: int = 36) -> Figure:
             share = 100 * count / max(1, count.sum())
             axes.stairs(share, edges, color=COLOURS[name], label=LABELS[name], linewidth=1.5)
         chance = {"color": "#BBBBBB", "linestyle": (0, (4, 3)), "linewidth": 1}
-        axes.axhline(100 / n_bins, label="any phase at all", **chance)
+        axes.axhline(100 / n_bins, label="chance level", **chance)
         axes.set_xticks([-pi, -pi / 2, 0, pi / 2, pi], ["-π", "-π/2", "0", "π/2", "π"])
-        axes.set(xlabel="error of the phase (rad)", ylabel="share of the bins (%)")
+        axes.set(xlabel="phase error (rad)", ylabel="share of the bins (%)")
         figure.legend(loc="outside upper center", ncols=len(errors.columns) + 1)
     return figure

@@ -3,7 +3,7 @@
 loop           the one training loop; interrupt at any time, it resumes exactly
 state          the state of a training, and one step
 schedule       settings of a training; learning rate over the steps
-objectives     what is optimised: a model and its losses, in phases
+objectives     a model and its losses, in phases
 metric_gan     training with a discriminator that predicts PESQ
 discriminator  the metric discriminator
 pesq_targets   PESQ of estimates, in worker processes

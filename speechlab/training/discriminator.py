@@ -1,12 +1,11 @@
-"""The metric discriminator: a network that has learnt to give the PESQ of an estimate.
+"""The metric discriminator: a network that predicts the PESQ of an estimate.
 
-    clean mag, estimate mag (B, 2, F, L) ─ 4 x [Conv 4x4, stride 2 ─ norm ─ PReLU] ─ largest of all
+    clean mag, estimate mag (B, 2, F, L) ─ 4 x [Conv 4x4, stride 2 ─ norm ─ PReLU] ─ global maximum
         ─ Linear ─ PReLU ─ Linear ─ sigmoid ─► score (B,)
 
 MetricGAN's idea (Fu et al. 2019, arXiv 1905.04874) in the form of CMGAN (Abdulatif et al. 2022,
-arXiv 2209.11112), which MP-SENet and SEMamba use as it is. A score of 1 stands for PESQ-WB 4.5, 0
-for 1: PESQ = 1 + 3.5 score. Spectral norm bounds how steep each layer is; its power iteration
-moves on with every pass in training mode.
+arXiv 2209.11112), which MP-SENet and SEMamba use unchanged. PESQ-WB = 1 + 3.5 score. Spectral norm
+bounds the gain of each layer; every pass in training mode is one power iteration.
 """
 
 import re
@@ -20,12 +19,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from speechlab.weights.checkpoints import fill, locate, read_pickle
 
 CHANNELS = (16, 32, 64, 128)
-LEAST = (32, 16)  # bins and frames, which four strides of 2 make 2 and 1
+LEAST = (32, 16)  # bins and frames; four strides of 2 make them 2 and 1
 DROPOUT = 0.3
 
 
 class LearnableSigmoid(nn.Module):
-    """sigmoid(slope x), the slope of each of n features learnt: 0 to 1."""
+    """sigmoid(slope x) with a learnt slope for each of n features."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class MetricDiscriminator(nn.Module):
     """Compressed magnitudes at unit level, (B, F, L) each -> score (B,), 0 to 1."""
 
     def __init__(self, channels: tuple[int, ...] = CHANNELS) -> None:
-        """channels: of the convolutions, 16 to 128 as published."""
+        """channels: of the convolutions."""
         super().__init__()
         layers, n_in = [], 2
         for n_out in channels:
@@ -53,7 +52,7 @@ class MetricDiscriminator(nn.Module):
         self.squash = LearnableSigmoid(1)
 
     def logit(self, clean: Tensor, estimate: Tensor) -> Tensor:
-        """Before the sigmoid, (B,). What is shorter than LEAST goes on with silence."""
+        """Before the sigmoid, (B,). Inputs smaller than LEAST are padded with silence."""
         pair = torch.stack([clean, estimate], 1)  # (B, 2, F, L)
         bins, frames = (max(0, least - n) for least, n in zip(LEAST, pair.shape[2:], strict=True))
         return self.layers(F.pad(pair, (0, frames, 0, bins)))[:, 0]
@@ -75,7 +74,7 @@ def load_discriminator(path: str | Path) -> MetricDiscriminator:
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published tensors under our names: PyTorch's older spectral norm spelt its own otherwise."""
+    """Published tensors under our names; PyTorch's older spectral norm had other names."""
     names = {"weight_orig": "original", "weight_u": "0._u", "weight_v": "0._v"}
     spelt = re.compile("|".join(names))
     last = len(MetricDiscriminator().layers)

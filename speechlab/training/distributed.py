@@ -1,14 +1,13 @@
-"""Several processes that train one model, started by torchrun: who am I, sums, one writer.
+"""Several processes that train one model, started by torchrun: rank, sums, one writer.
 
     torchrun --nproc-per-node 2 -m speechlab train EXPERIMENT      # one machine
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-endpoint HOST:PORT …   # several
 
-Gradients are summed by one plain all-reduce per step and not by DistributedDataParallel. The loss
-of a step is a sum over its examples divided by their global number, so the sum of the processes'
-gradients *is* the gradient of one process with the whole batch, whatever share each has had, none
-included. DDP divides by the number of processes and waits for a backward pass in each of them;
-a process without an example would need one over nothing. What is given up is the overlap of
-sending with the backward pass.
+One all-reduce per step sums gradients, not DistributedDataParallel. The loss of a step is a sum
+over its examples divided by their global number, so the sum of the processes' gradients *is* the
+gradient of the whole batch, however it is shared. DDP divides by the number of processes and needs
+a backward pass in each, but a process may have no example. The price: communication does not
+overlap with the backward pass.
 """
 
 import contextlib
@@ -24,17 +23,17 @@ from torch import Tensor, nn
 
 from speechlab.errors import UserError
 
-TIMEOUT = timedelta(hours=6)  # the others wait while the writer scores the dev files
-PATIENCE = timedelta(seconds=5)  # for a process that failed to say so
+TIMEOUT = timedelta(hours=6)  # the others wait while the writer scores dev files
+PATIENCE = timedelta(seconds=5)  # for the message of a process that failed
 
 
 class Parted(UserError):
-    """The connection to the other processes broke: one of them has ended."""
+    """The connection broke: another process has ended."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training; one alone communicates with nobody."""
+    """The processes of a training, or one alone."""
 
     device: torch.device
     rank: int = 0
@@ -42,7 +41,7 @@ class World:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the one process that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -53,9 +52,9 @@ class World:
         return values
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Gradients become their sums; a parameter that no process has one for keeps none.
+        """Gradients become their sums; a parameter without a gradient anywhere keeps none.
 
-        One all-reduce carries all of them and, behind them, one flag per parameter.
+        One all-reduce carries all gradients, then one flag per parameter.
         """
         if self.size == 1:
             return
@@ -68,7 +67,7 @@ class World:
             p.grad = gradient.view_as(p).to(p.dtype, copy=True) if found else None
 
     def share_buffers(self, buffers: Iterable[Tensor]) -> None:
-        """The writer's running means and the like, into every process."""
+        """Copy the writer's buffers (running means) into every process."""
         if self.size == 1:
             return
         for buffer in buffers:
@@ -77,7 +76,7 @@ class World:
             buffer.copy_(sent)
 
     def share(self, content: bytes | None) -> bytes:
-        """What the writer holds, in every process; the others pass None."""
+        """The writer's content, in every process; the others pass None."""
         if self.size == 1:
             return content
         length = torch.tensor([len(content) if self.writes else 0], device=self.device)
@@ -98,7 +97,7 @@ class World:
 
 
 def _broadcast(tensor: Tensor) -> None:
-    """The writer's, into the place of the others'."""
+    """Overwrite the others' tensor with the writer's."""
     with _connected():
         dist.broadcast(tensor, 0)
 
@@ -114,10 +113,10 @@ def _connected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, or this one alone; left again at the end.
+    """The processes that torchrun started, or this one alone.
 
-    device: where this process's model lies; CUDA talks by nccl, all else by gloo. A process group
-    that is there already is used and left alone.
+    device: of this process's model; CUDA uses nccl, others gloo. An existing process group is used
+    and kept; a new one is destroyed at the end.
     """
     if dist.is_available() and dist.is_initialized():
         yield World(device, dist.get_rank(), dist.get_world_size())
@@ -135,14 +134,14 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def is_writer() -> bool:
-    """Whether this process may write, also before it has joined the others."""
+    """Whether this process may write, also before `joined`."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def own_device(name: str) -> torch.device:
-    """The device for this process: of several on one machine, each takes its own GPU."""
+    """The device of this process: each process of a machine has its own GPU."""
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
@@ -150,29 +149,29 @@ def own_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Of processes that torchrun started and that fail alike, or with another one, one tells.
+    """If several processes of torchrun fail with the same UserError, only one raises it.
 
-    It raises its UserError; the others end by SystemExit with the same code, 2.
+    The others end by SystemExit with the same code, 2.
     """
     try:
         yield
     except UserError as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_told(error):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_reported(error):
             raise SystemExit(2) from error
         raise
 
 
-def _is_told(error: UserError) -> bool:
-    """Whether another process tells this error, or the one that made it; by torchrun's store."""
-    told = f"speechlab/told/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+def _is_reported(error: UserError) -> bool:
+    """Whether another process reports this error or its cause, by torchrun's store."""
+    reported = f"speechlab/reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(*address, is_master=False, timeout=PATIENCE)
         if isinstance(error, Parted):
-            store.wait([told], PATIENCE)
+            store.wait([reported], PATIENCE)
             return True
-        first = store.add(f"{told}/{hashlib.sha256(str(error).encode()).hexdigest()}", 1) == 1
-        store.set(told, "yes")
+        first = store.add(f"{reported}/{hashlib.sha256(str(error).encode()).hexdigest()}", 1) == 1
+        store.set(reported, "yes")
         return not first
-    except (KeyError, ValueError, RuntimeError):  # no store, or nobody who told: then this one does
+    except (KeyError, ValueError, RuntimeError):  # no store, or no report: this process reports
         return False

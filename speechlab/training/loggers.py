@@ -1,4 +1,4 @@
-"""Where the numbers of a training go while it runs: CSV always, others by name.
+"""Logs of a training: always CSV, others by name.
 
 A logger takes rows of two tables: `history`, one per interval of steps, and `validations`, one per
 scoring of the dev files. Every row has its `step`.
@@ -26,14 +26,14 @@ class Logger(Protocol):
         """Add a row, with its "step", to one of TABLES."""
 
     def close(self) -> None:
-        """What is logged is then where it belongs."""
+        """All rows are written."""
 
 
 class CsvLogger:
-    """history.csv and validations.csv in the run directory; a logged row is in the file at once.
+    """history.csv and validations.csv in the run directory; a row is written at once.
 
-    Rows after `step`, which a killed process wrote after its last checkpoint, are dropped first:
-    they come again.
+    Rows after `step`, from a killed process after its last checkpoint, are dropped first: they will
+    be logged again.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
@@ -54,11 +54,11 @@ class CsvLogger:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
-        """Every row is in its file already."""
+        """Nothing to do."""
 
 
 class TensorBoardLogger:
-    """Event files in the folder `tensorboard` of the run; steps done again hide the old ones."""
+    """Event files in the folder `tensorboard` of the run; repeated steps hide the old ones."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         try:
@@ -79,10 +79,10 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """A run of Weights & Biases that a continued training continues.
+    """A run of Weights & Biases; a resumed training resumes it.
 
-    Its own settings hold: WANDB_MODE=offline keeps all in the run directory, WANDB_PROJECT names
-    the project (default: speechlab).
+    WANDB_MODE=offline keeps everything in the run directory; WANDB_PROJECT names the project
+    (default: speechlab).
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
@@ -103,7 +103,7 @@ class WandbLogger:
         except wandb.Error as error:
             reason = " ".join(str(error).split())
             raise UserError(f"wandb: {reason}; log in, or set WANDB_MODE=offline") from error
-        for table in TABLES:  # the step is a column: a row that comes again is no error
+        for table in TABLES:  # the step is a column, so a repeated row is no error
             self._run.define_metric(f"{table}/*", step_metric=f"{table}/step")
 
     def log(self, table: str, row: Row) -> None:
@@ -123,7 +123,7 @@ LOGGERS: dict[str, Callable[[Path, Mapping[str, Any], int], Logger]] = {
 def started(
     names: Sequence[str], folder: Path, settings: Mapping[str, Any], step: int
 ) -> list[Logger]:
-    """Loggers by name, csv always; they go on after `step`. UserError where one is missing.
+    """Loggers by name, always csv; they continue after `step`. UserError if one is missing.
 
     folder: the run directory; settings: its configuration.
     """
@@ -134,7 +134,7 @@ def started(
         outputs = []
         for name in dict.fromkeys(("csv", *names)):
             outputs.append(LOGGERS[name](folder, settings, step))
-            stack.callback(outputs[-1].close)  # where one after it is missing
+            stack.callback(outputs[-1].close)  # if a later one is missing
         stack.pop_all()
     return outputs
 
@@ -147,7 +147,7 @@ def _missing(package: str) -> str:
 
 
 def _cut(path: Path, step: int) -> tuple[str, ...]:
-    """Drop rows after `step` and a torn last line from the file; its columns, () without one."""
+    """Drop rows after `step` and a torn last line; returns the columns, () without rows."""
     try:
         whole = path.read_bytes()
     except FileNotFoundError:
@@ -174,5 +174,5 @@ def _line(cells: Any) -> bytes:
 
 
 def _cell(value: float) -> str:
-    """Every digit: the history of a continued run is that of an uninterrupted one."""
+    """Every digit: a resumed run has the history of an uninterrupted one."""
     return "" if isinstance(value, float) and math.isnan(value) else repr(value)

@@ -1,14 +1,13 @@
-"""Training: one loop for every model, which can be killed at any moment and goes on exactly.
+"""The one training loop. Interrupt it at any time; it resumes exactly.
 
     batches ─ phase by phase: terms (B,) ─ weighted, summed over examples / their global number
             ─ backward ─ gradients summed over processes ─ clip ─ step ─► average of weights
     every so many steps: a row of history.csv; dev scores and the best model; the whole state
 
 A step is a function of the state before it and of (seed, step): examples come from an integer
-position, and random draws are seeded anew in every step. So a killed run repeats the steps after
-its last checkpoint and gets the same weights, on a CPU bit for bit (same processor type, same
-versions; the configuration fixes the thread count). Training sees examples and dev scores; it reads
-no file of a corpus.
+position, and every step seeds its random draws. A killed run repeats the steps after its last
+checkpoint and gets the same weights, on a CPU bit for bit (same processor type and versions; the
+configuration fixes the thread count). The loop sees examples and dev scores, no file of a corpus.
 """
 
 import contextlib
@@ -55,14 +54,20 @@ def fit(
     tell: Tell | None = None,
     score_start: bool = False,
 ) -> Run:
-    """Train the objective's model, on the device where it lies; a run that has begun is continued.
+    """Train the objective's model on its device; a run that has begun is resumed.
 
-    dev: metrics of a model on the dev files, scored every `validate_every` steps and at the end;
-    with `score_start` also before the first, so that the best is no worse than what it began with.
-    progress: a bar; tell: takes a line at every validation, and about once a minute.
-    Under torchrun every process calls this alike; one of them scores, writes and shows progress.
-    Raises UserError where the run was begun with another configuration or is in use, where its
-    state is damaged, and where `max_bad_steps` steps in a row, or the weights, are not finite.
+    objective: the model and its losses, in phases.
+    train: the examples.
+    dev: metrics of a model on the dev files; called every `validate_every` steps and at the end.
+    config: settings of the training.
+    run: the folder.
+    progress: whether to show a bar.
+    tell: takes a line at every validation, and about once a minute.
+    score_start: score before the first step too, so that the best is never worse than the start.
+
+    Under torchrun every process calls this; one of them scores, writes and shows progress.
+    Raises UserError if the run has another configuration, is in use or is damaged, and if the
+    weights, or `max_bad_steps` steps in a row, are not finite.
     """
     check(config)
     if type(objective.model) not in [kind for _, kind in SYSTEMS.values()]:
@@ -75,7 +80,7 @@ def fit(
             stack.enter_context(run.locked())
             run.agree(to_dict(config), FREE)
         state = State(objective, config)
-        _go_on(state, run, world)
+        _restore(state, run, world)
         if state.ended():
             return run
         record = stack.enter_context(recording(state, run, world, len(train), progress, tell))
@@ -101,20 +106,20 @@ def fit(
                 raise _not_finite(state, run)
             if validates:
                 _validate(state, dev, run, world, record)
-            # not amid bad steps: what is kept is from before them
+            # after bad steps the state from before them is kept
             if world.writes and (state.n_bad == 0 or state.ended()):
                 snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
     return run
 
 
 def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
-    """The run's configuration with another schedule, for `fit` to go on with; the run notes it.
+    """The run's configuration with another schedule, for `fit`; the run records it.
 
-    UserError for a setting that would reach back to the steps already done.
+    UserError for a setting that would change the steps already done.
     """
     held = run.settings.get("training")
     if held is None:
-        raise UserError(f"{run.folder}: has not begun to train; start it with the settings wanted")
+        raise UserError(f"{run.folder}: has not begun to train; start it with these settings")
     before = from_dict(TrainingConfig, held)
     after = override(before, **changes)
     fixed = sorted(set(changes) - set(CHANGEABLE))
@@ -130,8 +135,8 @@ def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
     return after
 
 
-def _go_on(state: State, run: Run, world: World) -> None:
-    """The state that the run has on disk, or the one it starts with, alike in all processes."""
+def _restore(state: State, run: Run, world: World) -> None:
+    """Load the run's state, or share the initial one: the same in all processes."""
     content = None
     if world.writes:
         begun = run.last.exists()
@@ -151,7 +156,7 @@ def _go_on(state: State, run: Run, world: World) -> None:
 def _portions(
     train: Examples, config: TrainingConfig, step: int, world: World
 ) -> Iterator[Iterator[list[Batch]]]:
-    """The batches of every step from `step` on, on the device."""
+    """The batches of each step from `step` on, on the device."""
     source = batches(
         train,
         config.batch_size,
@@ -175,7 +180,7 @@ def _portions(
     finally:
         close = getattr(source, "close", None)
         if close is not None:
-            close()  # its workers end with it
+            close()  # ends its workers
 
 
 def _count(state: State, values: Mapping[str, float] | None) -> None:
@@ -191,12 +196,12 @@ def _count(state: State, values: Mapping[str, float] | None) -> None:
 
 
 def _validate(state: State, dev: Dev, run: Run, world: World, record: Record) -> None:
-    """Score on dev; the best so far is saved with its scores per file."""
+    """Score on dev; save the best so far with its scores per file."""
     score, n_failed = math.nan, 0
     if world.writes:
         with state.deployable() as model:
             frame = dev(model)
-            means = frame.select_dtypes("number").mean()  # each over the files where it is a number
+            means = frame.select_dtypes("number").mean()  # each without the files that failed
             if state.config.metric not in means:
                 names = ", ".join(means.index)
                 raise UserError(
@@ -216,9 +221,9 @@ def _validate(state: State, dev: Dev, run: Run, world: World, record: Record) ->
 
 
 def _is_better(score: float, n_failed: int, state: State) -> bool:
-    """Fewer failed files first: a mean without the hard ones is no better. Then the mean.
+    """Fewer failed files first, since a mean without the hard files is no better; then the mean.
 
-    The first score is the best, whatever it is; where all files failed the mean is NaN.
+    The first score is always the best so far; if all files failed, the mean is NaN.
     """
     if state.best is None or n_failed != state.best_failed:
         return state.best is None or n_failed < state.best_failed
@@ -261,13 +266,13 @@ def _not_finite(state: State, run: Run) -> UserError:
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:
-    """A seed for one step of one process, unlike those of its neighbours."""
+    """A seed for one step of one process, unrelated to those of other steps."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # PyTorch takes 63 bits
 
 
 @contextlib.contextmanager
 def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """What is drawn inside leaves the caller's generators as they were."""
+    """Random draws inside leave the caller's generators unchanged."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -1,19 +1,18 @@
-"""Training of spectral models with a discriminator that has learnt PESQ: SEMamba's and MP-SENet's.
+"""Training of spectral models with a discriminator that predicts PESQ: SEMamba and MP-SENet.
 
     noisy * gain ─► model ─► estimate (mag, phase) ─┬─► losses to clean ─┐
                                                     └─► discriminator ───┴─► generator's loss
     estimate, clean ─► PESQ in other processes ─► what the discriminator learns, first
 
-MetricGAN (Fu et al. 2019, arXiv 1905.04874): PESQ has no gradient, so a network learns to give it
-and passes its own on. The discriminator learns 1 for (clean, clean) and (PESQ - 1) / 3.5 for
-(clean, estimate), then the generator is pulled to where it says 1. `PUBLISHED` has what the two
-systems chose; both train with AdamW, lr 5e-4, betas (0.8, 0.99), weight decay 0.01, 0.99 per epoch.
+MetricGAN (Fu et al. 2019, arXiv 1905.04874): PESQ has no gradient, so a network learns to predict
+it and supplies one. The discriminator learns 1 for (clean, clean) and (PESQ - 1) / 3.5 for
+(clean, estimate); the generator learns to get a score of 1. `PUBLISHED` has the settings of the two
+systems; both train with AdamW, lr 5e-4, betas (0.8, 0.99), weight decay 0.01, 0.99 per epoch.
 
-A clip that has no PESQ drops out of the discriminator's second term (it counts 0 there) and out of
-nothing else; the column `discriminator.unscored` of history.csv is their share. A reference of
-digital silence counts 0 also in the discriminator's first term and in the phase term: it has no
-phase, and their gradients would be a hundred to ten thousand times those of speech, as the norms
-of the networks divide by the deviation of nothing.
+A clip without PESQ counts 0 in the discriminator's second term, and normally elsewhere; the column
+`discriminator.unscored` of history.csv is the share of such clips. A reference of digital silence
+also counts 0 in the discriminator's first term and in the phase term. It has no phase, and the
+networks' norms divide by its deviation: its gradients would be 100 to 10,000 times those of speech.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +37,7 @@ WEIGHTS = {  # of the generator's terms
     **{"metric": 0.05, "magnitude": 0.9, "phase": 0.3},
     **{"complex": 0.1, "time": 0.2, "consistency": 0.1},
 }
-REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {  # what a model is to give: (B, 1, T) of clean
+REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {  # clean (B, 1, T) -> target of the model
     "clean": lambda clean: clean,  # as it is
     "pcs400": partial(pcs, version="pcs400", level="input"),  # at the level of the clean crop
     "pcs400_peak": partial(pcs, version="pcs400", level="peak"),  # a pause is as loud as speech
@@ -47,14 +46,14 @@ REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {  # what a model is to give
 
 @dataclass(frozen=True)
 class MetricGANConfig:
-    """All that distinguishes one such training from another, besides the model."""
+    """Settings of the training, besides the model."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # some of WEIGHTS
     edges: losses.Edges = "raw"  # of the phase differences
     offsets: Literal["reanalysis", "mpsenet"] = "reanalysis"  # of the estimate analysed again
-    judged: Literal["network", "reanalysed"] = "network"  # magnitude that the discriminator sees
+    judged: Literal["network", "reanalysed"] = "network"  # magnitude that the discriminator scores
     reference: Literal["clean", "pcs400", "pcs400_peak"] = "clean"  # a name in REFERENCES
-    discriminator: str = ""  # published weights that it begins with; "": drawn
+    discriminator: str = ""  # published weights to start from; "": random
 
     def __post_init__(self) -> None:
         unknown = sorted(self.weights.keys() - WEIGHTS.keys())
@@ -78,10 +77,10 @@ PUBLISHED = {
 
 
 class MetricGAN(Objective):
-    """Two phases of a step: the discriminator learns the metric, the model from it and the clean.
+    """Two phases of a step: the discriminator learns the metric, then the model learns.
 
-    Both use the optimiser of `fit`. The terms are computed in float32, whatever autocast the model
-    has. PESQ is waited for, so a training resumes exactly; see `training.pesq_targets`.
+    Both use the optimiser of `fit`. Terms are computed in float32 under any autocast. A step waits
+    for PESQ, so a training resumes exactly; see `training.pesq_targets`.
     """
 
     def __init__(
@@ -91,8 +90,8 @@ class MetricGAN(Objective):
         discriminator: MetricDiscriminator | None = None,
         n_workers: int = 4,
     ) -> None:
-        """discriminator: one that has learnt already. n_workers: processes that compute PESQ, 0:
-        this one; no number depends on it. UserError for a model that cannot be trained so.
+        """discriminator: a trained one. n_workers: processes that compute PESQ, 0: this one; no
+        number depends on it. UserError for a model without compressed spectra at 16 kHz.
         """
         super().__init__(model)
         if model.domain != "compressed_spectrum" or model.sample_rate != SAMPLE_RATE:
@@ -128,7 +127,7 @@ class MetricGAN(Objective):
             targets = self.targets(self._wave(estimate, wave), wave)
             scored = targets.isfinite()
             seen = self._judged(estimate).detach()
-            # a term that is masked afterwards would still have the gradient of a NaN in it
+            # masking the term afterwards would still pass the gradient of a NaN
             seen = torch.where(scored[:, None, None], seen, reference.mag)
             wanted = torch.where(scored, targets, 0.0)
             error = (self.discriminator(reference.mag, seen) - wanted).square()
@@ -161,7 +160,7 @@ class MetricGAN(Objective):
         return self.model.front_end.synthesise(estimate, like.shape[-1])
 
     def _judged(self, estimate: Spectrum) -> Tensor:
-        """The magnitude that the discriminator sees, (B, F, L)."""
+        """The magnitude that the discriminator scores, (B, F, L)."""
         if self.config.judged == "network":
             return estimate.mag
         return self.model.front_end.reanalyse(estimate, self.config.offsets).mag

@@ -1,8 +1,7 @@
-"""What `fit` optimises: a model, and in one or more phases how its loss is made.
+"""What `fit` optimises: a model and its losses, in one or more phases.
 
-A plain objective has one phase. A GAN has two, discriminator first, each with an optimiser of its
-own: no fork of the loop. All modules of an objective are its submodules, so one `state_dict` holds
-everything that training changes.
+A plain objective has one phase. A GAN has two, discriminator first, each with its own optimiser.
+All modules of an objective are its submodules, so one `state_dict` holds all that training changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,14 +24,14 @@ class Phase:
     """One optimiser's part of a step."""
 
     name: str  # a column of history.csv
-    parameters: list[nn.Parameter]  # what it changes; gradients reach no others
-    terms: Terms  # (batch, carried) -> each term (B,); what a later phase needs goes into `carried`
+    parameters: list[nn.Parameter]  # the only ones that it changes
+    terms: Terms  # (batch, carried) -> each term (B,); `carried` passes values to later phases
     weights: Mapping[str, float]  # of every term in the loss
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None  # None: `fit`'s
 
 
 class Objective(nn.Module):
-    """A model, and whatever else its training has: discriminators, loss weights that learn."""
+    """A model and other trained parts, such as a discriminator."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -43,7 +42,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def close(self) -> None:
-        """End what it has begun, as processes; `fit` calls this at its end, whatever that is."""
+        """End its processes; `fit` always calls this at its end."""
 
 
 class Supervised(Objective):
@@ -55,7 +54,7 @@ class Supervised(Objective):
         losses: Mapping[str, Loss],
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """weights: of losses by name; 1 where none is given. UserError for one of no loss."""
+        """weights: of losses by name, default 1. UserError for an unknown name."""
         super().__init__(model)
         self.losses = dict(losses)
         self.weights = dict.fromkeys(losses, 1.0) | dict(weights or {})
@@ -71,27 +70,27 @@ class Supervised(Objective):
         return [Phase("loss", trained, self.terms, self.weights)]
 
     def terms(self, batch: Batch, carried: dict[str, Any]) -> dict[str, Tensor]:
-        """Every loss, (B,); computed in the type of `clean`, whatever autocast the model has."""
+        """Every loss, (B,), computed in the type of `clean` under any autocast."""
         estimate = self.model(batch.noisy)  # (B, S, T)
         with torch.autocast(estimate.device.type, enabled=False):
             estimate = self.matched(estimate.to(batch.clean.dtype), batch.clean)
             return {name: loss(estimate, batch.clean) for name, loss in self.losses.items()}
 
     def matched(self, estimate: Tensor, clean: Tensor) -> Tensor:
-        """The estimates (B, S, T) in the order of the sources: as the model gives them."""
+        """The estimates (B, S, T), in the model's order."""
         return estimate
 
 
 class PermutationInvariant(Supervised):
-    """The same where the order of the estimates is free (Yu et al. 2017, arXiv 1607.00325).
+    """The same for estimates in any order (Yu et al. 2017, arXiv 1607.00325).
 
-    Each example counts in the order whose weighted sum of losses, its mean over the sources, is
-    lowest. A term is its loss in that order, which need not be the lowest of this one loss.
+    Each example uses the order with the lowest weighted sum of losses, averaged over the sources.
+    A term is its loss in that order, which need not be the lowest value of this loss.
     """
 
     @torch.no_grad()
     def _permutation(self, estimate: Tensor, clean: Tensor) -> Tensor:
-        """(B, S): which estimate belongs to each source; what weighs nothing has no say."""
+        """(B, S): the estimate of each source; losses of weight 0 do not count."""
         B, S = estimate.shape[:2]
         matrix = estimate.new_zeros(B, S, S)
         for name, loss in self.losses.items():
@@ -100,5 +99,5 @@ class PermutationInvariant(Supervised):
         return best_permutation(matrix)
 
     def matched(self, estimate: Tensor, clean: Tensor) -> Tensor:
-        """The estimates (B, S, T) in the order of their sources, of each example its own."""
+        """The estimates (B, S, T) in the order of the sources, per example."""
         return reordered(estimate, self._permutation(estimate, clean))

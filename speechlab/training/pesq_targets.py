@@ -1,14 +1,14 @@
-"""What a metric discriminator learns: the PESQ of estimates, in processes beside the training.
+"""Targets of a metric discriminator: PESQ of estimates, computed in worker processes.
 
-    estimate, clean (B, T) ─ PESQ-WB of each, at once ─► (PESQ - 1) / 3.5, NaN where there is none
+    estimate, clean (B, T) ─ PESQ-WB of each, in parallel ─► (PESQ - 1) / 3.5, NaN if undefined
 
-PESQ is not defined for every clip (silence, less than a quarter of a second, no utterance found),
-and its C code may fall. A clip without a value is NaN here and nowhere anything else.
+PESQ is undefined for some clips (silence, less than 0.25 s, no utterance found), and its C code may
+crash. Such a clip gives NaN.
 
-The caller waits for all of them, and a value is a function of its clip, so that a training resumes
-exactly whatever the number of processes. The time limit is there for a clip that never ends. It
-is a hundred times what two seconds of sound take, and a clip that reaches it is tried once more:
-only a machine that stands still twice for one clip would change a number.
+The caller waits for all clips, and a value is a function of its clip: a training resumes exactly
+with any number of processes. The time limit is for a clip that never ends. It is a hundred times
+the time of 2 s of sound, and such a clip is tried once more: only a machine that hangs twice for
+one clip changes a number.
 """
 
 import math
@@ -28,7 +28,7 @@ Clip = tuple[np.ndarray, np.ndarray]  # estimate, clean: (T,) each
 
 
 def pesq_or_nan(clip: Clip) -> float:
-    """PESQ-WB, or NaN where it has none."""
+    """PESQ-WB, or NaN if undefined."""
     try:
         return pesq_wb(*clip, SAMPLE_RATE)
     except MetricError:
@@ -39,11 +39,11 @@ class PesqTargets:
     """Estimate, clean (B, T) -> targets (B,), by up to `n_workers` processes; 0: by this one."""
 
     def __init__(self, n_workers: int = 4, limit_s: float = LIMIT_S) -> None:
-        """In this process a clip that falls or hangs takes the training with it."""
+        """With 0 workers a clip that crashes or hangs ends the training."""
         self.workers = Workers(pesq_or_nan, n_workers, limit_s) if n_workers else None
 
     def __call__(self, estimate: Tensor, clean: Tensor) -> Tensor:
-        """NaN where a clip has no PESQ; no gradient passes."""
+        """NaN for a clip without PESQ; no gradient passes."""
         signals = (x.detach().float().cpu().numpy() for x in (estimate, clean))
         clips = list(zip(*signals, strict=True))
         found = map(pesq_or_nan, clips) if self.workers is None else self.workers.results(clips)
@@ -51,6 +51,6 @@ class PesqTargets:
         return (torch.tensor(scores, device=clean.device).float() - LEAST) / SPAN
 
     def close(self) -> None:
-        """End the processes; the next call begins new ones."""
+        """End the processes; the next call starts new ones."""
         if self.workers is not None:
             self.workers.close()

@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: rows of the loggers, a bar, lines in a log."""
+"""Progress reporting: rows of the loggers, a bar, lines in a log."""
 
 import contextlib
 import math
@@ -14,24 +14,29 @@ from speechlab.training.runs import Run
 from speechlab.training.schedule import epoch_of, factor
 from speechlab.training.state import State, columns
 
-EVERY_S = 60.0  # from one line to the next, where no validation has one before
+EVERY_S = 60.0  # between two lines without a validation
 
-Tell = Callable[[str], None]  # takes one line for the person who waits
+Tell = Callable[[str], None]  # takes one line for the user
 
 
 @contextlib.contextmanager
 def recording(
     state: State, run: Run, world: World, length: int, progress: bool, tell: Tell | None
 ) -> Iterator["Record"]:
-    """Of the process that writes; the others have a record that nobody sees.
+    """The record of a training; only that of the writing process has outputs.
 
-    length: examples in an epoch. progress: whether to show a bar; tell: what takes lines.
+    state: of the training.
+    run: its folder.
+    world: its processes.
+    length: examples in an epoch.
+    progress: whether to show a bar.
+    tell: takes lines.
     """
     shown = progress and world.writes
     options = {"total": state.config.n_steps, "initial": state.step, "unit": "step"}
     outputs = []
     if world.writes:
-        done = state.step if run.last.exists() else -1  # before the first checkpoint no row counts
+        done = state.step if run.last.exists() else -1  # without a checkpoint all rows are dropped
         outputs = loggers.started(state.config.loggers, run.folder, run.settings, done)
     heard = world.writes and tell is not None
     try:
@@ -44,7 +49,7 @@ def recording(
 
 
 class Record:
-    """Takes every step and validation of a training."""
+    """Records every step and validation of a training."""
 
     def __init__(
         self,
@@ -57,7 +62,7 @@ class Record:
         """length: examples in an epoch."""
         self.state, self.outputs, self.bar = state, outputs, bar
         self.tell, self.length = tell, length
-        self.means: dict[str, float] = {}  # of the values of the steps since the last row
+        self.means: dict[str, float] = {}  # of the steps since the last row
         self.rate = math.nan  # examples a second
         self.dev: dict[str, str] = {}
         self.first_step = state.step
@@ -66,7 +71,7 @@ class Record:
         self._line()
 
     def step(self, n_examples: int) -> None:
-        """Once per step; a row every `log_every` steps and at the end."""
+        """Call once per step; writes a row every `log_every` steps and at the end."""
         state, config = self.state, self.state.config
         self.n_examples += n_examples
         self.means = {
@@ -81,7 +86,7 @@ class Record:
             self._line()
 
     def validation(self, means: pd.Series, n_files: int, n_failed: int) -> None:
-        """means: of each metric over its files; n_failed: files without the one that decides."""
+        """means: of each metric over its files; n_failed: files without the selection metric."""
         metric = self.state.config.metric
         row = {"step": self.state.step, **means.to_dict(), "n_files": n_files}
         self._log("validations", row | {"n_failed": n_failed})
@@ -91,10 +96,10 @@ class Record:
         self._line()
         self._restart_clock()
         if self.state.step == self.first_step:
-            self.begun_s = self.interval_s  # the time of a step is without that of this score
+            self.begun_s = self.interval_s  # step times exclude this first score
 
     def _row(self) -> None:
-        """Of the steps up to this one, counted from 0."""
+        """One row of the history."""
         state, config = self.state, self.state.config
         done = state.step - 1
         epoch = epoch_of(done, config, self.length)
@@ -114,7 +119,7 @@ class Record:
         self.bar.set_postfix(self._known([phase.name for phase in self.state.phases]))
 
     def _line(self) -> None:
-        """As the bar, with the terms of the loss and the time that is left."""
+        """Like the bar, with the terms of the loss and the remaining time."""
         step, n_steps = self.state.step, self.state.config.n_steps
         self.told_s = time.monotonic()
         terms = [name for name in self.means if not name.endswith(".grad_norm")]
@@ -126,7 +131,7 @@ class Record:
         self.tell(", ".join(parts))
 
     def _known(self, names: list[str]) -> dict[str, str]:
-        """These means, the last rate and the last dev score, as far as there are."""
+        """These means, the last rate and the last dev score, if known."""
         shown = {name: f"{self.means[name]:.4g}" for name in names if name in self.means}
         skipped = {"skipped": f"{self.state.n_skipped}"} if self.state.n_skipped else {}
         rate = {} if math.isnan(self.rate) else {"samples/s": f"{self.rate:.3g}"}

@@ -1,15 +1,15 @@
-"""Runs: a folder per training, which tells by itself what was trained, with what, and how far.
+"""Runs: a folder per training with its settings, logs and checkpoints.
 
 | file                        | holds                                                           |
 |-----------------------------|-----------------------------------------------------------------|
 | config.json                 | experiment and training configuration with the seed, data hash, |
 |                             | git commit, package versions, thread count, later changes       |
 | history.csv                 | loss, its terms, gradient norm, learning rate, by step          |
-| validations.csv             | mean of each metric over the dev files, by step; at step 0 that |
-|                             | of the checkpoint it began with, if any                         |
-| best.safetensors, best.json | the model that scored best on dev, as `load` takes it |
-| dev.csv                     | one row per dev file, of the best                               |
-| last.safetensors            | the whole state of training, to go on from (`snapshots`)        |
+| validations.csv             | mean of each metric over the dev files, by step; step 0: of the |
+|                             | initial checkpoint, if any                                      |
+| best.safetensors, best.json | the best model on dev, for `load`                               |
+| dev.csv                     | one row per dev file, of the best model                         |
+| last.safetensors            | the state of the training, to resume from                       |
 
 All but the weights are plain JSON and CSV. A lock keeps a second process out of a run.
 """
@@ -35,25 +35,25 @@ from speechlab.storage.atomic import replacing
 from speechlab.training.distributed import is_writer
 from speechlab.version import __version__
 
-FOLDER = Path("results/runs")  # where runs lie unless another folder is named
+FOLDER = Path("results/runs")  # default folder of runs
 PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")
-# What changes a number when it changes; a study hashes the cells of its notebooks itself.
+# Code that can change a number; a study hashes the cells of its notebooks itself.
 CODE = ("speechlab", "gradio_app", "benchmarks", "examples", "pyproject.toml", "constraints.txt")
-TOLD = 5  # settings, where a run was begun with others
+N_NAMED = 5  # differing settings in a message
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory; `start` makes or continues one, `open` only reads."""
+    """A run directory; `start` makes or resumes one, `open` only reads."""
 
     folder: Path
 
     @classmethod
     def create(cls, folder: str | Path, config: Mapping[str, Any], data_hash: str = "") -> "Run":
-        """A new run. config: the experiment as JSON types. UserError where there is one already."""
+        """A new run. config: the experiment as JSON types. UserError if there is one already."""
         run = cls(Path(folder))
         if run._config.exists():
-            raise UserError(f"{folder}: holds a run already; choose another name, or continue it")
+            raise UserError(f"{folder}: holds a run already; choose another name, or resume it")
         created = datetime.now(UTC).isoformat(timespec="microseconds")
         known = {"config": dict(config), "data_hash": data_hash, "created": created}
         run._write_settings(known | environment())
@@ -61,16 +61,16 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """The run that lies there. UserError where none does."""
+        """The run in this folder. UserError if there is none."""
         run = cls(Path(folder))
         _ = run.settings
         return run
 
     @classmethod
     def start(cls, folder: str | Path, config: Mapping[str, Any], data_hash: str = "") -> "Run":
-        """The run that lies there, or a new one. UserError where it was begun otherwise.
+        """The run in this folder, or a new one. UserError if it has other settings.
 
-        Of several processes (torchrun) only the writer looks.
+        Of several processes (torchrun) only the writer reads and writes.
         """
         run = cls(Path(folder))
         if not is_writer():
@@ -141,10 +141,10 @@ class Run:
         return state.values(self.last)["step"] if self.last.exists() else 0
 
     def agree(self, training: Mapping[str, Any], free: tuple[str, ...]) -> None:
-        """Note the training configuration, or refuse one that differs but in `free` settings.
+        """Record the training configuration; UserError if it differs in a setting not in `free`.
 
-        A run of an older version lacks the settings that came later; it takes those asked for.
-        Also notes where the run resumes in another environment than it was in before.
+        A run of an older version lacks newer settings and takes those given. A change of the
+        environment is recorded too.
         """
         known, asked, now = self.settings, _json(training), environment()
         if held := known.get("training"):
@@ -162,7 +162,7 @@ class Run:
             self._write_settings(known | {"continued": continued})
 
     def change(self, training: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-        """Note a changed training configuration, and at which step what was changed."""
+        """Record a changed training configuration, the step and the changes."""
         known = self.settings
         note = {"step": self.step} | _json(changes)
         changed = {"training": _json(training), "changes": [*known.get("changes", []), note]}
@@ -170,7 +170,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """UserError where another process, or a loop of this one, trains in this run."""
+        """UserError if another process, or another loop of this one, trains in this run."""
         lock = locks.acquired(self.folder / "lock")
         if lock is None:
             busy = "another process trains in this run; wait for it, or choose another name"
@@ -182,7 +182,7 @@ class Run:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process trains in it now."""
+        """Whether a process trains in this run now."""
         path = self.folder / "lock"
         if not os.access(path, os.W_OK):  # never trained in, or the run of another user
             return False
@@ -206,16 +206,16 @@ class Run:
     def _refuse_other(self, held: Mapping, asked: Mapping) -> None:
         held, asked = _flat(held), _flat(asked)
         unlike = [k for k in held | asked if held.get(k, _NONE) != asked.get(k, _NONE)]
-        told = [f"{k} was {held.get(k)!r}, is {asked.get(k)!r}" for k in unlike[:TOLD]]
-        if len(unlike) > TOLD:
-            told.append(f"{len(unlike) - TOLD} more")
+        told = [f"{k} was {held.get(k)!r}, is {asked.get(k)!r}" for k in unlike[:N_NAMED]]
+        if len(unlike) > N_NAMED:
+            told.append(f"{len(unlike) - N_NAMED} more")
         if unlike:
             words = "; ".join(told)
             raise UserError(f"{self.folder}: was begun with other settings: {words}; {_REMEDY}")
 
 
 def environment() -> dict[str, Any]:
-    """Git commit, package versions, threads: what besides the configuration can move a number."""
+    """Git commit, package versions, threads: they can change a number too."""
     versions = {"speechlab": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -239,9 +239,9 @@ def listing(folder: str | Path = FOLDER) -> pd.DataFrame:
 
 
 def compare(names: list[str], folder: str | Path = FOLDER) -> pd.DataFrame:
-    """Settings in which runs differ, then dev means of their best: a column per run.
+    """Settings in which runs differ, then dev means of the best model: a column per run.
 
-    names: of runs in `folder`. UserError where one is missing.
+    names: of runs in `folder`. UserError if one is missing.
     """
     table = {}
     for name in names:
@@ -276,12 +276,12 @@ def _summary(run: Run) -> dict[str, Any]:
 def _frame(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
-    except (FileNotFoundError, pd.errors.EmptyDataError):  # not there, or just about to be written
+    except (FileNotFoundError, pd.errors.EmptyDataError):  # missing, or being written
         return pd.DataFrame()
 
 
 def _git_commit() -> str:
-    """Of the package's own checkout, "-dirty" where code was changed; "" where it has none."""
+    """Of the package's checkout, with "-dirty" after a change of code; "" without a checkout."""
     root = Path(__file__).parents[2]
     commit = _git(root, "rev-parse", "HEAD")
     changed = commit and _git(root, "--no-optional-locks", "status", "--porcelain", "--", *CODE)
@@ -289,7 +289,7 @@ def _git_commit() -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git prints; "" where it fails or is not installed."""
+    """Output of git; "" if it fails or is not installed."""
     with contextlib.suppress(OSError):
         done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""

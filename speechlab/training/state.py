@@ -20,7 +20,7 @@ COUNTERS += ("sums", "n_summed")
 
 
 class State:
-    """Everything that a step changes; `state_dict` is all of it."""
+    """Everything that a step changes; `state_dict` holds all of it."""
 
     def __init__(self, objective: Objective, config: TrainingConfig) -> None:
         self.objective, self.config = objective, config
@@ -32,18 +32,18 @@ class State:
         self.scalers = [torch.amp.GradScaler(device, enabled=scaled) for _ in self.phases]
         tensors = objective.model.state_dict()
         self.ema = {k: v.detach().clone() for k, v in tensors.items()} if config.ema else {}
-        self.step = 0  # steps done, skipped ones too
-        self.n_skipped = 0  # whose loss or gradient was not finite
-        self.n_bad = 0  # of those, the last ones in a row
-        self.best: float | None = None  # dev score; NaN where the metric failed on every file
+        self.step = 0  # steps done, including skipped ones
+        self.n_skipped = 0  # steps with a loss or gradient that was not finite
+        self.n_bad = 0  # skipped steps in a row, up to now
+        self.best: float | None = None  # dev score; NaN if the metric failed on every file
         self.best_failed = 0  # files on which it failed
         self.best_step = 0
         self.n_since = 0  # validations since the best
-        self.sums: dict[str, float] = {}  # of the values of steps since the last row of history
+        self.sums: dict[str, float] = {}  # values of steps, summed since the last row of history
         self.n_summed = 0
 
     def ended(self) -> str:
-        """Why there is no further step; "" where there is one."""
+        """Why there is no further step, or ""."""
         if self.step >= self.config.n_steps:
             return "finished"
         return "stopped early" if 0 < self.config.patience <= self.n_since else ""
@@ -65,10 +65,10 @@ class State:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises RuntimeError, KeyError or ValueError where it is not the state of the same."""
+        """RuntimeError, KeyError or ValueError if it belongs to another model or objective."""
         self.objective.load_state_dict(state["objective"])
         if self.ema.keys() != state["ema"].keys():
-            raise ValueError("its average of weights is of another model")
+            raise ValueError("its average of weights belongs to another model")
         for name, tensor in self.ema.items():
             tensor.copy_(state["ema"][name])
         for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
@@ -82,7 +82,7 @@ class State:
 
     @contextlib.contextmanager
     def deployable(self) -> Iterator[nn.Module]:
-        """The model as it is scored and saved: in eval mode, with the averaged weights if any."""
+        """The model as scored and saved: in eval mode, with the averaged weights if any."""
         model = self.objective.model
         tensors = model.state_dict()
         kept = {name: tensors[name].clone() for name in self.ema}
@@ -97,7 +97,7 @@ class State:
                 module.training = mode
 
     def average(self) -> None:
-        """Move the average of weights by one step; what is no parameter is taken as it is."""
+        """Move the average of weights by one step; buffers are copied."""
         if not self.ema:
             return
         model = self.objective.model
@@ -113,11 +113,11 @@ class State:
 def take_step(
     state: State, portion: Sequence[Batch], factor: float, world: World
 ) -> dict[str, float] | None:
-    """One step of every phase on the batches of `portion`, which lie on the model's device.
+    """One step of every phase on the batches of `portion`, which are on the model's device.
 
-    factor: on the learning rates. Returns loss, terms and gradient norm of every phase, means over
-    the examples of all processes; None where one of them was not finite: then that phase and those
-    after it changed nothing, nor did any buffer.
+    factor: multiplies the learning rates. Returns loss, terms and gradient norm of every phase:
+    means over the examples of all processes. None if one of them is not finite; then that phase and
+    later ones change nothing, nor does any buffer.
     """
     kept = [buffer.clone() for buffer in state.objective.buffers()]
     carried: list[dict[str, Any]] = [{} for _ in portion]
@@ -126,7 +126,7 @@ def take_step(
         found = _take_phase(state, index, portion, carried, factor, world)
         if not all(map(math.isfinite, found.values())):
             for buffer, before in zip(state.objective.buffers(), kept, strict=True):
-                buffer.copy_(before)  # a running mean may have met the NaN
+                buffer.copy_(before)  # a running mean may hold the NaN
             return None
         values |= found
     world.share_buffers(state.objective.buffers())
@@ -135,7 +135,7 @@ def take_step(
 
 
 def columns(phases: Sequence[Phase]) -> list[str]:
-    """Names of the values of a step: per phase its loss, the unweighted terms, the norm."""
+    """Names of the values of a step: per phase the loss, unweighted terms and gradient norm."""
     return [name for phase in phases for name in _columns(phase)]
 
 
@@ -153,7 +153,7 @@ def _take_phase(
     totals = torch.zeros_like(weights)
     optimizer.zero_grad(set_to_none=True)
     for batch, carry in zip(portion, carried, strict=True):
-        if len(batch.noisy) == 0:  # the last batch of an epoch can leave a process without any
+        if len(batch.noisy) == 0:  # the last batch of an epoch may be too small for all processes
             continue
         sums = _sums(phase, batch, carry, state.config.precision)
         loss = sum(weight * sums[name] for name, weight in phase.weights.items()) / n_examples
@@ -175,7 +175,7 @@ def _take_phase(
 
 
 def _sums(phase: Phase, batch: Batch, carry: dict[str, Any], precision: str) -> dict[str, Tensor]:
-    """Each term, summed over the examples here."""
+    """Each term, summed over the examples of this process."""
     dtype = PRECISIONS.get(precision)
     with torch.autocast(batch.noisy.device.type, dtype=dtype, enabled=dtype is not None):
         terms = phase.terms(batch, carry)
@@ -199,7 +199,7 @@ def _optimizer(phase: Phase, config: TrainingConfig) -> torch.optim.Optimizer:
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Values of named tensors into those of the same name."""
+    """Copy tensors into those with the same names."""
     with torch.no_grad():
         for name, tensor in source.items():
             target[name].copy_(tensor)
