@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from speechlab.audio import files
 from speechlab.errors import UserError
 from speechlab.storage.atomic import unfinished
+from tests.support import signals
 
 RATES = [
     (48000, 16000),
@@ -23,9 +25,7 @@ RATES = [
 ]
 
 
-def noise(n_channels, length, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 0.1 * torch.randn(n_channels, length, generator=generator)
+noise = partial(signals.noise, level=0.1)
 
 
 def names(folder):

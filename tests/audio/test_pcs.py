@@ -1,5 +1,7 @@
 """Laws of perceptual contrast stretching: the published samples, silence, levels, every length."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,18 +11,18 @@ from speechlab.audio import pcs as module
 from speechlab.audio.pcs import VERSIONS, _gains, pcs, pcs_blocks
 from speechlab.errors import UserError
 from speechlab.inference import enhance
+from tests.support import signals
+from tests.support.signals import array
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
 
-def noise(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 0.1 * torch.randn(shape, generator=generator)
+noise = partial(signals.noise, level=0.1)
 
 
 def test_published_samples(shared):
     folder = shared / "golden/semamba/pcs400"
-    waveform, expected = (torch.from_numpy(np.load(folder / f"{n}.npy")) for n in ("wav", "pcs"))
+    waveform, expected = (array(folder / f"{n}.npy") for n in ("wav", "pcs"))
     found = pcs(waveform, "pcs400", "peak")
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < 1e-6

@@ -6,6 +6,7 @@ import torch
 
 from speechlab.audio.level import LEVELS
 from speechlab.audio.spectrum import FrontEnd, Spectrum
+from tests.support.signals import array, noise
 
 OFFSETS = ("none", "mpsenet", "reanalysis")
 PUBLISHED = {
@@ -13,11 +14,6 @@ PUBLISHED = {
     "mpsenet/small_c16": "mpsenet",
     "mpsenet_mamba/small_c16_1_2": "mpsenet",
 }
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=dtype)
 
 
 def wrapped(phase):
@@ -116,9 +112,7 @@ def test_parts_are_a_complex_number():
 def test_published_spectra(shared, name):
     """At unit level; the complex spectrum, not compressed, to 1e-6 of its largest value."""
     folder = shared / "golden" / name
-    noisy, mag, phase = (
-        torch.from_numpy(np.load(folder / f"{n}.npy")) for n in ("wav_in", "noisy_mag", "noisy_pha")
-    )
+    noisy, mag, phase = (array(folder / f"{n}.npy") for n in ("wav_in", "noisy_mag", "noisy_pha"))
     unit = (noisy[:, None] * LEVELS["rms"].gain(noisy[:, None], 16000))[:, 0]
     found = FrontEnd(offsets=PUBLISHED[name]).analyse(unit)
     wanted = torch.polar(mag ** (1 / 0.3), phase).reshape(found.mag.shape)

@@ -1,5 +1,7 @@
 """Laws of the short-time Fourier transform: its definition, its inverse, every length."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -8,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechlab.audio.stft import istft, stft
+from tests.support import signals
+from tests.support.signals import array
 
 FRAMES = [(512, 50, 240), (1024, 120, 600), (400, 100, 400), (512, 256, 512)]
 
 
-def noise(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+noise = partial(signals.noise, dtype=torch.float64)
 
 
 @given(
@@ -63,9 +65,7 @@ def test_published_spectra(shared):
     """
     folder = shared / "golden/mpsenet/losses"
     names = ("gen_mag", "gen_pha", "gen_wav", "hat_mag", "hat_com")
-    mag, phase, waveform, again, com = (
-        torch.from_numpy(np.load(folder / f"{n}.npy")) for n in names
-    )
+    mag, phase, waveform, again, com = (array(folder / f"{n}.npy") for n in names)
     spec = torch.polar(mag ** (1 / 0.3), phase)
     made = istft(spec, 400, 100, 400, waveform.shape[-1])
     assert torch.allclose(made, waveform, rtol=0, atol=1e-6)

@@ -1,6 +1,5 @@
 """Laws of dense encoder and decoders: shapes, what a frame sees, published activations."""
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +14,7 @@ from speechlab.layers.dense import (
 )
 from speechlab.weights.codec import rename_codec
 from tests.support.phase_channels import PhaseChannels
+from tests.support.signals import array
 
 CODECS = ("transposed", "subpixel")
 PUBLISHED = {"transposed": "semamba/small_h16_n2", "subpixel": "mpsenet/small_c16"}
@@ -99,7 +99,7 @@ def test_published_encoders_and_decoders(shared, codec):
     state = {rename_codec(name, codec): tensor for name, tensor in state.items()}
 
     def golden(name):
-        return torch.from_numpy(np.load(folder / f"{name}.npy"))
+        return array(folder / f"{name}.npy")
 
     def filled(layer, prefix):
         mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

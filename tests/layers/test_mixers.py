@@ -11,6 +11,7 @@ from torch import nn
 
 from speechlab.layers.mixers import MIXERS, inverse_softplus
 from speechlab.layers.s4 import hippo_legs
+from tests.support.signals import array
 
 D_MODEL = 12
 OPTIONS = {
@@ -127,7 +128,7 @@ def test_mamba_is_the_published_layer(shared, size):
     config = json.loads((folder / "manifest.json").read_text())["config"]
     mixer = MIXERS["mamba"](**config)
     mixer.load_state_dict(load_file(folder / "state.safetensors"))
-    x, y = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in "xy")
+    x, y = (array(folder / f"{name}.npy") for name in "xy")
     with torch.no_grad():
         ours, _ = mixer(x)
     assert (ours - y).abs().max() <= 1e-5 * y.abs().max()

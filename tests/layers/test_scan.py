@@ -3,7 +3,6 @@
 import sys
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from speechlab.errors import UserError
 from speechlab.layers import scan
 from speechlab.layers.scan import BACKENDS, Operands, selective_scan
+from tests.support.signals import array
 
 HERE = ("reference", "parallel", "numba")  # cuda: by a stand-in, below
 FAST = ("parallel", "numba")
@@ -20,7 +20,7 @@ FAST = ("parallel", "numba")
 @pytest.mark.parametrize("backend", HERE)
 def test_published_implementation(shared, backend, assert_near):
     folder = shared / "golden" / "mamba_layer" / "selective_scan"
-    read = {path.stem: torch.from_numpy(np.load(path)) for path in folder.glob("*.npy")}
+    read = {path.stem: array(path) for path in folder.glob("*.npy")}
     u, dt, z, y, B, C = (read[name].transpose(1, 2) for name in ("u", "delta", "z", "y", "B", "C"))
     given = u, dt, read["A"], B, C, read["D"], z, read["delta_bias"]
     assert_near(selective_scan(*given, backend=backend), [y, read["last_state"]], 1e-5)

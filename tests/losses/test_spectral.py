@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.losses import spectral as losses
+from tests.support.signals import array
 
 FRONT = FrontEnd()
 # system: edges, offsets of the consistency, name of the consistency in the golden files
@@ -48,7 +48,7 @@ def terms(name, estimate, reference):
 def test_published_terms(shared, name):
     folder = shared / "golden" / name / "losses"
     gen, clean = (
-        Spectrum(*(torch.from_numpy(np.load(folder / f"{who}_{part}.npy")) for part in parts))
+        Spectrum(*(array(folder / f"{who}_{part}.npy") for part in parts))
         for who, parts in (("gen", ("mag", "pha")), ("clean", ("mag", "pha")))
     )
     known = json.loads((folder / "manifest.json").read_text())["extra"]

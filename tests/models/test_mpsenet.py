@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,6 +24,7 @@ from speechlab.models.mpsenet import (
 from speechlab.weights.checkpoints import save
 from tests.support import small_models
 from tests.support.phase_channels import PhaseChannels
+from tests.support.signals import array
 
 SMALL = {
     name: small_models.SMALL[name] for name in ("mpsenet", "mpsenet_conformer", "mpsenet_mamba")
@@ -65,7 +65,7 @@ def golden(request, shared):
     folder = shared / "golden" / GOLDEN[request.param]
     files = [*folder.glob("*.npy"), *folder.glob("zero_lead/*.npy")]
     names = [str(file.relative_to(folder).with_suffix("")) for file in files]
-    tensors = {n: torch.from_numpy(np.load(file)) for n, file in zip(names, files, strict=True)}
+    tensors = {n: array(file) for n, file in zip(names, files, strict=True)}
     return request.param, folder / "state.safetensors", tensors
 
 

@@ -1,6 +1,7 @@
 """SEMamba advanced: published numbers, sizes, level, lengths, batches, silence, its files."""
 
-import numpy as np
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,8 +15,10 @@ from speechlab.errors import UserError
 from speechlab.models.macs import n_params
 from speechlab.models.semamba import CONFIGS, SEMambaAdvanced, SEMambaAdvancedConfig
 from speechlab.weights import checkpoints
+from tests.support import signals
 from tests.support.phase_channels import PhaseChannels
 from tests.support.reference_front_end import ReferenceFrontEnd
+from tests.support.signals import array
 
 SYSTEM = "semamba_advanced"
 TINY = SEMambaAdvancedConfig(d_model=4, n_blocks=1, layer={"d_state": 4, "expand": 2})
@@ -31,8 +34,7 @@ def tiny(**changes):
     return SEMambaAdvanced(override(TINY, **changes)).eval()
 
 
-def noise(*shape, seed=0):
-    return 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+noise = partial(signals.noise, level=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def folder(shared):
 
 @pytest.fixture(scope="module")
 def golden(folder):
-    return lambda name: torch.from_numpy(np.load(folder / f"{name}.npy"))
+    return lambda name: array(folder / f"{name}.npy")
 
 
 @pytest.fixture(scope="module")

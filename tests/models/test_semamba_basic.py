@@ -1,5 +1,7 @@
 """SEMamba, basic: published sizes, causality, the front end by definition, level, silence."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from speechlab.inference.enhance import enhance_blocks
 from speechlab.models.macs import n_params
 from speechlab.models.semamba_basic import CONFIGS, LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
 from speechlab.weights.checkpoints import save
+from tests.support import signals
 
 LAYER = {
     ("mamba", "forward"): {"d_state": 4},
@@ -37,9 +40,7 @@ def tiny(layer="mamba", direction="forward", normalize="none", front_end=FRONT_E
     return SEMambaBasic(config).double().eval()
 
 
-def noise(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+noise = partial(signals.noise, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """SepMamba: published numbers, sizes, gradients and start; prefix and chunk law on mixtures."""
 
 import json
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,8 @@ from speechlab.models.macs import n_params
 from speechlab.models.sepmamba import CONFIGS, SepMamba, SepMambaConfig
 from speechlab.weights.checkpoints import import_checkpoint
 from speechlab.weights.names import renamed
+from tests.support import signals
+from tests.support.signals import array
 
 GOLDEN = {"small_causal": "sepmamba_s_causal", "small_noncausal": "sepmamba_s"}
 PARAMETERS = {"sepmamba_s": 7_253_826, "sepmamba_m": 22_249_090}  # the same, causal or not
@@ -50,12 +52,7 @@ def tiny(config=CAUSAL):
     return SepMamba(config).double().eval()
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def array(path):
-    return torch.from_numpy(np.load(path))
+noise = partial(signals.noise, dtype=torch.float64)
 
 
 @pytest.fixture(params=GOLDEN)

@@ -1,6 +1,5 @@
 """Laws of the metric discriminator: the published scores, alone as in a batch, any size."""
 
-import numpy as np
 import pytest
 import soundfile
 import torch
@@ -12,6 +11,7 @@ from speechlab.errors import UserError
 from speechlab.models.macs import n_params
 from speechlab.training.discriminator import MetricDiscriminator, from_published, load_discriminator
 from speechlab.weights.checkpoints import fill
+from tests.support.signals import array
 
 WEIGHTS = "upstream_checkpoints/semamba/pretrained_discriminator.pth"
 
@@ -33,7 +33,7 @@ def test_published_scores(shared, system, judged):
     assert n_params(model) == 181650
     fill(model, from_published(load_file(folder / "state.safetensors")), folder)
     names = ("clean_mag", judged, "disc", "disc_logit")
-    clean, estimate, score, logit = (torch.from_numpy(np.load(folder / f"{n}.npy")) for n in names)
+    clean, estimate, score, logit = (array(folder / f"{n}.npy") for n in names)
     with torch.no_grad():
         assert torch.allclose(model(clean, estimate), score[:, 0], rtol=0, atol=1e-5)
         assert torch.allclose(model.logit(clean, estimate), logit[:, 0], rtol=0, atol=1e-5)

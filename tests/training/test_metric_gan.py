@@ -27,6 +27,7 @@ from speechlab.training.state import State, take_step
 from speechlab.weights.checkpoints import fill
 from speechlab.weights.converters import CONVERTERS
 from tests.support.reference_front_end import ReferenceFrontEnd
+from tests.support.signals import array
 from tests.support.training_toys import Sines, ended, forked, options, tiny, train
 from tests.training.test_distributed import descending, same_gradients, two
 from tests.training.test_resume import same
@@ -92,7 +93,7 @@ def dev(model):
 def test_published_total(shared, name):
     folder = shared / "golden" / name / "losses"
     parts = ("gen_mag", "gen_pha", "clean_mag", "clean_pha", "clean_wav")
-    mag, phase, *clean, wave = (torch.from_numpy(np.load(folder / f"{p}.npy")) for p in parts)
+    mag, phase, *clean, wave = (array(folder / f"{p}.npy") for p in parts)
     objective = small(name)
     objective.discriminator = MetricDiscriminator()
     state = from_published(load_file(folder / "state.safetensors"))
@@ -122,8 +123,7 @@ def test_published_gradients(shared):
     known = load_file(shared / "golden/semamba/losses/state.safetensors")
     fill(objective.discriminator, from_published(known), folder)
     noisy, clean = (
-        torch.from_numpy(np.load(folder / f"zero_lead/grad_{n}.npy"))[None, None]
-        for n in ("noisy", "clean")
+        array(folder / f"zero_lead/grad_{n}.npy")[None, None] for n in ("noisy", "clean")
     )
     carried = {}
     objective.judge(Batch(noisy, clean, 1, 1), carried)

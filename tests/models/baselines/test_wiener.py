@@ -10,14 +10,10 @@ from speechlab.errors import UserError
 from speechlab.evaluation.metrics import si_sdr
 from speechlab.models.baselines.wiener import WienerConfig, WienerFilter, gain, noise_power
 from speechlab.models.macs import n_params
+from tests.support.signals import noise
 
 CONFIG = WienerConfig()
 FLOOR = 10 ** (CONFIG.gain_floor_db / 20)
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=dtype)
 
 
 def spoken(n_samples=48000, rate=16000):
