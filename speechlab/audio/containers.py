@@ -1,10 +1,9 @@
-"""Whether a sound file is whole, by what its container says of its own length.
+"""Detect truncated sound files, from the length that their container states.
 
-libsndfile takes a WAV, AIFF or Ogg file that was cut short for a shorter one. A WAV file (RIFF,
-RIFX with the large bytes first, RF64 beyond 4 GiB; EBU Tech 3306) and an AIFF file tell the size
-of their samples in a header, as does NIST SPHERE, and an Ogg stream marks its last page (RFC 3533).
-FLAC and MP3 tell when they are read; of some others libsndfile notes what it found. Only heads and
-tails are read here, however long a file is.
+libsndfile reads a truncated WAV, AIFF or Ogg file as a shorter one. Headers of WAV (RIFF, RIFX in
+big-endian order, RF64 above 4 GiB; EBU Tech 3306), AIFF and NIST SPHERE state the size of the
+samples, and an Ogg stream marks its last page (RFC 3533). FLAC and MP3 fail when they are read. For
+some others libsndfile notes the truncation. Only the beginning and the end of a file are read here.
 """
 
 import itertools
@@ -17,7 +16,7 @@ import soundfile
 
 from speechlab.audio import ogg
 
-# The first bytes of a file of chunks: its byte order, the chunk that holds the samples.
+# First bytes of a file of chunks -> byte order, name of the chunk with the samples.
 CHUNKED = {
     b"RIFF": ("little", b"data"),
     b"RF64": ("little", b"data"),
@@ -25,19 +24,19 @@ CHUNKED = {
     b"FORM": ("big", b"SSND"),
 }
 KINDS = (b"WAVE", b"AIFF", b"AIFC")
-N_CHUNKS = 1000  # looked at, before the samples; a header with more is none
-IN_DS64 = 0xFFFFFFFF  # for the size, see the chunk ds64: in RF64
-# Sizes of a writer that could not know, as into a pipe: these, or the whole frames in them.
+N_CHUNKS = 1000  # read before the samples; a header with more is invalid
+IN_DS64 = 0xFFFFFFFF  # in RF64: the size is in the chunk ds64
+# Sizes for an unknown length, as into a pipe: these, or the complete frames in them.
 UNKNOWN = (0x7F000000, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)
-WHOLE_FRAMES = 2**12  # bytes that these may be off
-NOTED = ("AU", "W64", "SVX", "VOC")  # of these libsndfile's own note tells a cut
-CUT = "ends before its header says; copy the file anew, or convert what is there"
+WHOLE_FRAMES = 2**12  # bytes by which these may differ
+NOTED = ("AU", "W64", "SVX", "VOC")  # for these libsndfile notes a truncation
+CUT = "ends before its header says; copy the file again, or convert it as it is"
 
 
 def fault(file: BinaryIO) -> str:
-    """What is missing at a file's end, and the fix; empty where nothing is, or none can tell.
+    """The truncation of a file and the fix; empty for a complete file, or where it is unknown.
 
-    file: at its beginning, unbuffered; it is left anywhere.
+    file: at its beginning, unbuffered; its position changes.
     """
     head = _after_tags(file)
     if head[:4] in CHUNKED and head[8:] in KINDS and _lacks_samples(file, head[:4]):
@@ -45,17 +44,17 @@ def fault(file: BinaryIO) -> str:
     if head[:8] == b"NIST_1A\n" and _lacks_nist_samples(file):
         return CUT
     if head[:4] == ogg.PAGE and ogg.lacks_pages(file):
-        return "ends before its stream does; copy the file anew, or convert what is there"
+        return "ends before its stream does; copy the file again, or convert it as it is"
     return ""
 
 
-def is_told_short(sound: soundfile.SoundFile | ogg.Chain) -> bool:
+def is_noted_short(sound: soundfile.SoundFile | ogg.Chain) -> bool:
     """Whether libsndfile noted that an open file of `NOTED` ends before its header says."""
     return sound.format in NOTED and bool(re.search(r"should be \d|truncated", sound.extra_info))
 
 
 def _lacks_nist_samples(file: BinaryIO) -> bool:
-    """Of NIST SPHERE: a text header, of 1024 bytes, names what the samples take."""
+    """NIST SPHERE: a text header of 1024 bytes states the size of the samples."""
     file.seek(0)
     header = file.read(1024).decode("ascii", "replace")
     found = dict(re.findall(r"^(\w+) -i (\d+)", header, re.M))
@@ -95,7 +94,7 @@ def _lacks_samples(file: BinaryIO, kind: bytes) -> bool:
 
 
 def _chunks(file: BinaryIO, byteorder: str) -> Iterator[tuple[bytes, int]]:
-    """Name and size of each chunk, with the file at its content; they begin at even places."""
+    """Name and size of each chunk, with the file at its content; chunks begin at even positions."""
     while len(head := file.read(8)) == 8:
         size, begin = int.from_bytes(head[4:], byteorder), file.tell()
         yield head[:4], size

@@ -1,8 +1,8 @@
-"""Sound files in and out: one reader and one writer for the whole package.
+"""Read and write sound files: one reader and one writer for the whole package.
 
-Files of hours go through in blocks (C, n), in flat memory, with the samples of the whole. Full
-scale is 1. Integer files are written by the steps they are read by (2**15 of them in 16 bits), so
-that nothing gains or loses level; what is cut at full scale is counted.
+Files of any length are processed in blocks (C, n), in constant memory, with the same samples. Full
+scale is 1. Integer files are written with the steps with which they are read (2**15 in 16 bits), so
+that levels stay. Samples clipped at full scale are counted.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from speechlab.audio import containers, ogg
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing
 
-# What counts as a sound file in a folder.
+# Endings of sound files in a folder.
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 BLOCK_S = 1.0  # seconds in a block of a file
 
-# What is written by a name's ending: libsndfile's name of the container, and the subtypes it may
-# hold here, the default first.
+# Formats by the ending of a name: libsndfile's name of the container, and the subtypes that can be
+# written, the default first.
 FORMATS = {
     ".wav": (
         "WAV",
@@ -38,14 +38,14 @@ FORMATS = {
     ".mp3": ("MP3", ("MPEG_LAYER_III",)),
 }
 BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "ULAW": 16, "ALAW": 16}
-RIFF_BYTES = 2**32 - 2**16  # what a .wav file can hold; beyond, it has to be of the RF64 kind
+RIFF_BYTES = 2**32 - 2**16  # the largest .wav file; larger ones are written as RF64
 
 
 def load(path: str | Path, sample_rate: int | None = None) -> tuple[Tensor, int]:
     """Read a sound file.
 
     Returns the waveform, (C, T) float32 with full scale at 1 (a float file may go beyond), and its
-    rate in Hz. With `sample_rate` it is resampled (soxr, HQ) where the file has another rate, to
+    rate in Hz. With `sample_rate` a file of another rate is resampled (soxr, HQ) to
     ceil(T * sample_rate / rate) samples.
     Raises UserError for a file that is missing, unreadable, cut short, empty, or holds NaN or
     infinity.
@@ -55,9 +55,9 @@ def load(path: str | Path, sample_rate: int | None = None) -> tuple[Tensor, int]
 
 
 def save(path: str | Path, waveform: Tensor, sample_rate: int, subtype: str | None = None) -> int:
-    """Write (C, T), whole or not at all; returns how many samples were cut at full scale.
+    """Write (C, T) atomically; returns the number of samples that were clipped at full scale.
 
-    The ending tells the format: .wav, .flac, .ogg, .mp3. subtype: as "PCM_24"; see FORMATS.
+    The ending selects the format: .wav, .flac, .ogg, .mp3. subtype: as "PCM_24"; see FORMATS.
     """
     with Writer(path, sample_rate, len(waveform), subtype, waveform.shape[-1]) as writer:
         for block in waveform.split(2**16, -1):
@@ -66,7 +66,7 @@ def save(path: str | Path, waveform: Tensor, sample_rate: int, subtype: str | No
 
 
 class Recording:
-    """A sound file as blocks (C, n) float32; each pass over it reads the file anew.
+    """A sound file as blocks (C, n) float32; each iteration reads the file again.
 
     sample_rate (Hz) is that of the blocks; file_rate, n_frames and subtype are the file's.
     length: samples of all blocks together, ceil(n_frames * sample_rate / file_rate).
@@ -75,7 +75,7 @@ class Recording:
     def __init__(
         self, path: str | Path, sample_rate: int | None = None, block_s: float = BLOCK_S
     ) -> None:
-        """Reads the header; UserError as `load`, except for what only the samples tell."""
+        """Reads the header; UserError as `load`, except for faults of the samples."""
         self.path = Path(path)
         with _opened(self.path) as file:
             self.file_rate, self.n_channels = file.samplerate, file.channels
@@ -103,7 +103,7 @@ class Recording:
                     break
                 if not np.isfinite(block).all():
                     raise UserError(
-                        f"{self.path}: holds NaN or infinite samples; write the file anew"
+                        f"{self.path}: holds NaN or infinite samples; write the file again"
                     )
                 n_read += len(block)
                 yield block
@@ -111,13 +111,13 @@ class Recording:
                 raise self._fault(f"ends after {n_read} of {file.frames} samples")
 
     def _fault(self, what: str) -> UserError:
-        return UserError(f"{self.path}: {what}; copy the file anew, or convert what is there")
+        return UserError(f"{self.path}: {what}; copy the file again, or convert it as it is")
 
 
 class Resampler:
-    """A signal (C, n) from one rate (Hz) to another, block by block: soxr's HQ, no delay left over.
+    """Resamples a signal (C, n), rates in Hz, block by block: soxr's HQ, without delay.
 
-    Any cut into blocks gives the samples of the whole, and `flush` the last of them.
+    Blocks of any lengths give the samples of the whole; `flush` gives the last ones.
     """
 
     def __init__(self, rate_in: int, rate_out: int, n_channels: int) -> None:
@@ -128,7 +128,7 @@ class Resampler:
             self._soxr = soxr.ResampleStream(rate_in, rate_out, n_channels, "float32", "HQ")
 
     def feed(self, block: Tensor) -> Tensor:
-        """The next samples -> those of the output that are settled now, (C, m >= 0)."""
+        """The next samples -> the final samples of the output so far, (C, m >= 0)."""
         self._n_in += block.shape[-1]
         return self._counted(block if self._soxr is None else self._resampled(block, last=False))
 
@@ -139,7 +139,7 @@ class Resampler:
         missing = length - self._n_out
         rest = torch.zeros(self.n_channels, 0)
         if self._soxr is not None:
-            # soxr rounds the length; zeros after the end make it at least the one that is wanted
+            # soxr rounds the length; zeros after the end make the output long enough
             n_zeros = max(0, -(-length * self.rate_in // self.rate_out) - self._n_in) + 1
             n_zeros += self.rate_in // self.rate_out
             rest = self._resampled(torch.zeros(self.n_channels, n_zeros), last=True)
@@ -155,7 +155,7 @@ class Resampler:
 
 
 def resampled_length(length: int, rate_in: int, rate_out: int) -> int:
-    """Samples at `rate_out` that cover `length` samples at `rate_in`; back again never fewer."""
+    """Samples at `rate_out` that cover `length` samples at `rate_in`; and back, never fewer."""
     return -(-length * rate_out // rate_in)
 
 
@@ -180,9 +180,9 @@ def rechunk(blocks: Iterator[Tensor], length: int) -> Iterator[Tensor]:
 class Writer:
     """A sound file written block by block: `with Writer(...) as writer: writer.write(block)`.
 
-    The samples go to an unfinished file beside it, which takes its name at the end and is removed
-    where anything goes wrong: there is never half a file, and an older one stays till then.
-    clipped: samples beyond full scale so far, which an integer subtype cuts.
+    Writes are atomic: the samples go to a temporary file, which is renamed at the end, and removed
+    after an error. An older file stays until then.
+    clipped: samples beyond full scale so far, which an integer subtype clips.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Writer:
         subtype: str | None = None,
         n_frames: int = 0,
     ) -> None:
-        """n_frames: how many are to come, where that is known: above 4 GiB a .wav becomes RF64.
+        """n_frames: frames of the whole file, if known: above 4 GiB a .wav becomes RF64.
 
         UserError for an ending or a subtype that is not in FORMATS.
         """
@@ -204,7 +204,7 @@ class Writer:
             self.format = "RF64"
 
     def __enter__(self) -> Self:
-        with self._told(), contextlib.ExitStack() as stack:
+        with self._naming_errors(), contextlib.ExitStack() as stack:
             if self.path.is_dir():
                 raise UserError(f"{self.path}: a folder has this name; choose another output")
             part = stack.enter_context(replacing(self.path))
@@ -224,13 +224,13 @@ class Writer:
         return self
 
     def write(self, block: Tensor) -> None:
-        """The next samples, (C, n). UserError where they are not finite, or the disk is full."""
+        """The next samples, (C, n). UserError for non-finite samples and for a full disk."""
         if not block.isfinite().all():
             raise UserError(f"{self.path}: not written, its samples would be NaN or infinite")
         self.n_frames += block.shape[-1]
         if self.format == "WAV" and self.n_frames * self._frame_bytes > RIFF_BYTES:
-            raise UserError(f"{self.path}: a .wav file ends at 4 GiB; choose .flac")
-        with self._told():
+            raise UserError(f"{self.path}: a .wav file holds at most 4 GiB; choose .flac")
+        with self._naming_errors():
             self._sound.write(self._encoded(block.T.numpy()))  # (n, C)
 
     def __exit__(
@@ -239,7 +239,7 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._told():
+        with self._naming_errors():
             self._stack.__exit__(kind, error, trace)
 
     @property
@@ -248,7 +248,7 @@ class Writer:
         return self.n_channels * wide.get(self.subtype, BITS.get(self.subtype, 0)) // 8
 
     def _encoded(self, samples: np.ndarray) -> np.ndarray:
-        """As integers where it stores them: libsndfile scales floats by 2**15 - 1 to write."""
+        """Integers for an integer subtype: libsndfile would scale floats by 2**15 - 1."""
         if self.subtype not in BITS:
             return samples.astype(np.float64 if self.subtype == "DOUBLE" else np.float32)
         bits = BITS[self.subtype]
@@ -260,32 +260,31 @@ class Writer:
         return steps.astype(f"int{word}")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the system refuses, as a UserError that names the file."""
+    def _naming_errors(self) -> Iterator[None]:
+        """Errors of the system as a UserError that names the file."""
         try:
             yield
         except (soundfile.LibsndfileError, OSError) as error:
             raise UserError(
                 f"{self.path}: cannot be written ({_reason(error)}); "
-                "look at the folder, its permissions and the space left"
+                "check the folder, its permissions and the free space"
             ) from error
 
 
 def _format(path: Path, subtype: str | None) -> tuple[str, str]:
     """Container and subtype to write."""
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path}: is not written; choose a name that ends in {', '.join(FORMATS)}")
+        known = ", ".join(FORMATS)
+        raise UserError(f"{path}: cannot be written; choose a name that ends in {known}")
     container, subtypes = FORMATS[path.suffix.lower()]
     if subtype is not None and subtype not in subtypes:
-        raise UserError(
-            f"{path}: {container} does not hold {subtype} here; choose of {', '.join(subtypes)}"
-        )
+        raise UserError(f"{path}: no {container} as {subtype}; choose one of {', '.join(subtypes)}")
     return container, subtype or subtypes[0]
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
-    """A file for reading, of which the header is sound."""
+    """A file for reading, with a valid header."""
     with contextlib.ExitStack() as stack:
         try:
             if path.is_dir():
@@ -298,7 +297,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
             if fault := containers.fault(file):
                 raise UserError(f"{path}: {fault}")
             sound = stack.enter_context(_sound(file))
-            if containers.is_told_short(sound):
+            if containers.is_noted_short(sound):
                 raise UserError(f"{path}: {containers.CUT}")
         except (soundfile.LibsndfileError, OSError, ValueError) as error:
             raise UserError(
@@ -306,20 +305,20 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
             ) from error
         if not sound.frames:
             raise UserError(
-                f"{path}: no samples in it, or a header that a killed recorder never finished; "
-                "replace the file, or mend its header"
+                f"{path}: no samples, or an unfinished header of a recorder that was killed; "
+                "replace the file, or correct its header"
             )
-        if sound.frames > 2**62:  # libsndfile's word for it; its last block could not be read
-            raise UserError(f"{path}: a {sound.format} that hides its length; convert it to WAV")
+        if sound.frames > 2**62:  # libsndfile's value for it; the last block could not be read
+            raise UserError(f"{path}: a {sound.format} without its length; convert it to WAV")
         yield sound
         if sound.format == "MP3" and 0 < sound.frames == sound.tell():
-            n_read = file.seek(0, os.SEEK_CUR)  # variable bit rates without a header are guessed at
+            n_read = file.seek(0, os.SEEK_CUR)  # with a variable bit rate, frames is a guess
             if n_read < 0.9 * os.fstat(file.fileno()).st_size:
-                raise UserError(f"{path}: an MP3 that hides its length; convert it to WAV or FLAC")
+                raise UserError(f"{path}: an MP3 without its length; convert it to WAV or FLAC")
 
 
 def _sound(file: BinaryIO) -> soundfile.SoundFile | ogg.Chain:
-    """ValueError for a chain of which not all can be read."""
+    """ValueError for a chain that is not readable as a whole."""
     if links := ogg.links(file):
         return ogg.Chain(file, links)
     file.seek(0)
@@ -327,7 +326,7 @@ def _sound(file: BinaryIO) -> soundfile.SoundFile | ogg.Chain:
 
 
 def _remove_time(file: BinaryIO) -> None:
-    """Zero the time of writing in the PEAK chunk of a float file: the same samples, the same bytes.
+    """Set the time in the PEAK chunk of a float file to zero: the same samples, the same bytes.
 
     The chunk is b"PEAK", size, version, time, ..., 4 bytes each, before the samples.
     """

@@ -1,8 +1,8 @@
-"""Ogg files: whether their last page is there, and a chain of streams as one sound.
+"""Ogg files: detect a missing last page, and read chained streams as one signal.
 
 An Ogg file is pages (RFC 3533): "OggS", version, flags, position (8 bytes), the stream's number
-(4), the page's (4), a checksum (4), the number of segments, a byte for the length of each, and
-these. Radio and joined files are chains, stream behind stream; libsndfile reads the first alone.
+(4), the page's (4), a checksum (4), the number of segments, one byte with the length of each, and
+the segments. Radio and joined files are chains of streams; libsndfile reads only the first one.
 """
 
 import io
@@ -16,18 +16,18 @@ import soundfile
 PAGE = b"OggS"
 HEAD = 27  # bytes before the lengths of the segments
 FIRST, LAST = 2, 4  # flags of a stream's first and last page
-TAIL = 2**18  # bytes that hold the last page: the largest twice, and tags behind it
-REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # bits the other way round
+TAIL = 2**18  # bytes that contain the last page: two of the largest size, and tags after it
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # bits in reverse order
 
 
 def lacks_pages(file: BinaryIO) -> bool:
-    """Whether the last whole page is not its stream's last, or another one has begun."""
+    """Whether the last complete page is not the last of its stream, or another page has begun."""
     page, behind = _last_page(file)
     return not (page and page[5] & LAST) or bool(behind and PAGE.startswith(behind[:4]))
 
 
 def _last_page(file: BinaryIO) -> tuple[bytes, bytes]:
-    """The last page that is whole, and what is behind it; both empty where there is none."""
+    """The last complete page and the bytes after it; both empty where there is none."""
     file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
     tail = file.read(TAIL)
     begin = len(tail)
@@ -38,7 +38,7 @@ def _last_page(file: BinaryIO) -> tuple[bytes, bytes]:
 
 
 def _page_end(content: bytes, begin: int) -> int:
-    """Where the page at `begin` ends; 0 where it is not whole, by its checksum, or is no page."""
+    """End of the page at `begin`; 0 for an incomplete page (by its checksum) and for other data."""
     n_segments = content[begin + 26] if begin + 26 < len(content) else 0
     end = begin + HEAD + n_segments
     end += sum(content[begin + HEAD : end])
@@ -50,17 +50,16 @@ def _page_end(content: bytes, begin: int) -> int:
 
 
 def checksum(page: bytes) -> bytes:
-    """As stored: zlib's with all bits the other way round, begun at 0, not inverted."""
+    """As stored: zlib's with all bits in reverse order, initial value 0, not inverted."""
     crc = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return crc.to_bytes(4, "big").translate(REVERSED)
 
 
 def links(file: BinaryIO) -> list[tuple[int, int]]:
-    """Where the streams of a chain begin and end; empty where there is just one.
+    """Begin and end of each stream of a chain; empty for a single stream.
 
-    The heads of all pages are read: a chain may begin and end with the same stream. Streams side by
-    side begin together: they are one link.
-    Raises ValueError where the pages do not follow each other to the last.
+    The heads of all pages are read: a chain may begin and end with the same stream. Multiplexed
+    streams begin together: they are one link. ValueError for a gap between pages.
     """
     file.seek(0)
     head, (_, behind) = file.read(HEAD), _last_page(file)
@@ -81,12 +80,12 @@ def links(file: BinaryIO) -> list[tuple[int, int]]:
 
 
 class Chain:
-    """Streams one behind the other, read as a `soundfile.SoundFile` that holds them all."""
+    """Chained streams, with the interface of one `soundfile.SoundFile`."""
 
     format = "OGG"
 
     def __init__(self, file: BinaryIO, streams: list[tuple[int, int]]) -> None:
-        """streams: `links` of the file. ValueError where they differ in rate or channels."""
+        """streams: `links` of the file. ValueError if they differ in rate, channels or codec."""
         self._parts = [_Part(file, begin, end) for begin, end in streams]
         kinds = []
         self.frames = 0
@@ -108,7 +107,7 @@ class Chain:
             self._sound.close()
 
     def read(self, frames: int, dtype: str, always_2d: bool) -> np.ndarray:
-        """The next frames, (n, C) with n <= frames; none at the end of the last stream alone."""
+        """The next frames, (n, C) with n <= frames; n = 0 only at the end of the last stream."""
         while True:
             if self._sound is not None:
                 block = self._sound.read(frames, dtype=dtype, always_2d=always_2d)
@@ -122,7 +121,7 @@ class Chain:
 
 
 class _Part(io.RawIOBase):
-    """Bytes of a file as a file."""
+    """A range of a file as a file."""
 
     def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
         self._file, self._begin, self._size, self._at = file, begin, end - begin, 0

@@ -1,11 +1,11 @@
-"""Perceptual contrast stretching: the spectrum between 0.4 and 5 kHz pulled further from silence.
+"""Perceptual contrast stretching: raise log magnitudes, most of all between 0.4 and 5 kHz.
 
     waveform ─ stft ─► log(1 + |F|) * g(bin), phase as it is ─► exp(.) - 1 ─ istft ─► level
 
 Chao et al. 2022, arXiv 2203.17152: g is 1 to 1.4 by the importance of a band for intelligibility.
-It lifts PESQ, of estimates (post-processing) and of models trained on stretched references. The
-logarithm makes the result depend on the level of the input: it wants samples at the scale of the
-file, full scale at 1. It knows 16 kHz only.
+It raises PESQ, both as post-processing and as a target of training. The logarithm makes the result
+depend on the level of the input: use samples at the scale of the file, full scale 1. It is defined
+at 16 kHz only.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ from speechlab.audio.stft import istft, stft
 from speechlab.errors import UserError
 
 SAMPLE_RATE = 16000  # Hz
-BLOCK_S = 10.0  # seconds that are stretched at once
+BLOCK_S = 10.0  # seconds of a block
 GAINS = (
     *(1.0, 1.070175439, 1.182456140, 1.287719298, 1.4),
     *(1.322807018, 1.238596491, 1.161403509, 1.077192982),
@@ -31,7 +31,7 @@ GAINS = (
 class Version(NamedTuple):
     n_fft: int  # and window, samples
     hop_length: int
-    edges: tuple[int, ...]  # first bin of each of GAINS, after the last of them 1
+    edges: tuple[int, ...]  # first bin of each of GAINS; gain 1 after the last edge
     n_freqs: int
 
 
@@ -51,8 +51,8 @@ def _input(stretched: Tensor, waveform: Tensor) -> Tensor:
 
 
 LEVELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "peak": _peak,  # the largest sample is 1, whatever it was: as published
-    "input": _input,  # the RMS of what came in; samples may go beyond full scale
+    "peak": _peak,  # the largest sample becomes 1, as published
+    "input": _input,  # the RMS of the input; samples may exceed full scale
 }
 
 
@@ -75,8 +75,8 @@ def pcs_blocks(
 ) -> Iterator[Tensor]:
     """Blocks (C, n) -> `pcs` of the whole in blocks, each channel at its own level of the input.
 
-    The level is known at the end only: till then the samples wait on disk, 64 KB for a second.
-    Raises UserError at another rate than 16 kHz.
+    The level is known only at the end: until then a temporary file keeps the samples, 64 KB per
+    second. UserError for a rate other than 16 kHz.
     """
     check_rate(sample_rate)
     before = after = torch.zeros(1, dtype=torch.float64)
@@ -96,20 +96,20 @@ def pcs_blocks(
 
 
 def check_rate(sample_rate: int) -> None:
-    """UserError for a rate that PCS is not defined at."""
+    """UserError for a rate at which PCS is undefined."""
     if sample_rate != SAMPLE_RATE:
-        raise UserError(f"PCS is defined at {SAMPLE_RATE} Hz, and this model is at {sample_rate}")
+        raise UserError(f"PCS is defined at {SAMPLE_RATE} Hz, this model works at {sample_rate} Hz")
 
 
 def _in_blocks(blocks: Iterable[Tensor], version: Version) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pieces of a signal and of what is stretched of it, (C, n) each, float64.
+    """Pieces of a signal and of the stretched signal, (C, n) each, float64.
 
-    A sample depends on the frames that hold it, so it needs one frame before it and one after.
+    A sample depends on the frames that contain it: it needs one frame before and one after it.
     """
     margin = version.n_fft // version.hop_length * version.hop_length
     margin += version.hop_length  # a whole number of hops, more than a frame
     length = round(BLOCK_S * SAMPLE_RATE / version.hop_length) * version.hop_length
-    known, waiting = None, None  # what came before, and the block that wants what comes next
+    known, waiting = None, None  # the samples before, and the block that waits for the next
     for block in rechunk(iter(blocks), length):
         block = block.double()
         if waiting is not None:

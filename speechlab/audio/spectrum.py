@@ -1,9 +1,10 @@
-"""What spectral models see: magnitudes raised to a power below 1, and phases; and the way back.
+"""Compressed spectra: magnitudes to a power below 1, and phases; and their inverse.
 
     waveform (..., T) ─ stft ─► mag ** compress, phase: (..., F, L) each ─ istft ─► (..., T)
 
-Compression brings soft bins near loud ones, as hearing does (SEMamba, arXiv 2405.06573; MP-SENet,
-arXiv 2308.08926). Published implementations differ in what they add before root and arctangent:
+Compression reduces the range between quiet and loud bins, as hearing does (SEMamba, arXiv
+2405.06573; MP-SENet, arXiv 2308.08926). Published implementations add different offsets before root
+and arctangent:
 
 | offsets    | mag                     | phase                         | of                    |
 |------------|-------------------------|-------------------------------|-----------------------|
@@ -11,7 +12,7 @@ arXiv 2308.08926). Published implementations differ in what they add before root
 | mpsenet    | sqrt(re² + im² + 1e-9)  | atan2(im + 1e-10, re + 1e-5)  | MP-SENet              |
 | reanalysis | sqrt(re² + im² + 1e-10) | atan2(im + 1e-10, re + 1e-10) | SEMamba's consistency |
 
-MP-SENet's Conformer version adds nothing, either.
+MP-SENet's Conformer version has no offsets.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from speechlab.audio.stft import istft, stft
 
-OFFSETS = {  # to the power, to the imaginary and to the real part
+OFFSETS = {  # added to the power, the imaginary and the real part
     "mpsenet": (1e-9, 1e-10, 1e-5),
     "reanalysis": (1e-10, 1e-10, 1e-10),
 }
@@ -55,7 +56,7 @@ class FrontEnd:
     def analyse(self, waveform: Tensor) -> Spectrum:
         """(..., T) -> (..., F, L) with L = 1 + T // hop_length frames."""
         spec = stft(waveform, self.n_fft, self.hop_length, self.win_length)
-        if self.offsets == "none":  # these give the last bit that published networks were fed
+        if self.offsets == "none":  # equal to the published code to the last bit
             return Spectrum(spec.abs() ** self.compress, spec.angle())
         power, imaginary, real = OFFSETS[self.offsets]
         re, im = torch.view_as_real(spec).unbind(-1)
@@ -70,5 +71,5 @@ class FrontEnd:
         return istft(spec, self.n_fft, self.hop_length, self.win_length, n_samples)
 
     def reanalyse(self, spectrum: Spectrum, offsets: str) -> Spectrum:
-        """The spectrum of its waveform: the same only where a signal has it (consistency)."""
+        """The spectrum of its waveform: unchanged only if the spectrum is consistent."""
         return replace(self, offsets=offsets).analyse(self.synthesise(spectrum))

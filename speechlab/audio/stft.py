@@ -1,11 +1,11 @@
-"""The short-time Fourier transform: of losses, of spectral models, of pictures.
+"""The one short-time Fourier transform, for losses, spectral models and figures.
 
-There is one in the house. Frames of n_fft samples are centred on sample 0 and every hop_length-th
-after it, the signal mirrored at its ends; the periodic Hann window of win_length lies in the middle
-of a frame. n_fft is even, win_length at most n_fft. `window` and `padding` name what others do.
+Frames of n_fft samples are centred on sample 0 and every hop_length-th sample after it. The signal
+is mirrored at its ends; the periodic Hann window of win_length is in the middle of a frame. n_fft
+is even, win_length at most n_fft. `window` and `padding` select the variants of other packages.
 
-A signal that comes in chunks has no ends to mirror: `whole_frames` and `overlap_add` are the same
-transform and its inverse on what lies within a chunk.
+A signal in chunks has no ends to mirror: `whole_frames` and `overlap_add` are the same transform
+and its inverse for the frames within a chunk.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor
 
 WINDOWS = {
     "hann": torch.hann_window,
-    "hamming_symmetric": partial(torch.hamming_window, periodic=False),  # both ends alike
+    "hamming_symmetric": partial(torch.hamming_window, periodic=False),  # equal ends
 }
 Padding = Literal["reflect", "constant"]  # beyond the ends: mirrored, or zeros
 
@@ -32,13 +32,13 @@ def stft(
 ) -> Tensor:
     """(..., T) -> complex spectrum (..., F, L): F = n_fft // 2 + 1, L = 1 + T // hop_length.
 
-    A signal of half a frame or less, which cannot be mirrored, goes on with zeros.
+    A signal of half a frame or less cannot be mirrored and is padded with zeros.
     window: a name in WINDOWS.
     """
     *lead, n_samples = waveform.shape
     n_frames = 1 + n_samples // hop_length
     taps = WINDOWS[window](win_length, dtype=waveform.dtype, device=waveform.device)
-    if not waveform.numel():  # a batch of none, which torch refuses; its gradient is one of none
+    if not waveform.numel():  # torch refuses an empty batch; the gradient is empty, too
         empty = waveform.new_zeros(*lead, n_fft // 2 + 1, n_frames)
         return torch.complex(empty, empty) * waveform.sum()
     waveform = F.pad(waveform, (0, max(0, n_fft // 2 + 1 - n_samples)))
@@ -64,7 +64,7 @@ def istft(
 ) -> Tensor:
     """Complex spectrum (..., F, L) -> (..., T) with T = n_samples: the inverse of `stft`.
 
-    Of a spectrum that no signal has, the signal whose spectrum is nearest (least squares).
+    For an inconsistent spectrum: the signal with the nearest spectrum (least squares).
     """
     *lead, n_freqs, n_frames = spec.shape
     if not spec.numel():
@@ -82,7 +82,7 @@ def istft(
 
 
 def whole_frames(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
-    """(..., T) -> complex spectrum (..., F, L) of the L frames that lie within the signal.
+    """(..., T) -> complex spectrum (..., F, L) of the L frames within the signal.
 
     The first starts at sample 0, L = 1 + (T - n_fft) // hop_length, or 0 where T < n_fft. The
     window is as long as a frame.
@@ -101,12 +101,12 @@ def overlap_add(spec: Tensor, n_fft: int, hop_length: int) -> Tensor:
     """Complex spectrum (..., F, L) -> the samples that r = n_fft / hop_length frames share.
 
     They are (..., T) with T = max(0, L - r + 1) * hop_length; the first is the sample
-    n_fft - hop_length of the first frame. Of `whole_frames` these are the signal's; else as
-    `istft`. hop_length is n_fft / 2 or divides that.
+    n_fft - hop_length of the first frame. For a result of `whole_frames` they are the signal's,
+    else as of `istft`. hop_length is n_fft / 2 or divides that.
     """
     n_shared = n_fft // hop_length
     n_blocks = max(0, spec.shape[-1] - n_shared + 1)
-    if not n_blocks or not spec.numel():  # which FFT libraries refuse
+    if not n_blocks or not spec.numel():  # FFT libraries refuse empty input
         return spec.real.new_zeros(*spec.shape[:-2], n_blocks * hop_length)
     window = torch.hann_window(n_fft, dtype=spec.real.dtype, device=spec.device)
     frames = torch.fft.irfft(spec.transpose(-1, -2), n_fft) * window  # (..., L, n_fft)

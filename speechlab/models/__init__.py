@@ -1,4 +1,4 @@
-"""One architecture a module; `SYSTEMS` names each with its configuration and its class.
+"""One module per architecture; `SYSTEMS`: name -> configuration and class.
 
 base               what all models share
 macs               parameters and multiply-accumulates

@@ -12,9 +12,9 @@
 | up_channels   | inputs of the transposed conv of each level, outermost first        | H     |
 | layers        | arguments of each mixer at the bottom (`layers.mixers`)   | N     |
 | hop_length    | samples per frame at the bottom, stride ** n_levels                 |       |
-| frame_length  | samples that one frame at the bottom sees                           |       |
+| frame_length  | samples of input that one frame at the bottom depends on            |       |
 
-An unpruned model has one width per level in all three; pruning makes each width its own.
+An unpruned model has one width per level in all three lists; pruning changes each separately.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from speechlab.layers.conv import strided, transposed
 from speechlab.layers.stacks import STACKS, check_options, init_residual
 from speechlab.models.base import ChunkedModel
 
-State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
+State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class CleanUMambaConfig:
 
 
 class CleanUMamba(ChunkedModel):
-    """(B, 1, T) -> (B, 1, T), any T >= 1, with the level taken out and put back inside.
+    """(B, 1, T) -> (B, 1, T), any T >= 1; the level is handled inside.
 
     Causal up to `look_ahead` samples with `normalize` "running" or "none"; "utterance" divides
-    by the standard deviation of the whole signal, as the published models were trained.
+    by the standard deviation of the whole signal, as in the published training.
     """
 
     def __init__(self, config: CleanUMambaConfig | None = None) -> None:
@@ -81,11 +81,11 @@ class CleanUMamba(ChunkedModel):
 
     @property
     def frame_length(self) -> int:
-        """Samples that one bottleneck frame sees; the first output needs the whole of it."""
+        """Samples of input of one bottleneck frame; the first output needs all of them."""
         return self.padded_length(1)
 
     def padded_length(self, length: int) -> int:
-        """The least number of samples >= length at which every strided conv comes out even."""
+        """The smallest length >= `length` that every strided convolution divides exactly."""
         kernel, stride = self.config.kernel_size, self.config.stride
         for _ in self.encoder:
             length = 1 + max(0, -(-(length - kernel) // stride))
@@ -94,9 +94,9 @@ class CleanUMamba(ChunkedModel):
         return length
 
     def layer_rates(self) -> Iterator[tuple[nn.Module, float]]:
-        """Each layer and its applications per second, of a transposed one those to its inputs.
+        """Each layer and its applications per second; of a transposed one, per input position.
 
-        Layers of this model pass their weights on without being called, so `macs` asks for them.
+        Some layers of this model are used by their weights only, so `macs` cannot observe calls.
         """
         rate = float(self.sample_rate)
         for down, up in zip(self.encoder, reversed(self.decoder), strict=True):
@@ -109,8 +109,8 @@ class CleanUMamba(ChunkedModel):
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.
 
-        As many samples come out as no later input changes; with `last`, where the chunk ends a
-        signal of a `padded_length`, all that remain. A whole signal is one chunk: offline and
+        The output ends where later input would change it. With `last`, which needs a signal of a
+        `padded_length`, it has all remaining samples. A whole signal is one chunk: offline and
         streaming are the same computation.
         """
         nothing = (None,) * len(self.encoder)
@@ -142,7 +142,7 @@ class EncoderLayer(nn.Module):
         self.mix = nn.Conv1d(n_down, 2 * n_out, 1)
 
     def forward(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x: the next samples. Returns the frames that they complete, and what they leave over."""
+        """x: the next samples. Returns the completed frames and the remaining samples."""
         x, tail = strided(self.down, x, tail)
         if not x.shape[-1]:
             return x.new_zeros(x.shape[0], self.mix.out_channels // 2, 0), tail
@@ -163,7 +163,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, overlap: Tensor | None = None, last: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """x: the next frames. Returns the samples that no later frame adds to; with `last`, all."""
+        """x: the next frames. Returns the samples that are final; with `last`, all."""
         frames = F.glu(self.mix(x), 1) if x.shape[-1] else x
         y, overlap = transposed(self.up, frames, overlap, last)
         return self.activation(y), overlap
@@ -190,7 +190,7 @@ def _check(config: CleanUMambaConfig) -> None:
 
 
 def _rescale_convolution(module: nn.Module) -> None:
-    """CleanUNet's start: weights and bias divided by sqrt(10 std(weight))."""
+    """CleanUNet's initialisation: weights and bias divided by sqrt(10 std(weight))."""
     if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
         with torch.no_grad():
             scale = (10 * module.weight.std()).sqrt()
@@ -217,7 +217,7 @@ def ablation_config(mixer: str = "mamba") -> CleanUMambaConfig:
 
 
 def tiny_config(mixer: str = "mamba") -> CleanUMambaConfig:
-    """A size that two processor cores train in minutes, for the study's embedded default."""
+    """A size that trains in minutes on two processor cores: the default of the study."""
     ablation = ablation_config(mixer)
     small = {"d_state": 8} if mixer == "mamba" else ablation.layers[0]
     return CleanUMambaConfig(**_unpruned(16, 24, 6), mixer=mixer, d_model=32, layers=(small,) * 2)

@@ -1,10 +1,10 @@
 """Parameters and multiply-accumulates (MACs) of a model.
 
-The rule for multiply-accumulates (MACs), per second of steady-state input (no padding, no start):
+The rule, per second of steady-state input (no padding, no start):
 
 - every convolution and linear layer: a product per weight and output position, a transposed
   convolution once per input position; biases are free;
-- the memory of a mixer: what its state takes beyond its layers, per frame
+- the memory of a mixer, beyond its layers, per frame:
   | mixer    | MACs per frame       | for                                                        |
   |----------|----------------------|------------------------------------------------------------|
   | mamba    | 4 e n + 2 e          | step A; decay h + (step u) B; C h; step u; D u             |
@@ -17,8 +17,8 @@ The rule for multiply-accumulates (MACs), per second of steady-state input (no p
 - attention over all frames: 2 L d per frame, so that MACs per second grow with the length L;
 - norms, activations, gates between layers and residuals: not counted.
 
-Published counts differ: torchprofile counts a transposed convolution at stride 2 twice, and for
-what thop sees there is `profiled_macs`.
+Published counts differ: torchprofile counts a transposed convolution at stride 2 twice;
+`profiled_macs` counts as thop does.
 """
 
 import copy
@@ -39,7 +39,7 @@ from speechlab.layers.time_frequency import Attention
 if TYPE_CHECKING:
     from speechlab.models.base import Model
 
-LENGTH_S = 4.0  # seconds that attention over all frames is counted for
+LENGTH_S = 4.0  # seconds of input, for attention over all frames
 MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {
     Mamba: lambda m: 4 * m.A_log.numel() + 2 * len(m.D),
     Mamba2: lambda m: (3 * m.d_state + 2) * m.split[0] + m.split[2],
@@ -50,7 +50,7 @@ MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {
     nn.GRU: lambda m: 3 * _state_size(m),
 }
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-NORMS = (nn.InstanceNorm2d, nn.LayerNorm, nn.BatchNorm1d)  # those that thop knows
+NORMS = (nn.InstanceNorm2d, nn.LayerNorm, nn.BatchNorm1d)  # norms that thop counts
 PROFILED = (*CONVOLUTIONS, *NORMS, nn.Linear, nn.PReLU)
 
 
@@ -74,20 +74,20 @@ def n_params(model: nn.Module) -> int:
 def macs_per_second(model: "Model", seconds: float = LENGTH_S) -> float:
     """Multiply-accumulates per second of steady-state input, by the rule of this module.
 
-    seconds: length of the input, which counts where a model attends to all of it.
+    seconds: length of the input, relevant for attention over all of it.
     """
     return count_macs(model, seconds).total
 
 
 def count_macs(model: "Model", seconds: float = LENGTH_S) -> Macs:
-    """The same, layers and memory apart. UserError for a model without a rule."""
+    """The same, layers and memory separately. UserError for a model without a rule."""
     if rates := model.layer_rates():
         return _sum_of_rates(rates)
     if not n_params(model):
         raise UserError(f"the MACs of {type(model).__name__} have no rule yet")
     hop = model.hop_length
     half = max(1, round(seconds * model.sample_rate / 2 / hop)) * hop
-    # What a signal costs beyond one without a length: exact where costs grow with it or its square
+    # Costs without those of the edges: exact where they are linear or quadratic in the length
     weights = {half: -3, 2 * half: 4, 3 * half: -1}
     counts = {length: _counted(model, length) for length in weights}
     rate = model.sample_rate / (2 * half)
@@ -99,7 +99,7 @@ def count_macs(model: "Model", seconds: float = LENGTH_S) -> Macs:
 
 @torch.inference_mode(False)
 def _counted(model: "Model", n_samples: int) -> tuple[float, float]:
-    """Products of layers and of memory for a signal of so many samples, edges included."""
+    """Products of layers and of memory for a signal of `n_samples`, edges included."""
     layers = memory = 0.0
 
     def see(module: nn.Module, x: Tensor) -> None:
@@ -115,18 +115,18 @@ def _counted(model: "Model", n_samples: int) -> tuple[float, float]:
         name = str(operation)
         if name in ("aten.convolution", "aten.mm", "aten.addmm"):
             layers += n_flops / 2
-        else:  # both factors come from the signal
+        else:  # both factors depend on the signal
             memory += n_flops / 2
     return layers, memory
 
 
 def _hollow(model: "Model", see: Callable[[nn.Module, Tensor], None]) -> "Model":
-    """A copy without numbers, for shapes alone.
+    """A copy on the meta device: shapes without numbers.
 
-    Layers with a memory tell `see` their input (..., L, D) and compute nothing: their loops over
-    frames are not for a device without numbers.
+    Layers with a memory pass their input (..., L, D) to `see` and compute nothing: their loops over
+    frames do not run on the meta device.
     """
-    # where gradients are wanted, PyTorch folds a linear layer into one product of matrices
+    # with gradients, PyTorch computes a linear layer as one product of matrices
     hollow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
     hollow.level = LEVELS["none"]
     for module in hollow.modules():
@@ -146,13 +146,13 @@ def _see_and_skip(
 
 
 def _pass_shapes(hollow: "Model", n_samples: int) -> None:
-    """Spectral models as far as their spectra: the STFT has no weights, its inverse looks."""
+    """Spectral models up to the spectrum: the inverse STFT needs numbers and has no weights."""
     try:
         analysed = hollow if hollow.domain == "waveform" else hollow.spectrum
         analysed(torch.zeros(1, 1, n_samples, device="meta"))
     except (NotImplementedError, RuntimeError) as error:
         kind = type(hollow).__name__
-        raise UserError(f"the MACs of {kind} have no rule yet: it looks at numbers") from error
+        raise UserError(f"the MACs of {kind} have no rule yet: it depends on values") from error
 
 
 def _weights(module: nn.Module) -> int:
@@ -175,7 +175,7 @@ def _state_size(recurrent: nn.RNNBase) -> int:
 
 
 def _sum_of_rates(rates: Iterable[tuple[nn.Module, float]]) -> Macs:
-    """Of layers that are not called as modules; rates: each with its applications per second."""
+    """Counts of layers with their applications per second."""
     layers = memory = 0.0
     for module, rate in rates:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
@@ -188,10 +188,10 @@ def _sum_of_rates(rates: Iterable[tuple[nn.Module, float]]) -> Macs:
 
 
 def profiled_macs(model: "Model", n_frames: int) -> float:
-    """What the profiler of SEMamba's paper, thop, sees of a spectral model on so many frames.
+    """MACs of a spectral model for `n_frames` as thop counts them, the profiler of SEMamba's paper.
 
-    It counts modules that are called, on a machine without mamba-ssm's fused path. So it misses
-    the attention of nn.MultiheadAttention, Mamba's scan and the two layers of Mamba whose weights
+    It counts called modules, on a machine without mamba-ssm's fused path. So it misses the
+    attention of nn.MultiheadAttention, Mamba's scan and the two layers of Mamba whose weights
     are multiplied without a call (in_proj, dt_proj); counts a transposed convolution per *output*
     position, Mamba's convolution at d_conv - 1 frames too many, 4 per element of a norm with
     weights and 1 per element of a PReLU. The printed figures of the basic model are for 250

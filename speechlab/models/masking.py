@@ -1,4 +1,4 @@
-"""What separators of the TasNet kind share: learned encoder, a mask per source, decoder.
+"""Base of the separators of the TasNet family: learned encoder, a mask per source, decoder.
 
     mixture ─ Conv1d (─ ReLU) ─► encoded ─ masks ─► mask x encoded ─ ConvTranspose1d ─► sources
                                     └────────────────────┘
@@ -6,13 +6,13 @@
 | code        | meaning                                          | arXiv 1809.07454, table I |
 |-------------|--------------------------------------------------|---------------------------|
 | n_filters   | channels of encoder and decoder                  | N                         |
-| kernel_size | samples that a frame sees                        | L                         |
+| kernel_size | samples of a frame                               | L                         |
 | stride      | samples between two frames; the hop length       | L / 2                     |
-| n_sources   | masks, and sources that come out                 | C                         |
+| n_sources   | masks and output sources                         | C                         |
 
 Axes: B batch, S sources, N filters, L frames, T samples. There is no level: as published, the
-networks take the mixture as it comes, and the norm behind the encoder takes out its scale, but for
-the constant in its root, which counts in soft mixtures.
+networks take the mixture unscaled, and the norm after the encoder removes its scale, except for
+the constant under its root, which matters for quiet mixtures.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MaskingModel(Model):
-    """(B, 1, T) -> (B, S, T), any T >= 1, zeros behind the end where the last frame needs them.
+    """(B, 1, T) -> (B, S, T), any T >= 1; zeros complete the last frame.
 
     A subclass has a `separator`, or `masks` of its own; its configuration has `n_filters`,
     `kernel_size`, `stride`, `encoder_activation`, `n_sources` and `sample_rate`.
@@ -53,7 +53,7 @@ class MaskingModel(Model):
 
     @property
     def n_sources(self) -> int:
-        """How many sources come out."""
+        """S, sources in the output."""
         return self.config.n_sources
 
     @property
@@ -62,13 +62,13 @@ class MaskingModel(Model):
         return self.config.stride
 
     def padded_length(self, length: int) -> int:
-        """The least number of samples >= length that whole frames cover, each of them."""
+        """The smallest length >= `length` that complete frames cover."""
         kernel, stride = self.config.kernel_size, self.config.stride
         n_steps = max(0, -(-(length - kernel) // stride))
         return kernel + n_steps * stride
 
     def masks(self, encoded: Tensor) -> Tensor:
-        """What the encoder gives, (B, N, L) -> a mask for each source, (B, S, N, L)."""
+        """Encoder output (B, N, L) -> a mask per source (B, S, N, L)."""
         return self.separator(encoded)
 
     def forward(self, mixture: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
     mag, phase ─ Encoder ─► (B, C, L, F') ─ n_blocks x TFBlock ─┬─► MagnitudeDecoder ─ mask x mag
                                                                 └─► PhaseDecoder ────── phase
 
-A TFBlock runs a sequence layer along the L frames, each of the F' frequencies a sequence, then
-another one along the frequencies, each frame a sequence.
+A TFBlock has a sequence layer along the L frames (one sequence per frequency), then another along
+the F' frequencies (one sequence per frame).
 
 | code       | meaning                                      | published                       |
 |------------|----------------------------------------------|---------------------------------|
@@ -14,9 +14,9 @@ another one along the frequencies, each frame a sequence.
 | F, F'      | frequency bins of the STFT and in the blocks | 201, 100                        |
 
 Published: Mamba in both directions (2,258,769 parameters) and a forward-only one (1.41M, which is
-expand 2 and no fusion: 1,408,849). What else `sequence_layer` names is ours; the Conformer that
-the paper compares with is `mpsenet_conformer`. With direction "forward" the model sees the whole
-recording all the same: its convolutions and norms do.
+expand 2 and no fusion: 1,408,849). Other values of `sequence_layer` are ours; the Conformer of the
+paper's comparison is `mpsenet_conformer`. With direction "forward" the model still needs the whole
+recording, for its convolutions and norms.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ class SEMambaAdvanced(SpectralModel):
         self.blocks = nn.ModuleList(TFBlock(config) for _ in range(config.n_blocks))
 
     def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The blocks, and the same for both decoders: (B, C, L, F') -> twice (B, C, L, F')."""
+        """Encoder output (B, C, L, F') -> inputs of mask and phase decoder, the same shape."""
         for block in self.blocks:
             x = block(x)
         return x, x

@@ -1,4 +1,4 @@
-"""SEMamba, basic: Mamba on magnitudes, causal, so that it streams (arXiv 2405.06573).
+"""SEMamba, basic: causal Mamba on magnitudes, for streams (arXiv 2405.06573).
 
     noisy ─ level ─► log1p |STFT| ─► 4 convs ─► n_blocks layers ─► linear, ReLU ─► expm1 ─► inverse
                        └──────────────────────── noisy phase ─────────────────────────────────┘
@@ -11,15 +11,15 @@
 | layer     | sizes of a sequence layer                            | expand 2 causal, 4 non-causal |
 
 There is no public code. Front end, widths and depths follow from the published numbers: 3,601,281
-parameters causal, 6,491,009 not, 9,045,377 for the Transformer that it is compared with. Not told,
-and chosen here:
+parameters causal, 6,491,009 non-causal, 9,045,377 for the Transformer of the comparison. The paper
+does not give the following, chosen here:
 
 - Blocks are the advanced model's: x + mixer(RMSNorm(x)); in both directions x + fusion(both).
-- Convolutions of direction "both" see a frame before and one after, zeros beyond the ends.
-- The level. log1p presses loud bins and leaves soft ones alone, so a soft microphone would be
-  another task than a loud one. The running level takes that out, in training and in a stream
-  alike, and in both directions, so that they can be compared; "none" is the signal as it is.
-- Frames of both directions end with the newest sample, as the causal ones must.
+- Convolutions of direction "both" have one frame of context on either side, zeros at the ends.
+- The level. log1p compresses loud bins only, so the task would depend on the microphone's level.
+  The running level removes that dependence, in training and in a stream. Direction "both" uses it
+  too, for comparability; "none" is the signal as it is.
+- Frames of both directions end with the newest sample, as causal frames must.
 - The Transformer's layers: see `layers.transformer`.
 """
 
@@ -42,13 +42,13 @@ from speechlab.layers.stacks import Block, Stack
 from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
 from speechlab.models.base import ChunkedModel
 
-State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
+State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 SLOPE = 0.2  # of LeakyReLU below zero
 
 
 @dataclass(frozen=True)
 class LogFrontEnd:
-    """Magnitudes as log1p; each frame ends where a hop does and sees nothing after it. Samples."""
+    """Magnitudes as log1p; each frame ends at the end of a hop. Lengths in samples."""
 
     n_fft: int = 512
     hop_length: int = 256  # half of n_fft or a divisor of that
@@ -59,24 +59,24 @@ class LogFrontEnd:
 
     @property
     def n_past(self) -> int:
-        """Samples before a hop that its frame sees; zeros before the first."""
+        """Samples of a frame before its hop; zeros before the first."""
         return self.n_fft - self.hop_length
 
     def padded_length(self, length: int) -> int:
-        """The least number of samples >= length that gives the last one all its frames."""
+        """The smallest length >= `length` with which all frames of the last sample are complete."""
         return -(-length // self.hop_length) * self.hop_length + self.n_past
 
     def frames(self, samples: Tensor) -> Spectrum:
-        """(..., T) -> (..., F, L): the frames within the samples, the first n_past are context."""
+        """(..., T) -> (..., F, L): the frames within the samples; the first n_past are context."""
         spec = whole_frames(samples, self.n_fft, self.hop_length)
         return Spectrum(spec.abs().log1p(), spec.angle())
 
     def spec(self, spectrum: Spectrum) -> Tensor:
-        """(..., F, L), complex: what `frames` is of."""
+        """Inverse of `frames` up to the STFT: (..., F, L), complex."""
         return torch.polar(spectrum.mag.expm1(), spectrum.phase)
 
     def samples(self, spec: Tensor) -> Tensor:
-        """(..., F, L) -> (..., T): the samples that lie in all of their frames."""
+        """(..., F, L) -> (..., T): the samples whose frames are all present."""
         return overlap_add(spec, self.n_fft, self.hop_length)
 
     def analyse(self, waveform: Tensor) -> Spectrum:
@@ -85,7 +85,7 @@ class LogFrontEnd:
         return self.frames(F.pad(waveform, (self.n_past, self.padded_length(length) - length)))
 
     def synthesise(self, spectrum: Spectrum, n_samples: int | None = None) -> Tensor:
-        """(..., F, L) -> (..., T), the first n_samples of what `analyse` is of, or all."""
+        """(..., F, L) -> (..., T), the inverse of `analyse`; the first n_samples, or all."""
         return self.samples(self.spec(spectrum))[..., :n_samples]
 
 
@@ -106,10 +106,10 @@ class SEMambaBasicConfig:
 
 
 class SEMambaBasic(ChunkedModel):
-    """(B, 1, T) -> (B, 1, T), any T >= 1: other magnitudes, the noisy phase.
+    """(B, 1, T) -> (B, 1, T), any T >= 1: new magnitudes, the noisy phase.
 
-    Causal up to `look_ahead` samples with direction "forward". A bin without input has no phase,
-    and no output: digital silence stays silent.
+    Causal up to `look_ahead` samples with direction "forward". A bin of magnitude 0 has no phase
+    and stays 0: digital silence stays silent.
     """
 
     domain = "log_spectrum"
@@ -128,12 +128,12 @@ class SEMambaBasic(ChunkedModel):
 
     @property
     def frame_length(self) -> int:
-        """Samples of a frame; the first output needs the first sample's last one."""
+        """Samples of a frame; the first output needs all frames of the first sample."""
         return self.front_end.n_fft
 
     @property
     def needs_whole(self) -> str | None:
-        """Why no level makes it stream, or None."""
+        """Why the model cannot stream with any level, or None."""
         if self.config.direction == "forward":
             return None
         return "its layers see both directions"
@@ -144,7 +144,7 @@ class SEMambaBasic(ChunkedModel):
         return "one_pass" if self.needs_whole else "chunks"
 
     def padded_length(self, length: int) -> int:
-        """The least number of samples >= length that gives the last one all its frames."""
+        """The smallest length >= `length` with which all frames of the last sample are complete."""
         return self.front_end.padded_length(length)
 
     def spectrum(self, noisy: Tensor) -> Spectrum:
@@ -156,15 +156,15 @@ class SEMambaBasic(ChunkedModel):
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.
 
-        As many samples come out as no later input changes; at the end of a signal of a
-        `padded_length` that is all of it. A whole signal is one chunk: offline and streaming are
-        the same computation. UserError for a part of a signal where both directions are seen.
+        The output ends where later input would change it; at the end of a signal of a
+        `padded_length` it is complete. A whole signal is one chunk: offline and streaming are the
+        same computation. UserError for a part of a signal with direction "both".
 
         State: samples of unfinished frames (B, n), states of convolutions and layers, and the
         spectrum of the last frames that the next samples share, (B, F, n_fft / hop_length - 1).
         """
         if self.needs_whole and not (last and state is None):
-            raise UserError(f"SEMambaBasic takes whole signals: {self.needs_whole}")
+            raise UserError(f"SEMambaBasic needs whole signals: {self.needs_whole}")
         samples, between, shared = state or (x.new_zeros(len(x), self.front_end.n_past), None, None)
         samples = torch.cat([samples, x[:, 0]], -1)
         estimate, between = self._estimated(self.front_end.frames(samples), between)
@@ -187,7 +187,7 @@ class SEMambaBasic(ChunkedModel):
 
 
 class CausalMagnitudes(nn.Module):
-    """Convolutions, layers and a linear layer that see the past: (B, F, L) -> (B, F, L)."""
+    """Causal convolutions, sequence layers, a linear layer: (B, F, L) -> (B, F, L)."""
 
     def __init__(self, config: SEMambaBasicConfig) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class CausalMagnitudes(nn.Module):
 
 
 class WholeMagnitudes(nn.Module):
-    """The same, looking both ways; it has no state."""
+    """The same in both directions, without a state."""
 
     def __init__(self, config: SEMambaBasicConfig) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ def _layers(config: SEMambaBasicConfig) -> list[nn.Module]:
     kind, d_model = LAYERS[config.sequence_layer, config.direction], config.channels[-1]
     try:
         return [kind(d_model, **config.layer) for _ in range(config.n_blocks)]
-    except TypeError as error:  # a name that the layer does not have, or lacks
+    except TypeError as error:  # an unknown or a missing option
         raise UserError(f"SEMambaBasic, layer of {config.sequence_layer}: {error}") from error
 
 

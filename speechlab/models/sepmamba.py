@@ -1,4 +1,4 @@
-"""SepMamba: a waveform U-Net with Mamba at every level, two talkers apart (arXiv 2410.20997).
+"""SepMamba: a waveform U-Net with Mamba at every level, for two speakers (arXiv 2410.20997).
 
     mixture ─► conv, ReLU, Mamba ─► … ─► transposed conv, ReLU ─► 1x1 conv, ReLU, Mamba ─► sources
                              └─ skip, concatenated ────────────┘           (by a transposed conv)
@@ -7,24 +7,24 @@
 |--------------|--------------------------------------------------------------|-------------------|
 | channels     | outputs of the strided conv of each level, outermost first   | dim, 2 dim, 4 dim |
 | kernel_sizes | of each level, in frames of the level outside, or in samples | 16, 16, 16        |
-| n_blocks     | x + Mamba(LayerNorm(x)), one after the other, in each stack  | 4 or 3; causal 2x |
-| direction    | "both": a stack ahead plus one from the end; "forward" alone | both              |
+| n_blocks     | blocks x + Mamba(LayerNorm(x)) of each stack                 | 4 or 3; causal 2x |
+| direction    | "both": a forward plus a backward stack; "forward": one      | both              |
 | hop_length   | samples per frame of the innermost level, stride ** n_levels | 8                 |
 
-Plain regression: no mask, no filterbank, and as published no level, neither in nor out: its
-mixtures all have a peak of 0.9, and far from the levels of its training it fails. A model that is
-to take any level is trained with `normalize` "utterance", or "running" where it is to stream.
+Direct regression: no mask, no filterbank and, as published, no level. All mixtures of the published
+training have a peak of 0.9, and far from that the model fails. For inputs of any level, train with
+`normalize` "utterance", or with "running" for streams.
 
-Convolutions are not padded, so the published output has 2 floor(T / 2) samples; here it is as long
+Convolutions are not padded, so the published output has 2 floor(T / 2) samples. Here it is as long
 as the input, and a last sample that no frame covers is 0. An input shorter than a frame (106
-samples), which the published code cannot take, is filled up with zeros first.
+samples), which the published code refuses, is padded with zeros.
 
 Multiply-accumulates, by the rule of `models.macs`: 11.96 G a second for S, 34.42 G for M,
 bidirectional or causal. The paper gives 12.46 and 37.0 without a rule. With transposed convolutions
 counted per output sample, as profilers do, the count would be 12.76 and 37.58.
 
-Start: PyTorch's for convolutions; for the blocks of each stack mamba-ssm's `_init_weights` with as
-many layers as the stack has, in the published order of random draws.
+Initialisation: PyTorch's for convolutions; for the blocks of each stack mamba-ssm's `_init_weights`
+with as many layers as the stack has, in the published order of random draws.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
 from speechlab.models.base import ChunkedModel
 
-State = tuple[Any, ...]  # nested tuples of tensors; None where nothing has come yet
+State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SepMamba(ChunkedModel):
 
     @property
     def n_sources(self) -> int:
-        """S, talkers that come out."""
+        """S, speakers in the output."""
         return self.config.n_sources
 
     @property
@@ -99,7 +99,7 @@ class SepMamba(ChunkedModel):
 
     @property
     def frame_length(self) -> int:
-        """Samples that a frame of the innermost level sees; the first output needs them all."""
+        """Samples of input of a frame of the innermost level; the first output needs them all."""
         length = 1
         for kernel in reversed(self.config.kernel_sizes):
             length = (length - 1) * self.config.stride + kernel
@@ -107,27 +107,26 @@ class SepMamba(ChunkedModel):
 
     @property
     def needs_whole(self) -> str | None:
-        """Why no level makes it stream, or None."""
+        """Why the model cannot stream with any level, or None."""
         return "its layers see both directions" if self.config.direction == "both" else None
 
     def padded_length(self, length: int) -> int:
-        """The least number of samples >= length that fills a frame; no more is padded."""
+        """`length`, or that of one frame if that is longer."""
         return max(length, self.frame_length)
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk: (B, 1, n) -> sources (B, S, m) and the state.
 
-        As many samples come out as no later input changes; with `last`, where the chunk ends a
-        signal of a `padded_length`, all that remain. A whole signal is one chunk: offline and
-        streaming are the same computation. UserError for a part of a signal where both directions
-        are seen.
+        The output ends where later input would change it. With `last`, which needs a signal of a
+        `padded_length`, it has all remaining samples. A whole signal is one chunk: offline and
+        streaming are the same computation. UserError for a part of a signal with direction "both".
 
-        State: of each layer, outermost first the encoder's and innermost first the decoder's; the
-        overlap of the last transposed convolution; frames (B, C, n) of each level but the
-        innermost that the decoder has not come to yet.
+        State: of each layer, the encoder's from the outermost, the decoder's from the innermost;
+        the overlap of the last transposed convolution; frames (B, C, n) of each level but the
+        innermost that wait for the decoder.
         """
         if self.needs_whole and not (last and state is None):
-            raise UserError(f"SepMamba takes whole signals: {self.needs_whole}")
+            raise UserError(f"SepMamba needs whole signals: {self.needs_whole}")
         nothing = (None,) * len(self.decoder)
         down, up, overlap, waiting = state or ((None, *nothing), nothing, None, nothing)
         downs, ups, skips, queues = [], [], [], []
@@ -147,7 +146,7 @@ class SepMamba(ChunkedModel):
         return x, (tuple(downs), tuple(ups), overlap, tuple(reversed(queues)))
 
     def _n_uncovered(self, downs: list[State]) -> int:
-        """Samples at the end of a signal that complete no frame of the outermost level."""
+        """Samples after the last frame of the outermost level."""
         tail, _ = downs[0]
         return tail.shape[-1] - (self.config.kernel_sizes[0] - self.config.stride)
 
@@ -161,7 +160,7 @@ class EncoderLayer(nn.Module):
         self.mamba = MAMBAS[config.direction](n_out, config)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: the next samples. State: those of unfinished frames, and the blocks'."""
+        """x: the next samples. State: samples of unfinished frames, state of the blocks."""
         tail, between = state or (None, None)
         x, tail = strided(self.down, x, tail)
         if x.shape[-1]:
@@ -181,10 +180,10 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, skip: Tensor, state: State | None = None, last: bool = True
     ) -> tuple[Tensor, State]:
-        """x: the next frames; skip (B, C', n): all of the outer level that wait for them.
+        """x: the next frames; skip (B, C', n): the waiting frames of the outer level.
 
-        Returns as many as no later frame adds to; with `last`, as many as the skip has, zeros
-        where the convolution gives less. State: the overlap, and the blocks'.
+        Returns the frames that are final; with `last`, as many as the skip, padded with zeros.
+        State: the overlap, state of the blocks.
         """
         overlap, between = state or (None, None)
         x, overlap = transposed(self.up, x, overlap, last)
@@ -211,7 +210,7 @@ MAMBAS = {"forward": _stack, "both": _both_ways}
 
 
 def _along_time(mamba: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-    """(B, C, L) -> (B, C, L) and the state, None of a layer that has none."""
+    """(B, C, L) -> (B, C, L) and the state; None for a layer without one."""
     x = x.transpose(1, 2)  # (B, L, C)
     y, state = mamba(x, state) if isinstance(mamba, Stack) else (mamba(x), None)
     return y.transpose(1, 2), state

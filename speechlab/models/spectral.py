@@ -1,9 +1,9 @@
-"""What the models that work on compressed spectra have in common (SEMamba, MP-SENet).
+"""Base of the models on compressed spectra (SEMamba, MP-SENet).
 
     noisy ─ level ─► FrontEnd.analyse ─► encoder ─► between ─┬─► mask x mag ─┬─► synthesise ─►
                                                              └─► phase ──────┘
 
-They look at whole recordings (norms over time, both directions), so that they cannot stream.
+Norms over time and layers in both directions need the whole recording: they cannot stream.
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ from speechlab.models.base import Model
 
 
 class SpectralModel(Model):
-    """(B, 1, T) -> (B, 1, T), any T >= 1, with the level taken out and put back inside.
+    """(B, 1, T) -> (B, 1, T), any T >= 1; the level is handled inside.
 
-    A subclass has what is `between` encoder and decoders; its configuration has `front_end`,
+    A subclass defines `between`, from encoder to decoders. Its configuration has `front_end`,
     `sample_rate` and `normalize`.
     """
 
@@ -40,7 +40,7 @@ class SpectralModel(Model):
         return self.front_end.hop_length
 
     def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder gives, (B, C, L, F') -> what mask and phase decoder get, the same."""
+        """Encoder output (B, C, L, F') -> inputs of mask and phase decoder, the same shape."""
         raise NotImplementedError
 
     def network(self, noisy: Spectrum) -> Spectrum:
@@ -48,11 +48,11 @@ class SpectralModel(Model):
         return self.decode(*self.between(self.encoder(self.stacked(noisy))), noisy)
 
     def stacked(self, noisy: Spectrum) -> Tensor:
-        """What the encoder takes, (B, 2, L, F)."""
+        """Input of the encoder, (B, 2, L, F)."""
         return torch.stack(noisy, 1).transpose(2, 3)
 
     def decode(self, for_mask: Tensor, for_phase: Tensor, noisy: Spectrum) -> Spectrum:
-        """The decoders' estimate: a mask on the magnitude, and a phase of its own."""
+        """The decoders' estimate: a mask on the magnitude, and a new phase."""
         mask, phase = self.mask_decoder(for_mask), self.phase_decoder(for_phase)  # (B, F, L)
         return Spectrum(mask * noisy.mag, phase.to(noisy.phase.dtype))
 
@@ -61,16 +61,16 @@ class SpectralModel(Model):
         return self.spectrum_of((noisy * self.gain(noisy))[:, 0])
 
     def gain(self, noisy: Tensor) -> Tensor:
-        """What noisy (B, 1, T) is multiplied by to be at unit level, (B, 1, 1).
+        """Factor (B, 1, 1) that brings noisy (B, 1, T) to unit level.
 
-        Multiplied, as published, and not divided: in the first frame, which is mirrored at the
-        signal's start, each phase is 0 or π, and the last bit of the samples decides whether π or
-        -π, which a network takes for opposites.
+        The published code multiplies and does not divide. That matters: the first frame is mirrored
+        at the signal's start, so each phase is 0 or π. There the last bit of the samples decides
+        between π and -π, which are opposites to a network.
         """
         return self.level.gain(noisy, self.sample_rate)
 
     def spectrum_of(self, noisy: Tensor) -> Spectrum:
-        """The same of noisy (B, T) that is at unit level already."""
+        """The same for noisy (B, T) at unit level."""
         return self.network(self.front_end.analyse(noisy))
 
     def forward(self, noisy: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""U-Mamba-Net: U-nets and Mamba in turn, noisy reverberant talkers apart (arXiv 2412.18217).
+"""U-Mamba-Net: U-nets and Mamba in turn, for noisy reverberant speakers (arXiv 2412.18217).
 
     encoded ─► [ conv & norm ─► x + U-net(x) ─► x + Mamba(x) ] x n_blocks ─ PReLU, 1x1 ─► masks
 
@@ -9,33 +9,33 @@
 | code             | meaning                                                  | paper            |
 |------------------|----------------------------------------------------------|------------------|
 | d_model          | channels between the parts                               | F; 64, 128, 192  |
-| n_blocks         | conv & norm, then the parts that `block` names           | R                |
-| block            | "unet", "mamba": x + part(x), one after the other        | both, in turn    |
+| n_blocks         | blocks of conv & norm, then the parts in `block`         | R                |
+| block            | "unet", "mamba": x + part(x), in this order              | both, in turn    |
 | depth            | strided convolutions of a U-net, and as many back        | L                |
 | upsampling       | "transposed" conv; or "nearest", "linear" and a conv     | T-Conv           |
-| n_filters        | channels of encoder and decoder                          | not told         |
-| hop_length       | samples per frame of the encoding, `stride`              | not told         |
+| n_filters        | channels of encoder and decoder                          | –                |
+| hop_length       | samples per frame of the encoding, `stride`              | –                |
 
-The paper tells: encoder, blocks, PReLU and convolution, masks, decoder; the order within a block
-and both residuals; skips summed at equal depth; F = 128 at 8 kHz; PIT SI-SNR as loss; 2.5 GMACs,
-and a size "20 % smaller", of an input and than a model that it does not name. There is no public
-code. Not told, and chosen here, each with its field; results/LOG.md tells what was tried of them:
+The paper gives: encoder, blocks, PReLU and convolution, masks, decoder; the order within a block
+and both residuals; skips summed at equal depth; F = 128 at 8 kHz; PIT SI-SNR as loss; 2.5 GMACs
+(without the length of the input) and a size "20 % smaller" (without the other model's name). There
+is no public code. The following fields are chosen here; results/LOG.md has the experiments:
 
 - kernel_size, stride, n_filters, encoder_activation: windows, hop, width and ReLU of the encoder.
 - norm: "frame" is LayerNorm of the channels of a frame, "global" of all frames at once. No bias
-  stands before it, so that the level of the mixture is that of the sources.
-- n_blocks, depth, unet_kernel_size, growth: so that MACs of 4 s and size are near the told ones.
+  precedes it, so that the sources scale with the mixture.
+- n_blocks, depth, unet_kernel_size, growth: MACs of 4 s and size are near the published ones.
   `growth` multiplies the channels at each level down.
-- unet_norm, unet_activation: behind each convolution of a U-net but the last, before the sum.
-  Without a norm the levels multiply, Mamba takes about the cube, and a training on recorded
-  speech ended in infinities. "global" as in SuDoRM-RF's U-net.
+- unet_norm, unet_activation: after each convolution of a U-net but the last, before the sum.
+  Without a norm the levels multiply, Mamba's output grows with about the cube, and a training on
+  recorded speech ended in infinities. "global" as in SuDoRM-RF's U-net.
 - The outermost skip of a U-net, input to output, is the residual around it: summed once.
-- direction, layer: of Mamba; "both" sums one ahead and one from the end, which is better in rooms
-  and beyond the told MACs. No norm before it.
+- direction, layer: of Mamba; "both" sums a forward and a backward one, which is better in rooms
+  and exceeds the published MACs. No norm before it.
 - mask_activation; the 1x1 kernels of conv & norm and of the masks.
 
-Start: PyTorch's for convolutions, mamba-ssm's for Mamba. It takes whole signals: U-nets see both
-directions.
+Initialisation: PyTorch's for convolutions, mamba-ssm's for Mamba. U-nets see both directions, so
+the model needs whole signals.
 """
 
 from collections.abc import Callable, Mapping
@@ -70,14 +70,14 @@ class UMambaNetConfig:
     norm: Literal["frame", "global"] = "frame"
     mask_activation: Activation = "relu"
     # U-net
-    depth: int = 5  # levels below the frames themselves
-    unet_kernel_size: int = 5  # frames of the level that it reads; odd
+    depth: int = 5  # levels below the frame rate of the encoding
+    unet_kernel_size: int = 5  # frames of the input level; odd
     unet_stride: int = 2
-    growth: float = 1.0  # channels of a level over those of the one above
+    growth: float = 1.0  # channels of a level / channels of the level above
     unet_norm: Literal["none", "frame", "global"] = "global"
     unet_activation: Literal["none", "relu", "prelu"] = "prelu"
     upsampling: Literal["transposed", "nearest", "linear"] = "transposed"
-    # Mamba, in each direction
+    # Mamba, per direction
     direction: Direction = "forward"
     layer: Mapping[str, Any] = field(
         default_factory=lambda: {"d_state": 16, "d_conv": 4, "expand": 2}
@@ -126,7 +126,7 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Strided convs down, as many up, skips summed: (B, D, L) -> (B, D, L), any L >= 1.
 
-    L frames become ceil(L / stride) a level deeper; on the way up each level has its own again.
+    L frames become ceil(L / stride) a level deeper; on the way up each level has its length again.
     """
 
     def __init__(self, config: UMambaNetConfig) -> None:
@@ -176,7 +176,7 @@ class TransposedUp(nn.Module):
 
 
 class InterpolatedUp(nn.Module):
-    """Frames repeated, or on lines between neighbours, then a conv: as `TransposedUp`."""
+    """Nearest or linear interpolation, then a conv: as `TransposedUp`."""
 
     def __init__(self, n_in: int, n_out: int, config: UMambaNetConfig) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class FrameNorm(nn.LayerNorm):
 
 PARTS: dict[str, Callable[[UMambaNetConfig], nn.Module]] = {"unet": UNet, "mamba": MambaLayer}
 UPSAMPLINGS = {"transposed": TransposedUp, "nearest": InterpolatedUp, "linear": InterpolatedUp}
-DIRECTIONS = {"forward": (OneDirection, 1), "both": (BothWays, 2)}  # what holds how many Mambas
+DIRECTIONS = {"forward": (OneDirection, 1), "both": (BothWays, 2)}  # wrapper, number of Mambas
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": nn.Identity,
     "frame": FrameNorm,

@@ -1,4 +1,4 @@
-"""A file that was cut short is told from a whole one, in every container that is read."""
+"""Truncated files are detected, in every container that can be read."""
 
 import io
 
@@ -163,7 +163,7 @@ def test_a_flac_that_came_through_a_pipe_says_what_to_do(tmp_path):
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # the number of samples, 36 bits, is 0: unknown
     content[22:26] = bytes(4)
-    with pytest.raises(UserError, match="hides its length; convert it"):
+    with pytest.raises(UserError, match="without its length; convert it"):
         n_samples(path, content)
 
 

@@ -202,7 +202,7 @@ def test_beyond_4_gib(tmp_path, monkeypatch):
     ("name", "subtype", "said"),
     [
         ("x.aac", None, "ends in .wav"),
-        ("x.wav", "PCM_17", "choose of PCM_16"),
+        ("x.wav", "PCM_17", "choose one of PCM_16"),
         ("x.flac", "FLOAT", "FLAC does not hold FLOAT"),
         ("folder.wav", None, "a folder has this name"),
         ("file/x.wav", None, "cannot be written"),

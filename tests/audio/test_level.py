@@ -73,7 +73,7 @@ def test_of_soft_input_the_prior_is_gone_within_two_seconds():
     assert level[..., 2 * RATE :].max() < 1.2 * expected(0.01)
 
 
-def test_it_follows_a_talker_who_becomes_softer():
+def test_it_follows_a_speaker_who_becomes_softer():
     noisy = torch.cat([signal(20, 0.2), signal(12 * MEMORY_S, 0.01, seed=1)], -1)
     level = running.of(noisy, RATE)
     assert level[..., -1] < 1.5 * expected(0.01)

@@ -83,7 +83,7 @@ def test_the_same_file_twice_is_one_job(folder):
 
 @pytest.fixture
 def shut(monkeypatch):
-    """A function that shuts a folder, for root too; it opens it where it is told so."""
+    """A function that makes a folder unreadable, for root too, or readable again."""
     closed, scandir = set(), os.scandir
 
     def refusing(path="."):

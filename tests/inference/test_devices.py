@@ -92,7 +92,7 @@ class Bench:
 
 
 def loud(bench, seconds):
-    """Noise of which each block is told from any other."""
+    """Noise whose blocks all differ."""
     generator = np.random.default_rng(0)
     shape = round(seconds / bench.block_s), bench.n, 1
     return list(0.1 * generator.standard_normal(shape).astype("f4"))

@@ -1,4 +1,4 @@
-"""Chunks of several sources: none changes its place at a seam, whatever the talkers do there."""
+"""Chunks of several sources: none changes its place at a seam, whatever the speakers do there."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_a_model_that_swaps_makes_flips_without_order():
 
 @pytest.mark.parametrize("soft", [0.1, 0.02])
 def test_levels_that_differ(soft):
-    """Between talkers, and of the model from chunk to chunk, up to 20 dB."""
+    """Between speakers, and of the model from chunk to chunk, up to 20 dB."""
     sources = talk([(5, 3), (5, 0), (5, 1), (5, 3)] * 4) * torch.tensor([[1.0], [soft]])
     estimates = separated(Splitter(gains=(0.3, 3.0)), sources)[0]
     assert flips(estimates, sources) == 0
@@ -83,7 +83,7 @@ def test_a_slammed_door_decides_nothing():
 @pytest.mark.parametrize("leak", [0.1, 0.2])
 @pytest.mark.parametrize("n_sources", [2, 3])
 def test_estimates_with_something_of_the_others(n_sources, leak):
-    """A talker who is heard in the estimates of the others does not pass for them."""
+    """A speaker who is heard in the estimates of the others does not pass for them."""
     turns = [(9, 2**n_sources - 1)] + [(12, 1 << i % n_sources) for i in range(4 * n_sources)]
     sources = talk(turns, n_sources)
     model = Splitter(n_sources, hiss=0.003, inverts=True, leak=leak)
@@ -231,8 +231,8 @@ def test_a_channel_of_a_stream_has_its_order_when_it_is_first_heard(silent_s):
         assert level[0] > 1000 * level[1]  # the first channel is as the model has it
 
 
-def test_channels_of_different_talkers_are_carried_on_their_own():
-    """A talker on either side: nothing tells an order across, and none flips."""
+def test_channels_of_different_speakers_are_carried_on_their_own():
+    """A speaker on either side: nothing tells an order across, and none flips."""
     first, second = talk([(30, 3), (10, 0), (30, 3)])
     nobody = torch.zeros_like(first)
     sources = torch.stack([torch.stack([first, nobody]), torch.stack([nobody, second])])

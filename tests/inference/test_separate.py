@@ -81,7 +81,7 @@ def test_a_model_that_streams_has_no_seams(sizes):
 
 
 def test_channels_of_a_stream_have_one_order():
-    """A model that swaps the channels' talkers, once and for all."""
+    """A model that swaps the channels' speakers, once and for all."""
     streaming = tiny(override(WHOLE, direction="forward"))
     network = streaming.network
 
@@ -98,7 +98,7 @@ def test_channels_of_a_stream_have_one_order():
 
 
 def test_thirty_minutes_without_a_flip(tmp_path):
-    """Talkers who take turns, talk at once and pause; from a file to files."""
+    """Speakers who take turns, talk at once and pause; from a file to files."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.rand(700, 2, generator=generator)
     schedule = [(0.5 + 8 * float(a) ** 2, int(4 * b)) for a, b in drawn]
@@ -160,8 +160,8 @@ def test_the_sources_of_a_set_are_no_estimates(tmp_path, model, overwrite):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_no_talker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, overwrite):
-    """Of three talkers, the third would pass for an estimate of a model that has two."""
+def test_no_speaker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, overwrite):
+    """Of three speakers, the third would pass for an estimate of a model that has two."""
     files.save(tmp_path / "a.wav", noise(), 8000)
     run(tiny(WHOLE), tmp_path / "a.wav", output=tmp_path / "out")
     before = (tmp_path / "out/s1/a.wav").read_bytes()
@@ -187,7 +187,7 @@ class Wrong(SepMamba):
 @pytest.mark.parametrize("direction", ["both", "forward"])
 @pytest.mark.parametrize(("cut", "n_sources"), [(1, 3), (0, 2)])
 def test_a_model_of_wrong_shapes_is_one_line(tmp_path, direction, level, cut, n_sources):
-    """Neither a sample nor a talker too few, and in no file."""
+    """Neither a sample nor a speaker too few, and in no file."""
     model = Wrong(override(WHOLE, direction=direction)).eval()
     model.cut, model.n_sources = cut, n_sources
     files.save(tmp_path / "in.wav", noise(1, 20000), 8000)

@@ -1,4 +1,4 @@
-"""Levels of the files of separated talkers: together the mixture; and how they get to disk."""
+"""Levels of the files of separated speakers: together the mixture; and how they are written."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def model():
 
 
 @pytest.mark.parametrize("rate", [RATE, 2 * RATE])
-def test_talkers_add_up_to_the_mixture(tmp_path, rate):
+def test_speakers_add_up_to_the_mixture(tmp_path, rate):
     """Whatever level and sign the model gives them; nothing is cut, and each has one gain."""
     n_samples = 60 * rate
     mixture = noise(2, n_samples) * torch.tensor([[1.0], [0.1]])
@@ -143,7 +143,7 @@ SYSTEMS = {  # of which none is the same at any level
 
 
 def talking(n_channels=1, seconds=3.0, seed=0):
-    """Two talkers at 8 kHz with pauses and each their own band, so that the order is told."""
+    """Two speakers at 8 kHz with pauses, each in its own band: the order can be found."""
     n_samples = round(8000 * seconds)
     sources = noise(2 * n_channels, n_samples, seed).unflatten(0, (2, n_channels))
     turns = torch.arange(n_samples) // 6000 % 2

@@ -170,7 +170,7 @@ def test_chunk_law_of_sources(length, normalize):
     ],
 )
 def test_chunk_law_on_mixtures(shared, weights, sizes, length):
-    """Two talkers each, float32: reference weights of a reduced width; S as drawn."""
+    """Two speakers each, float32: reference weights of a reduced width; S as drawn."""
     torch.manual_seed(0)
     model = SepMamba(sepmamba.CONFIGS["sepmamba_s_causal"]).eval()
     if weights == "published":

@@ -95,7 +95,7 @@ def test_what_sees_both_directions_does_and_cannot_stream(layer):
 
 
 def test_a_part_of_a_signal_is_refused_where_both_directions_are_seen():
-    with pytest.raises(UserError, match="takes whole signals"):
+    with pytest.raises(UserError, match="needs whole signals"):
         tiny("mamba", "both").network(noise(1, 1, 64), None, last=False)
 
 

@@ -66,7 +66,7 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def mixtures(shared):
-    """Two seconds of two talkers each, (B, 1, T) at 8 kHz."""
+    """Two seconds of two speakers each, (B, 1, T) at 8 kHz."""
     files = sorted((shared / "audio/mix2/libri2mix_dev_8k/mix").iterdir())[:2]
     return torch.stack([audio.load(file, 8000)[0][:1, 8000:24001] for file in files])
 
@@ -299,7 +299,7 @@ def tensors(state):
 def test_both_directions_take_no_parts():
     model = tiny(TINY)
     assert model.look_ahead is None
-    with pytest.raises(UserError, match="SepMamba takes whole signals: its layers see both"):
+    with pytest.raises(UserError, match="SepMamba needs whole signals: its layers see both"):
         model.network(noise(1, 1, 50), None, False)
 
 

@@ -6,7 +6,7 @@
 | code           | meaning                                              | paper, table I |
 |----------------|------------------------------------------------------|----------------|
 | n_filters      | channels of encoder and decoder                      | N              |
-| kernel_size    | samples that a frame sees, twice the stride          | L              |
+| kernel_size    | samples of a frame, twice the stride                 | L              |
 | d_model        | channels between blocks                              | B              |
 | d_skip         | channels of the skip paths                           | Sc             |
 | d_hidden       | channels within a block                              | H              |
@@ -15,8 +15,8 @@
 | n_repeats      | repeats                                              | R              |
 
 The non-causal network with gLN, linear encoder and sigmoid masks of the paper's best row. Nothing
-follows the residual path of the last block, and it has none: 4,984,881 parameters. Where that
-path is built all the same, 65,664 idle ones are counted with them: 5,050,545, the table's 5.1M.
+follows the residual path of the last block, so it is left out: 4,984,881 parameters. Other code
+builds that path, with 65,664 unused parameters: 5,050,545, the table's 5.1M.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class ConvTasNet(MaskingModel):
 
 
 class TemporalConvNet(nn.Module):
-    """What the encoder gives, (B, N, L) -> a mask for each source, (B, S, N, L)."""
+    """Encoder output (B, N, L) -> a mask per source (B, S, N, L)."""
 
     def __init__(self, config: ConvTasNetConfig) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class TemporalConvNet(nn.Module):
         for block, skip, residual in zip_longest(self.blocks, self.skips, self.residuals):
             hidden = block(x)
             total = total + skip(hidden)  # (B, d_skip, L)
-            if residual is not None:  # behind the last block nothing asks for it
+            if residual is not None:  # unused after the last block
                 x = x + residual(hidden)
         return self.mask(total)
 

@@ -89,7 +89,7 @@ class TransformerPath(nn.Module):
 
 
 class ReLUEncoderLayer(TransformerEncoderLayer):
-    """The encoder layer of the house with ReLU between its dense layers, as the paper's."""
+    """Our encoder layer with ReLU between its dense layers, as in the paper."""
 
     def __init__(self, d_model: int, n_heads: int, d_hidden: int) -> None:
         super().__init__(d_model, n_heads, d_hidden)

@@ -1,4 +1,4 @@
-"""SuDoRM-RF: separation by blocks that go down in time and up again (arXiv 2007.06833).
+"""SuDoRM-RF: separation by blocks that downsample and upsample in time (arXiv 2007.06833).
 
     encoded ─ gLN, 1x1 ─► U-conv block ─► U-conv block ─► … ─ PReLU, 1x1 ─► masks
 
@@ -12,7 +12,7 @@
 | d_model     | channels between blocks                             | C                |
 | d_hidden    | channels within a block                             | C_U              |
 | d_conv      | taps of the depthwise convolutions                  | 5                |
-| n_scales    | lengths in a block, the first that of its input     | Q + 1            |
+| n_scales    | time scales in a block, the first that of its input | Q + 1            |
 | n_blocks    | U-conv blocks                                       | B                |
 
 The authors' improved version (arXiv 2103.02644): gLN everywhere, masks by PReLU, 1x1 convolution
@@ -69,7 +69,7 @@ class SuDoRMRF(MaskingModel):
 
 
 class UConvBlock(nn.Module):
-    """x + what its wider channels give at several rates, summed: (B, C, L) -> (B, C, L)."""
+    """x + the sum of wider channels at several time scales: (B, C, L) -> (B, C, L)."""
 
     def __init__(self, d_model: int, d_hidden: int, d_conv: int, n_scales: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Wiener filter: classical single-channel enhancement, without training, as a baseline.
+"""The Wiener filter: classical single-channel enhancement without training, a baseline.
 
     noisy ─ STFT ─► |Y|² ─ noise tracked by minima ─► γ = |Y|² / λ ─ decision-directed ξ ─┐
               └────────────────────────────────► G Y ◄─── G = max(ξ / (1 + ξ), floor) ◄───┘
@@ -6,12 +6,12 @@
 
 The noise power is Cohen and Berdugo's MCRA (IEEE Signal Processing Letters 9(1), 2002), the
 a-priori SNR Ephraim and Malah's decision-directed estimate (IEEE Trans. ASSP 32(6), 1984), the gain
-Scalart and Filho's Wiener rule on it (ICASSP 1996). Constants are the papers'. Where these differ
-(window of the minimum, weight of the frame before, floor), two published values were compared on
-13 real and 20 synthetic dev files, for a baseline that is not weak. The longer window and the lower
-weight are 0.5 to 0.8 dB SI-SDR better on synthetic speech and the same on real speech; a floor of
--25 dB costs 0.07 PESQ-WB on real speech, gains 0.10 on synthetic, and is the same in SI-SDR within
-0.1 dB. The first window, gone through backwards, is ours: see `noise_power`.
+Scalart and Filho's Wiener rule on it (ICASSP 1996). Constants are from the papers. Where these
+differ (window of the minimum, weight of the previous frame, floor), two published values were
+compared on 13 real and 20 synthetic dev files, to get a strong baseline. The longer window and the
+lower weight are 0.5 to 0.8 dB SI-SDR better on synthetic speech and equal on real speech. A floor
+of -25 dB costs 0.07 PESQ-WB on real speech, gains 0.10 on synthetic speech, and changes SI-SDR by
+less than 0.1 dB. Processing the first window backwards is ours: see `noise_power`.
 
 | code      | meaning                                                     | paper   |
 |-----------|-------------------------------------------------------------|---------|
@@ -19,7 +19,7 @@ weight are 0.5 to 0.8 dB SI-SDR better on synthetic speech and the same on real 
 | level     | power smoothed over three bins and over time                | S       |
 | least     | minimum of the level in the current window and the last one | S_min   |
 | recent    | minimum of the level since this window began                | S_tmp   |
-| presence  | probability that speech is there                            | p'      |
+| presence  | probability of speech                                       | p'      |
 | estimate  | noise power                                                 | λ_d     |
 | posterior | a-posteriori SNR, power / noise                             | γ       |
 | prior     | a-priori SNR, speech / noise                                | ξ       |
@@ -34,13 +34,13 @@ from speechlab.audio.stft import istft, stft
 from speechlab.errors import UserError
 from speechlab.models.base import Model
 
-FACTOR_S = 0.008  # the papers' hop in seconds: what a smoothing factor is the factor of
-TINY = 1e-200  # power for which no noise counts, in float64: only digital silence is below it
+FACTOR_S = 0.008  # seconds that smoothing factors refer to: the papers' hop
+TINY = 1e-200  # least noise power, in float64: only digital silence is below it
 
 
 @dataclass(frozen=True)
 class WienerConfig:
-    """All constants of the filter. A smoothing factor is what is kept after 8 ms, at any hop."""
+    """All constants of the filter. Smoothing factors are for 8 ms, at any hop."""
 
     # signal and STFT: 32 ms windows every 8 ms, as in the papers
     sample_rate: int = 16000  # Hz
@@ -54,7 +54,7 @@ class WienerConfig:
     presence_smoothing: float = 0.2  # alpha_p, of the presence
     noise_smoothing: float = 0.95  # alpha_d, of the noise where there is no speech
     # gain
-    snr_smoothing: float = 0.92  # alpha, weight of the frame before (Cohen and Berdugo 2001)
+    snr_smoothing: float = 0.92  # alpha, weight of the previous frame (Cohen and Berdugo 2001)
     gain_floor_db: float = -15.0  # dB of amplitude, least gain (-15 to -25 are in use)
 
     def per_hop(self, factor: float) -> float:
@@ -62,18 +62,18 @@ class WienerConfig:
         return factor ** (self.hop_length / self.sample_rate / FACTOR_S)
 
     def n_frames(self, seconds: float) -> int:
-        """Frames in so many seconds, at least one."""
+        """Frames in `seconds`, at least one."""
         return max(1, round(seconds * self.sample_rate / self.hop_length))
 
 
 class WienerFilter(Model):
-    """(B, 1, T) -> (B, 1, T), any T >= 1. Nothing in it is trained, the level drops out.
+    """(B, 1, T) -> (B, 1, T), any T >= 1. It has no parameters and works at any level.
 
-    The noise of the first frame is learnt from the first window of the minimum, so it does not
-    stream. Digital silence gives silence.
+    The noise of the first frame is estimated from the first window of the minimum, so the filter
+    does not stream. Digital silence gives silence.
     """
 
-    needs_whole = "it learns the noise of the beginning from what follows"
+    needs_whole = "it estimates the noise of the first frames from later ones"
 
     def __init__(self, config: WienerConfig | None = None) -> None:
         config = config or WienerConfig()
@@ -97,11 +97,11 @@ class WienerFilter(Model):
 
 
 def noise_power(power: Tensor, config: WienerConfig) -> Tensor:
-    """MCRA: power of the noisy spectrum (B, F, L) -> noise power (B, F, L), known before a frame.
+    """MCRA: power of the noisy spectrum (B, F, L) -> noise power (B, F, L) from earlier frames.
 
-    Where a level is well above its minimum of the last one or two windows, there is speech, and
-    the noise power stays; elsewhere it follows the power. The papers' signals begin with noise and
-    ours may begin with a word: so the first window is gone through backwards before all frames.
+    A level far above its minimum over the last one or two windows means speech: there the noise
+    power stays. Elsewhere it follows the power. The papers' signals begin with noise, ours may
+    begin with a word: so the first window is also processed backwards, before all frames.
     """
     keep_level = config.per_hop(config.power_smoothing)
     keep_presence = config.per_hop(config.presence_smoothing)
@@ -130,12 +130,12 @@ def noise_power(power: Tensor, config: WienerConfig) -> Tensor:
 def gain(posterior: Tensor, config: WienerConfig) -> Tensor:
     """A-posteriori SNR (B, F, L) -> Wiener gain (B, F, L), from the floor to 1.
 
-    The prior SNR is what the frame before came out with, and a little of what this one exceeds
-    the noise by; the slow mixture is what keeps musical noise away (Cappé 1994).
+    The prior SNR is a weighted mean of the previous frame's output SNR and this frame's excess
+    over the noise. This smoothing prevents musical noise (Cappé 1994).
     """
     alpha = config.per_hop(config.snr_smoothing)
     floor = 10 ** (config.gain_floor_db / 20)
-    excess = (posterior - 1).clamp_min(0)  # (B, F, L), the SNR that this frame alone shows
+    excess = (posterior - 1).clamp_min(0)  # (B, F, L), SNR of this frame alone
     before, gains = excess[..., 0], []
     for now, above in zip(posterior.unbind(-1), excess.unbind(-1), strict=True):
         prior = alpha * before + (1 - alpha) * above
@@ -145,7 +145,7 @@ def gain(posterior: Tensor, config: WienerConfig) -> Tensor:
 
 
 def _blurred(power: Tensor) -> Tensor:
-    """(B, F, L) weighted 1:2:1 with the bins beside, the paper's Hann window of w = 1."""
+    """(B, F, L) averaged 1:2:1 with the neighbouring bins: the paper's Hann window of w = 1."""
     below, above = power[:, :1], power[:, -1:]  # an edge bin is its own neighbour
     wide = torch.cat([below, power, above], 1)  # (B, F + 2, L)
     return (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) / 4
