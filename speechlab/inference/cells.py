@@ -1,9 +1,9 @@
 """The layers of a stream: weights packed once, `layer(x, state) -> (y, state)` on numpy arrays.
 
-x (L, n_in) is what comes next of one signal, channels last, any L; y (L, n_out). A state is a
-nested tuple of arrays that nobody writes to: it may be kept, copied, gone back to. `rest` is the
-state before the first frame. Each class takes its layer of `models.cleanumamba`, `layers.stacks`
-or `layers.mixers` and gives its numbers; the kernels are in `layers.step`.
+x (L, n_in): the next frames of one signal, channels last, any L; y (L, n_out). A state is a nested
+tuple of arrays that are never modified, so it can be kept and reused. `rest` is the state before
+the first frame. Each class computes one layer of `models.cleanumamba`, `layers.stacks` or
+`layers.mixers`; the kernels are in `layers.kernels.step`.
 """
 
 import math
@@ -33,7 +33,7 @@ def zeros(*shape: int) -> np.ndarray:
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    """A copy, so that training on does not reach a stream."""
+    """A copy, so that further training does not change a stream."""
     return np.array(tensor.detach().numpy(), order="C")
 
 
@@ -54,7 +54,7 @@ def affine(norm: nn.LayerNorm) -> tuple[np.ndarray, np.ndarray, np.float32]:
 
 
 class EncoderStep:
-    """`EncoderLayer`; state: what the next window needs, and frames that the decoder waits for."""
+    """`EncoderLayer`; state: samples for the next window, and frames that wait for the decoder."""
 
     def __init__(self, layer: nn.Module) -> None:
         conv = layer.down
@@ -69,7 +69,7 @@ class EncoderStep:
     def __call__(
         self, x: np.ndarray, tail: np.ndarray, waiting: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the new frames, the tail, and the frames the decoder waits for with the new."""
+        """Returns the new frames, the tail, and all frames that wait for the decoder."""
         if len(tail):
             x = np.concatenate((tail, x))
         n_frames = 1 + (len(x) - self.kernel) // self.stride
@@ -86,7 +86,7 @@ class EncoderStep:
 
 
 class DecoderStep:
-    """`DecoderLayer`; state: the last frames that the next samples still depend on.
+    """`DecoderLayer`; state: the last frames on which the next samples depend.
 
     A transposed convolution is a convolution over ceil(kernel / stride) frames, see `step.decode`.
     """
@@ -111,7 +111,7 @@ class DecoderStep:
     def __call__(
         self, x: np.ndarray, skip: np.ndarray, before: np.ndarray, last: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the samples that no later frame adds to; with `last`, all."""
+        """Returns the samples that are final; with `last`, all."""
         length, n_before = len(x), len(before)
         if not length and not last:
             return zeros(0, self.n_out), before

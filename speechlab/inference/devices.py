@@ -1,10 +1,10 @@
 """Microphones and loudspeakers, through the optional package sounddevice.
 
-A device calls back when it has, or wants, a block, and must never wait: the callbacks only move
-blocks between the device and a queue. Queues are bounded in seconds, so that the delay cannot grow:
-what a microphone gives and nobody takes is lost, oldest first (overrun); what is not there when the
-loudspeaker wants it is played as silence (underrun), and as much is left out again (dropped). All
-of it is counted, and so is how long each block was on its way.
+A device calls back when it has or needs a block, and must never wait: the callbacks only move
+blocks between the device and a queue. Queues are bounded in seconds, so that the delay cannot grow.
+A full input queue loses its oldest block (overrun). An empty output queue plays silence (underrun),
+and later blocks are skipped for it (dropped). All of these are counted, and the delay of each block
+is measured.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from torch import Tensor
 
 from speechlab.errors import UserError
 
-LIVE_S = 0.25  # of signal in a queue where someone hears the delay
-KEPT_S = 10.0  # where a file is written: as long as a stall may last and nothing is lost
-SPARE_S = 0.008  # that a block for the loudspeaker may be late, rounded up to blocks
-WINDOW_S = 1.0  # what was never needed for so long is too much
-SILENCE = 10 ** (-50 / 20)  # the peak of a block that nobody misses
-PATIENCE_S = 5.0  # for a device that has stopped to give or to take blocks
-WAIT_S, POLL_S = 0.1, 0.005  # between looks at a queue
-TAKES_NOTHING = "the loudspeaker takes nothing any more; plug it in anew"
+LIVE_S = 0.25  # seconds of signal in a queue, where the delay is audible
+KEPT_S = 10.0  # the same where a file is written: the longest stall without a loss
+SPARE_S = 0.008  # lateness of a block for the loudspeaker, rounded up to blocks
+WINDOW_S = 1.0  # blocks that were not needed for this time are dropped
+SILENCE = 10 ** (-50 / 20)  # peak below which a block is inaudible
+PATIENCE_S = 5.0  # time without a block until a device counts as gone
+WAIT_S, POLL_S = 0.1, 0.005  # between checks of a queue
+TAKES_NOTHING = "the loudspeaker has stopped; plug it in again"
 
 
 def table() -> str:
@@ -39,7 +39,7 @@ def table() -> str:
 
 
 class Delays:
-    """How long samples were on their way: counts by tenths of a ms, so that memory stays flat."""
+    """Delays of samples: counts per 0.1 ms, in constant memory."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
@@ -48,7 +48,7 @@ class Delays:
         self._counts[round(10_000 * seconds)] += 1
 
     def median_and_maximum(self) -> tuple[float, float]:
-        """In ms; NaN where nothing was counted."""
+        """In ms; NaN without any counts."""
         if not self._counts:
             return math.nan, math.nan
         middle, n_seen = sum(self._counts.values()) / 2, 0
@@ -68,7 +68,7 @@ class Microphone:
     def __init__(
         self, device: int | str | None, sample_rate: int, block_ms: float, queued_s: float
     ) -> None:
-        """queued_s: of signal that may wait for us; then the oldest of it is lost."""
+        """queued_s: seconds of signal in the queue; beyond that the oldest is lost."""
         sounddevice = _sounddevice()
         self.sample_rate = _rate(sounddevice, "input", device, 1, sample_rate)
         n = block_length(self.sample_rate, block_ms)
@@ -84,7 +84,7 @@ class Microphone:
                 dtype="float32",
                 callback=self._taken,
             )
-        self.card_s = float(self._stream.latency)  # before a block is here, as the card states
+        self.card_s = float(self._stream.latency)  # delay of the card, as it reports
 
     def __enter__(self) -> Self:
         with _device_errors():
@@ -95,42 +95,40 @@ class Microphone:
         self._stream.close()
 
     def blocks(self, stop: threading.Event) -> Iterator[tuple[Tensor, float]]:
-        """(1, n) and when its last sample came (s, time.monotonic), until `stop`.
+        """(1, n) and the arrival of its last sample (s, time.monotonic), until `stop`.
 
-        UserError where the device is gone, or gives nothing for PATIENCE_S.
+        UserError where the device is gone, or gives no block for PATIENCE_S.
         """
-        n_empty = 0  # waits, not the clock: a computer that slept has not waited
+        n_empty = 0  # counts waits, not time: a suspended computer has not waited
         while not stop.is_set():
             try:
                 samples, arrived = self._blocks.get(timeout=WAIT_S)
             except queue.Empty:
                 n_empty += 1
                 if not _active(self._stream) or n_empty * WAIT_S > PATIENCE_S:
-                    raise UserError(
-                        "the microphone gives nothing any more; plug it in anew"
-                    ) from None
+                    raise UserError("the microphone has stopped; plug it in again") from None
             else:
                 n_empty = 0
                 yield torch.from_numpy(samples.T), arrived
         self._stream.stop()
 
     def _taken(self, samples: np.ndarray, n_frames: int, clock: Any, status: Any) -> None:
-        """Called by the device: (n, C), which is its own memory. What is no number is silence."""
+        """Callback of the device: (n, C) in its own memory. Non-finite samples become silence."""
         arrived = time.monotonic()
         self.overruns += bool(status.input_overflow)
         if self._blocks.qsize() >= self.n_most:
-            with contextlib.suppress(queue.Empty):  # taken by us just now
+            with contextlib.suppress(queue.Empty):  # removed by the reader just now
                 self._blocks.get_nowait()
                 self.overruns += 1
         self._blocks.put_nowait((np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), arrived))
 
 
 class Loudspeaker:
-    """An output device. It begins once some blocks are there, so that it need not wait for one.
+    """An output device. It starts once some blocks are queued, so that it need not wait for one.
 
-    While it waits all the same (a stall), it plays silence, and what comes then comes late. So much
-    is left out again: blocks that lay in the queue for a whole window were delay for nothing. Few
-    of them go where there is silence, many at once; and no more than `n_most` ever wait.
+    If it still has to wait (a stall), it plays silence, and later blocks come late. The delay is
+    reduced again: blocks that stayed in the queue for a whole window are surplus. A few of them are
+    dropped during silence, many at once; and at most `n_most` blocks wait.
     """
 
     def __init__(
@@ -141,12 +139,12 @@ class Loudspeaker:
         block_ms: float,
         late: str = "drop",
     ) -> None:
-        """late: where the queue is long, "drop" blocks, or let the writer "wait" (for a file)."""
+        """late: with a full queue "drop" blocks, or let the writer "wait" (for a file)."""
         sounddevice = _sounddevice()
         self.sample_rate = _rate(sounddevice, "output", device, n_channels, sample_rate)
         self.block_length = block_length(self.sample_rate, block_ms)
         self.block_s = self.block_length / self.sample_rate
-        # blocks in hand: a frame of the model (16 ms) may come as one, and one block may be late
+        # queued blocks: a frame of the model (16 ms) may come at once, and one block may be late
         self.n_spare = math.ceil(SPARE_S / self.block_s)
         self.n_ahead = self.n_spare + math.ceil(0.016 / self.block_s)
         self.n_most = max(2 * self.n_ahead, round(LIVE_S / self.block_s))
@@ -154,11 +152,11 @@ class Loudspeaker:
         self.underruns = self.dropped = self.clipped = 0
         self.delays = Delays()
         self._playing = False
-        self._blocks: deque[tuple[np.ndarray, float]] = deque()  # (n, C), when it came in
+        self._blocks: deque[tuple[np.ndarray, float]] = deque()  # (n, C), time of its arrival
         self._rest, self._rest_born = torch.zeros(n_channels, 0), 0.0
         self._n_window = max(8, round(WINDOW_S / self.block_s))
         self._least, self._n_seen = self.n_most, 0  # in the queue, in this window
-        self._n_idle = self._n_cut = 0  # blocks too many: to drop in silence, to drop at once
+        self._n_idle = self._n_cut = 0  # surplus blocks: to drop in silence, to drop at once
         self._n_refused = 0  # in a row, since the device took one
         self._silent = False  # the last block put
         with _device_errors():
@@ -170,20 +168,20 @@ class Loudspeaker:
                 dtype="float32",
                 callback=self._wanted,
             )
-        self.card_s = float(self._stream.latency)  # until a block is heard, as the card states
+        self.card_s = float(self._stream.latency)  # delay of the card, as it reports
 
     @property
     def delay_ms(self) -> tuple[float, float]:
-        """Median and maximum from a sample's coming in to its being played, without the cards'."""
+        """Median and maximum from arrival to playback of a sample, without the cards' delays."""
         return self.delays.median_and_maximum()
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, block: Tensor, born: float) -> None:
-        """(C, n) of any n, of which the first sample came in at `born` (s, time.monotonic).
+        """(C, n), any n; born: arrival of the first sample (s, time.monotonic).
 
-        UserError where the device takes nothing any more.
+        UserError for a device that has stopped.
         """
         self.clipped += int((block.abs() > 1).sum())
         born -= self._rest.shape[-1] / self.sample_rate
@@ -220,7 +218,7 @@ class Loudspeaker:
         raise UserError(TAKES_NOTHING)
 
     def _too_many(self, samples: np.ndarray) -> bool:
-        """Whether to leave out a block, before this one is put."""
+        """Whether to drop a block before this one is queued."""
         if self._n_seen >= self._n_window:
             self._n_idle = max(0, self._least - self.n_spare)
             self._n_cut = self._n_idle if self._n_idle > self.n_ahead else 0
@@ -236,10 +234,10 @@ class Loudspeaker:
         return self._n_cut > 0 or (self._n_idle > 0 and after_silence and self._silent)
 
     def _over_the_last(self, samples: np.ndarray, born: float) -> tuple[np.ndarray, float]:
-        """The last block of the queue, out of it and faded over to this one: no click."""
+        """Remove the last block of the queue and cross-fade it to this one, without a click."""
         try:
             last, born_last = self._blocks.pop()
-        except IndexError:  # the device has taken it just now
+        except IndexError:  # removed by the device just now
             return samples, born
         self.dropped += 1
         self._n_idle, self._n_cut = max(0, self._n_idle - 1), max(0, self._n_cut - 1)
@@ -256,14 +254,14 @@ class Loudspeaker:
             self.write(torch.zeros(len(self._rest), self.block_length - n_rest), self._rest_born)
         if not self._playing and self._blocks:
             self._start()
-        self._playing = False  # what is missing from here on was never there
+        self._playing = False  # from here on an empty queue is no underrun
         longest = time.monotonic() + 1 + 2 * self.n_most * self.block_s
         while self._blocks and time.monotonic() < longest:
             time.sleep(POLL_S)
         self._stream.stop()
 
     def _wanted(self, samples: np.ndarray, n_frames: int, clock: Any, status: Any) -> None:
-        """Called by the device: (n, C) to be filled."""
+        """Callback of the device: fills (n, C)."""
         try:
             block, born = self._blocks.popleft()
         except IndexError:
@@ -273,14 +271,14 @@ class Loudspeaker:
             samples[:] = block
             self.underruns += bool(status.output_underflow)
             self.delays.add(time.monotonic() - born)
-        # a window that `_too_many` ends at this moment may count one block wrong: no harm
+        # if `_too_many` ends a window at this moment, one block may be miscounted: harmless
         self._least = min(self._least, len(self._blocks))
         self._n_seen += 1
         self._n_refused = 0
 
 
 def _active(stream: Any) -> bool:
-    """Whether the device still calls back."""
+    """Whether the device is still running."""
     with _device_errors():
         return stream.active
 
@@ -292,7 +290,7 @@ def block_length(sample_rate: int, block_ms: float) -> int:
 def _rate(
     sounddevice: ModuleType, kind: str, device: int | str | None, n_channels: int, wanted: int
 ) -> int:
-    """The wanted rate where the device takes it, else its own: then it is resampled here."""
+    """The wanted rate if the device supports it, else the device's: then samples are resampled."""
     check = getattr(sounddevice, f"check_{kind}_settings")
     with _device_errors():
         own = sounddevice.query_devices(device, kind)
@@ -311,7 +309,7 @@ def _sounddevice() -> ModuleType:
             'a sound device needs the package sounddevice: pip install "speechlab[live]"; '
             "--input and --output also take files"
         ) from error
-    except OSError as error:  # the package is there, the library it calls is not
+    except OSError as error:  # the package is installed, its library is not
         raise UserError(
             f"sounddevice: {error}; install PortAudio (Debian: libportaudio2)"
         ) from error
@@ -320,7 +318,7 @@ def _sounddevice() -> ModuleType:
 
 @contextlib.contextmanager
 def _device_errors() -> Iterator[None]:
-    """What a device refuses, as one line."""
+    """Errors of a device as one-line UserErrors."""
     try:
         yield
     except (_sounddevice().PortAudioError, ValueError) as error:

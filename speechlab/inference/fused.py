@@ -1,10 +1,11 @@
 """The step path of a stream: a model's network, fast on hops of a few samples on a CPU.
 
-`fuse(model)` gives an object that a `Stream` takes for the model: same level, same `network`, same
-numbers to 1e-5, a tenth of the time. Channels come last, so that a strided convolution is one
-product on overlapping windows; each layer is one call of a compiled kernel (`layers.step`), and
-packed weights are shared by all streams of a model. One thread does it all: a hop is too short to
-divide, and several streams may step side by side, as the kernels run without Python's lock.
+`fuse(model)` gives an object with the model's interface for a `Stream`: same level and `network`,
+same numbers to 1e-5, a tenth of the time. Channels are the last axis, so that a strided convolution
+is one product on overlapping windows. Each layer is one call of a compiled kernel
+(`layers.kernels.step`), and all streams of a model share the packed weights. It uses one thread: a
+hop is too short to divide. Several streams can run in parallel, as the kernels release Python's
+lock.
 """
 
 import importlib
@@ -23,7 +24,7 @@ STEPPERS = "speechlab.inference.cells"  # imported on first use, as it needs num
 
 
 class Fused:
-    """A CleanUMamba whose `network` steps by kernels. Without gradients; weights as of now."""
+    """A CleanUMamba whose `network` runs in kernels, without gradients; weights of now."""
 
     padded_length = CleanUMamba.padded_length
     sample_rate = CleanUMamba.sample_rate
@@ -48,8 +49,7 @@ class Fused:
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """`CleanUMamba.network` in float32: (B, 1, n) -> (B, 1, m) and the state, one per signal.
 
-        A state is never written to: it can be kept and continued from twice. UserError for another
-        type than float32.
+        A state is never modified, so it can be reused. UserError for another type than float32.
         """
         if x.dtype != torch.float32:
             raise UserError(f"the step path takes float32, not {x.dtype}")
@@ -85,7 +85,7 @@ class Fused:
 def obstacle(model: nn.Module) -> str | None:
     """Why a model cannot be fused, or None."""
     if not isinstance(model, CleanUMamba):
-        return f"the step path knows CleanUMamba, not {type(model).__name__}"
+        return f"the step path supports CleanUMamba, not {type(model).__name__}"
     kinds = {(p.device.type, p.dtype) for p in model.parameters()}
     if kinds != {("cpu", torch.float32)}:
         found = ", ".join(sorted(f"{dtype} on {device}" for device, dtype in kinds))
@@ -98,10 +98,10 @@ def obstacle(model: nn.Module) -> str | None:
 
 
 def fuse(model: nn.Module) -> Fused:
-    """The model's step path; packed once per model and again when its weights have changed.
+    """The model's step path; packed once per model, and again after a change of its weights.
 
-    Changes are seen as PyTorch counts them, in place or by assignment; those through `.data` are
-    not. UserError where `obstacle` finds one.
+    Changes are detected by PyTorch's counters: in place or by assignment, not through `.data`.
+    UserError with the reason of `obstacle`.
     """
     reason = obstacle(model)
     if reason:

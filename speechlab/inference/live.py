@@ -1,6 +1,6 @@
 """A live stream: microphone or file in, loudspeaker or file out, through `Stream`.
 
-All work is done in the thread that called `stream`; devices (`inference.devices`) only queue.
+All work runs in the thread that called `stream`; devices (`inference.devices`) only queue blocks.
 """
 
 import contextlib
@@ -18,37 +18,38 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechlab.audio import files
 from speechlab.errors import UserError
 from speechlab.inference.devices import KEPT_S, LIVE_S, Loudspeaker, Microphone, block_length
 from speechlab.inference.stream import Stream
+from speechlab.models.base import Model
 
 BARS = " ▁▂▃▄▅▆▇█"
 FLOOR_DB = -90.0  # the lowest bar; a full-scale sine is 0 dB
 N_FFT = 512
 REFRESH_S = 0.1
-UNKNOWN_LENGTH = 2**62  # samples that may come from a microphone
+UNKNOWN_LENGTH = 2**62  # samples, for a microphone
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A stream that has ended."""
+    """Numbers of a stream that has ended."""
 
     seconds: float  # of signal
-    latency: int  # samples at the model's rate that an output sample may wait for: the algorithm's
+    latency: int  # of the algorithm: samples at the model's rate
     latency_ms: float
-    lag_ms: float  # of signal that was in and not yet out, at most: with blocks and resampling
-    delay_ms: float  # median of what was measured from microphone to loudspeaker; NaN for a file
+    lag_ms: float  # longest signal in but not yet out: with blocks and resampling
+    delay_ms: float  # measured from microphone to loudspeaker, median; NaN for a file
     delay_max_ms: float
-    cards_ms: float  # what the sound cards state to need on top
+    cards_ms: float  # additional delay that the sound cards report
     n_blocks: int
-    load_mean: float  # time of work / time of a block
+    load_mean: float  # processing time / duration of a block
     load_max: float
-    underruns: int  # blocks that the loudspeaker missed
+    underruns: int  # blocks that came too late for the loudspeaker
     overruns: int  # blocks of the microphone that were lost
-    dropped: int  # blocks that came late and were left out, so that the delay does not grow
+    dropped: int  # late blocks that were skipped, so that the delay does not grow
     clipped: int  # samples beyond full scale
 
     def __str__(self) -> str:
@@ -62,25 +63,28 @@ class Summary:
             return text
         return text + (
             f"\ndelay measured from in to out: median {self.delay_ms:.1f} ms, "
-            f"max {self.delay_max_ms:.1f} ms; the sound cards state {self.cards_ms:.1f} ms on top"
+            f"max {self.delay_max_ms:.1f} ms; the sound cards report {self.cards_ms:.1f} ms more"
         )
 
 
 def stream(
-    model: nn.Module,
+    model: Model,
     source: str | None = None,
     sink: str | None = None,
     block_ms: float = 16.0,
     screen: TextIO | None = None,
     overwrite: bool = False,
 ) -> Summary:
-    """Run until the source ends, or Ctrl-C: then what came in is enhanced to its last sample.
+    """Run until the source ends or Ctrl-C; all input up to then is enhanced.
 
-    source, sink: a file, or a device's name or number; None is the default device. A file comes
-    out at the rate and with the channels that came in. screen: a terminal for both spectra.
-    overwrite: whether a file that is there may be replaced.
-    Raises UserError for files and devices that cannot be used, models that cannot stream, and a
-    device that is unplugged; then a file keeps what came before.
+    source, sink: a file, or a device's name or number; None is the default device. An output file
+        has the rate and the channels of the input.
+    block_ms: duration of a block.
+    screen: a terminal for both spectra.
+    overwrite: replace an existing file.
+
+    UserError for files and devices that cannot be used, for models that cannot stream, and for an
+    unplugged device; then an output file keeps the earlier samples.
     """
     if not 1 <= block_ms <= 1000:
         raise UserError(f"a block of {block_ms:g} ms; choose 1 to 1000")
@@ -92,21 +96,21 @@ def stream(
         _warm_up(model, taking.n_channels, block_ms)
         stop = stack.enter_context(_until_signal())
         taking = stack.enter_context(taking)
-        giving = stack.enter_context(giving)  # closed first: a broken microphone costs no file
+        giving = stack.enter_context(giving)  # closed first: the file survives a broken microphone
         passage = _Passage(inner, taking, giving, _Screen(screen))
         failure = _run(passage, stop)
     if failure and isinstance(giving, _FileSink):
-        raise UserError(f"{failure}; what came before is kept in {sink}") from failure
+        raise UserError(f"{failure}; the samples before are in {sink}") from failure
     if failure:
         raise failure
     return passage.summary()
 
 
 def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
-    """All blocks of the source; returns what ended a recording early, which is kept all the same.
+    """All blocks of the source; returns the error that ended a recording early.
 
-    Raises where nothing is worth keeping: a file can be read again, and half of it would pass for a
-    whole one.
+    The recording is kept then. Raises the error for an input file: it can be read again, and half
+    of its output would look complete.
     """
     failure, again = None, isinstance(passage.taking, _FileSource)
     try:
@@ -121,8 +125,8 @@ def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
     except UserError as error:
         if again:
             raise
-        failure = failure or error  # a full disk says so twice
-    kept = isinstance(passage.giving, _FileSink)  # else someone has heard enough
+        failure = failure or error  # a full disk fails twice
+    kept = isinstance(passage.giving, _FileSink)  # else a listener stopped it
     if again and kept and stop.is_set() and passage.n_in < passage.taking.n_frames:
         done, whole = (
             n / passage.taking.sample_rate for n in (passage.n_in, passage.taking.n_frames)
@@ -132,7 +136,7 @@ def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
 
 
 class _Passage:
-    """The way of a block through resampling and the model, and what it costs."""
+    """Passes blocks through resampling and the model, and measures delay and load."""
 
     def __init__(self, inner: Stream, taking: Any, giving: Any, screen: "_Screen") -> None:
         rate = inner.model.sample_rate
@@ -144,7 +148,7 @@ class _Passage:
         self.block_s = self.lag_s = self.load_sum = self.load_max = 0.0
 
     def advance(self, block: Tensor, arrived: float) -> None:
-        """The next samples, (C, n), and when the last of them came: on to the sink."""
+        """Process the next samples (C, n); arrived: clock of the last one (s)."""
         began = time.perf_counter()
         noisy = self.into.feed(block)
         estimate = self._through(noisy)
@@ -156,13 +160,15 @@ class _Passage:
         self.load_max = max(self.load_max, load)
         self.n_in += block.shape[-1]
         self._arrivals.append((self.n_in / self.taking.sample_rate, arrived))
-        given_s = self.n_out / self.giving.sample_rate  # what comes next has waited since then
+        given_s = (
+            self.n_out / self.giving.sample_rate
+        )  # the next output sample is at this time of the input
         self.lag_s = max(self.lag_s, self.n_in / self.taking.sample_rate - given_s)
         self._give(out)
         self.screen.show(noisy, estimate, load, self.giving.underruns, self.inner.latency_ms)
 
     def end(self) -> None:
-        """The source has ended: what is still on its way."""
+        """Process the rest after the end of the source."""
         if self.n_in:
             rest = self._through(self.into.flush())
             self._give(self.back.feed(torch.cat([rest, self.inner.flush()[:, 0]], -1)))
@@ -199,7 +205,7 @@ class _Passage:
         self.n_out += block.shape[-1]
 
     def _born(self) -> float:
-        """When the sample that goes out next came in, by the clock."""
+        """Clock at the arrival of the next output sample (s)."""
         given_s = self.n_out / self.giving.sample_rate
         while len(self._arrivals) > 1 and self._arrivals[0][0] <= given_s:
             self._arrivals.popleft()
@@ -208,7 +214,7 @@ class _Passage:
 
 
 class _FileSource:
-    """A file in the place of a microphone, as fast as it is taken."""
+    """A file instead of a microphone, read as fast as it is processed."""
 
     overruns = 0
     card_s = 0.0
@@ -234,11 +240,11 @@ class _FileSource:
 
 
 class _FileSink(files.Writer):
-    """A file in the place of a loudspeaker."""
+    """A file instead of a loudspeaker."""
 
     underruns = dropped = 0
     card_s = 0.0
-    delay_ms = (math.nan, math.nan)  # nobody hears it
+    delay_ms = (math.nan, math.nan)  # undefined for a file
 
     def write(self, block: Tensor, born: float = math.nan) -> None:
         super().write(block)
@@ -246,14 +252,14 @@ class _FileSink(files.Writer):
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         super().__exit__(kind, *error)
         if kind is None and self.format == "RF64" and self.subtype == "PCM_16":
-            with self._told():
+            with self._naming_errors():
                 _as_riff(self.path, self.sample_rate, self.n_channels)
 
 
 def _as_riff(path: Path, sample_rate: int, n_channels: int) -> None:
-    """An RF64 of 16-bit integers that fits becomes plain WAV, which everything reads.
+    """Convert an RF64 of 16-bit integers below 4 GiB to plain WAV, which all programs read.
 
-    Only the header is written anew, in the place it has; "JUNK" fills what is left of it.
+    Only the header is rewritten, in its place; "JUNK" fills the rest of it.
     """
     n_bytes = path.stat().st_size
     if n_bytes > files.RIFF_BYTES:
@@ -271,7 +277,7 @@ def _as_riff(path: Path, sample_rate: int, n_channels: int) -> None:
 
 
 class _Screen:
-    """Both spectra and the load in three lines of a terminal; nothing where there is none."""
+    """Both spectra and the load in three lines of a terminal; nothing without a terminal."""
 
     def __init__(self, file: TextIO | None) -> None:
         self.file = file if file is not None and file.isatty() else None
@@ -282,7 +288,7 @@ class _Screen:
     def show(
         self, noisy: Tensor, estimate: Tensor, load: float, underruns: int, latency_ms: float
     ) -> None:
-        """The signals since last time, (C, n); the first channel is shown."""
+        """The new samples of both signals, (C, n); the first channel is shown."""
         if self.file is None:
             return
         for i, signal_ in enumerate((noisy, estimate)):
@@ -301,14 +307,14 @@ class _Screen:
         self._shown = True
 
     def close(self) -> None:
-        """Leave the last picture."""
+        """Stop updating; the last picture stays."""
         self.file = None
 
 
 def bars(samples: Tensor, n_bars: int = 48) -> str:
-    """The spectrum of (T,) as a bar per band, low to high, the bands as wide as the ear's (mel).
+    """The spectrum of (T,) as one bar per mel band, low to high.
 
-    Nothing below FLOOR_DB, a full bar for a sine at full scale.
+    No bar below FLOOR_DB, a full bar for a sine at full scale.
     """
     window = torch.hann_window(samples.shape[-1])
     power = torch.fft.rfft(samples * window).abs().square() / (window.sum() / 2) ** 2
@@ -343,7 +349,7 @@ def _sink(
     ):
         raise UserError(f"{name}: is the input, and would be overwritten; choose another output")
     if Path(name).exists() and not overwrite:
-        raise UserError(f"{name}: is there already; choose another output, or use --overwrite")
+        raise UserError(f"{name}: exists; choose another output, or use --overwrite")
     held = files.FORMATS.get(Path(name).suffix.lower(), ("", ()))[1]
     subtype = taking.subtype if taking.subtype in held else None
     n_frames = taking.n_frames if isinstance(taking, _FileSource) else UNKNOWN_LENGTH
@@ -358,8 +364,8 @@ def _device(name: str | None) -> int | str | None:
     return int(name) if name is not None and name.isdecimal() else name
 
 
-def _warm_up(model: nn.Module, n_channels: int, block_ms: float) -> None:
-    """The first call compiles kernels, which may last seconds: before the devices are opened."""
+def _warm_up(model: Model, n_channels: int, block_ms: float) -> None:
+    """Compile the kernels, which may take seconds, before the devices are opened."""
     passage = Stream(model)
     block = torch.zeros(n_channels, 1, block_length(model.sample_rate, block_ms))
     for _ in range(2 + math.ceil(model.frame_length / block.shape[-1])):
@@ -368,13 +374,13 @@ def _warm_up(model: nn.Module, n_channels: int, block_ms: float) -> None:
 
 @contextlib.contextmanager
 def _until_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a polite kill sets; a second one acts as ever."""
+    """An event that Ctrl-C or SIGTERM sets; a second signal has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
-    numbers += [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # the terminal is closed
+    numbers += [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # a closed terminal
     before: dict[int, Callable | int | None] = {n: signal.getsignal(n) for n in numbers}
 
     def handle(number: int, frame: Any) -> None:

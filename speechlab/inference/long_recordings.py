@@ -1,20 +1,20 @@
-"""Long recordings through models that look at their whole input: chunks that overlap.
+"""Long recordings through models that need their whole input: overlapping chunks.
 
-A chunk misses what lies beyond it. What states and attention remember of that fades; but level and
-instance norms are of the whole, and with those of a chunk its estimate is another one. So they are
-taken of the whole recording first, in passes over its chunks; for each norm depends on those
-before it, it has a pass of its own, which goes as far as that norm.
+States and attention forget samples far away, so chunks can replace the whole for them. The level
+and the instance norms cannot: those of a chunk differ from those of the whole. So they are computed
+for the whole recording first, in passes over its chunks. Each norm depends on the norms before it
+and needs a pass of its own, which ends at that norm.
 
     1. level                                                                   1 pass
     2. encoder: mean and variance at each of its norms                         6 passes
-    3. encoder and blocks: what the decoders get, kept on disk                 1 pass
+    3. encoder and blocks: inputs of the decoders, kept on disk                 1 pass
     4. each decoder: mean and variance at each of its norms                    5 passes each
     5. both decoders: estimates of the chunks, cross-faded where they overlap  1 pass
 
-A model whose layers see both directions and that has no norms over time (the non-causal basic
-SEMamba) takes its chunks in one pass, with the level carried from each to the next: `in_one_pass`.
+A model in both directions without norms over time (the non-causal basic SEMamba) needs one pass
+over the chunks, with the level carried along: `in_one_pass`.
 
-A recording of at most `chunk_s` is one chunk: there the estimate is `model(noisy)` itself.
+A recording of at most `chunk_s` is one chunk: its estimate is `model(noisy)` itself.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from speechlab.models.semamba_basic import SEMambaBasic
 from speechlab.models.spectral import SpectralModel
 
 Moments = dict[str, tuple[Tensor, Tensor]]  # instance norm -> mean and variance, (C,) each
-Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and which frames count
+Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and the frames that count
 
 
 @torch.inference_mode()
@@ -49,23 +49,23 @@ def overlapped(
 ) -> Iterator[Tensor]:
     """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), as long in all.
 
-    chunk_s: seconds in the model at once, default `model.chunk_s`; overlap_s: seconds that two
-    chunks share, default OVERLAP_S and at most a quarter of a chunk.
+    chunk_s: seconds of a chunk, default `model.chunk_s`.
+    overlap_s: seconds that two chunks share, default OVERLAP_S and at most a quarter of a chunk.
 
-    Each channel is a signal of its own. Blocks of more than one chunk are gone through many times:
-    a list or a `Recording`, not an iterator, and UserError says so. Memory does not grow with the
-    recording; temporary files take some 4 MB for a second and channel (64 channels, 16 kHz).
+    Each channel is a signal of its own. Blocks of more than one chunk are read many times: a list
+    or a `Recording`; UserError for an iterator. Memory use does not grow with the recording;
+    temporary files take about 4 MB per second and channel (64 channels, 16 kHz).
     """
     if iter(blocks) is blocks:
-        raise UserError("a long recording is gone through many times; pass its blocks as a list")
+        raise UserError("a long recording is read many times; pass its blocks as a list")
     length, overlap = _lengths(model, chunk_s, overlap_s)
     cut = partial(pieces, blocks, length, overlap)
     if len(first := list(islice(cut(), 2))) < 2:
-        for piece in first:  # channel by channel, as below: their memory would add up
+        for piece in first:  # channel by channel, as below, for less memory
             yield torch.cat([model(signal[None, None])[:, 0] for signal in piece.samples])
         return
-    # Equal to `model.gain` but for the last bits. These decide the signs of the phases in the first
-    # frame, see there: the first tenth of a second may differ from that of the whole.
+    # Equal to `model.gain` except for the last bits. They decide the signs of phases in the first
+    # frame (see there), so the first tenth of a second may differ from `model(whole)`.
     gain = 1 / model.level.of_blocks(blocks)[..., 0]  # (C, 1)
     with contextlib.ExitStack() as stack:
         channels = [
@@ -84,7 +84,7 @@ def in_one_pass(
     chunk_s: float | None = None,
     overlap_s: float | None = None,
 ) -> Iterator[Tensor]:
-    """The same for a model without norms over time, and with a level that is carried along."""
+    """The same in one pass, for a model without norms over time and with a causal level."""
     length, overlap = _lengths(model, chunk_s, overlap_s)
 
     def levelled() -> Iterator[Tensor]:
@@ -106,7 +106,7 @@ def in_one_pass(
 
 
 def _lengths(model: Model, chunk_s: float | None, overlap_s: float | None) -> tuple[int, int]:
-    """Samples of a chunk and of an overlap; half of that is whole frames, too."""
+    """Samples of a chunk and of an overlap; half an overlap is also a whole number of hops."""
     hop, rate = model.hop_length, model.sample_rate
     chunk_s = model.chunk_s if chunk_s is None else chunk_s
     overlap_s = min(OVERLAP_S, chunk_s / 4) if overlap_s is None else overlap_s
@@ -130,7 +130,7 @@ def _estimates(
 def _chunks(
     model: SpectralModel, cut: Callable[[], Iterator[Piece]], channel: int, gain: Tensor
 ) -> Iterator[tuple[Spectrum, slice]]:
-    """Spectra of one channel at unit level; of the frames that two share, each counts the half."""
+    """Spectra of one channel at unit level, each with its frames up to the middle of overlaps."""
     hop = model.hop_length
     for piece in cut():
         n_frames, margin = 1 + piece.samples.shape[-1] // hop, piece.n_shared // (2 * hop)
@@ -140,7 +140,7 @@ def _chunks(
 
 
 def _spectra(model: SpectralModel, chunks: Chunks, file: BinaryIO) -> Iterator[Spectrum]:
-    """The estimate of each chunk of one channel; the passes but the last come with the first."""
+    """The estimate of each chunk of one channel; the first one needs all passes but the last."""
 
     def stacked() -> Iterator[tuple[Tensor, slice]]:
         return ((model.stacked(noisy), core) for noisy, core in chunks())
@@ -168,8 +168,8 @@ def whole_moments(
 ) -> Moments:
     """Moments at the instance norms of a module, over all its inputs (1, C, L, F).
 
-    Of each input the frames in its slice count. The norms must be called in the order in which
-    they are defined, each once.
+    Only the frames in the slice of each input count. The norms must be called once each, in the
+    order of their definition.
     """
     known: Moments = {}
     for name, norm in _norms(module):
@@ -187,11 +187,11 @@ def _norms(module: nn.Module) -> list[tuple[str, nn.InstanceNorm2d]]:
 
 
 class _EnoughError(Exception):
-    """A module need not run on."""
+    """Ends the forward pass of a module early."""
 
 
 def _sums_at(norm: nn.Module, module: nn.Module, x: Tensor, core: slice) -> Tensor:
-    """Count, sum and sum of squares, (3, C) float64, of what reaches a norm inside a module."""
+    """Count, sum and sum of squares, (3, C) float64, of the input of a norm inside a module."""
     found: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -211,7 +211,7 @@ def _sums_at(norm: nn.Module, module: nn.Module, x: Tensor, core: slice) -> Tens
 
 @contextlib.contextmanager
 def normalised(module: nn.Module, known: Moments) -> Iterator[None]:
-    """In it, instance norms that are in `known` normalise by these moments."""
+    """A context in which the instance norms in `known` use these moments."""
 
     def by_known(name: str, norm: nn.InstanceNorm2d, x: Tensor) -> Tensor:
         mean, variance = (moment.to(x) for moment in known[name])
@@ -230,28 +230,28 @@ def normalised(module: nn.Module, known: Moments) -> Iterator[None]:
 
 
 class Kept:
-    """Tuples of tensors in a file, to be gone through any number of times.
+    """Tuples of tensors in a file, which can be iterated any number of times.
 
-    file: unbuffered, or a full disk would be told when it is closed.
+    file: unbuffered, else a full disk is reported only when it is closed.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.entries: list[tuple[tuple[int, ...], torch.Size]] = []  # places, shape
+        self.entries: list[tuple[tuple[int, ...], torch.Size]] = []  # positions, shape
 
     def append(self, *tensors: Tensor) -> None:
-        """Tensors of one shape; one that is given twice is kept once. UserError: a full disk."""
+        """Tensors of one shape; a repeated one is stored once. UserError for a full disk."""
         places: dict[int, int] = {}
         for x in tensors:
             if id(x) not in places:
                 places[id(x)] = self.file.seek(0, os.SEEK_END)
                 try:
                     left = memoryview(x.float().cpu().numpy().tobytes())
-                    while left:  # of a full disk the last bytes are written without an error
+                    while left:  # a full disk writes fewer bytes without an error
                         left = left[self.file.write(left) :]
                 except OSError as error:
                     raise UserError(
-                        f"{tempfile.gettempdir()}: {error.strerror}; a long recording needs room "
+                        f"{tempfile.gettempdir()}: {error.strerror}; a long recording needs space "
                         "for temporary files, in the folder that TMPDIR names"
                     ) from error
         self.entries.append((tuple(places[id(x)] for x in tensors), tensors[0].shape))

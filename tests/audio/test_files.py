@@ -203,7 +203,7 @@ def test_beyond_4_gib(tmp_path, monkeypatch):
     [
         ("x.aac", None, "ends in .wav"),
         ("x.wav", "PCM_17", "choose one of PCM_16"),
-        ("x.flac", "FLOAT", "FLAC does not hold FLOAT"),
+        ("x.flac", "FLOAT", "no FLAC as FLOAT"),
         ("folder.wav", None, "a folder has this name"),
         ("file/x.wav", None, "cannot be written"),
     ],

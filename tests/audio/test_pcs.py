@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -96,7 +97,7 @@ def test_no_block_and_another_rate():
 
 def test_enhance_stretches_where_it_is_asked_to(tmp_path, monkeypatch):
     """The estimate's samples through PCS, at their level; off unless given; other settings."""
-    from tests.inference.test_enhance import rows, run, tiny
+    from tests.inference.test_enhance import run, tiny
 
     monkeypatch.setattr(module, "BLOCK_S", 0.05)
     model, path = tiny(), tmp_path / "in.wav"
@@ -110,7 +111,7 @@ def test_enhance_stretches_where_it_is_asked_to(tmp_path, monkeypatch):
     assert np.array_equal(read["none"], read["plain"])
     expected = pcs(torch.from_numpy(read["none"])).numpy()
     assert np.abs(read["pcs400"] - expected).max() < 1e-5
-    made = {name: rows(tmp_path / name)[0]["made_with"] for name in read}
+    made = {name: pd.read_csv(tmp_path / name / "enhance.csv")["made_with"][0] for name in read}
     assert made["none"] == made["plain"] != made["pcs400"]
     with pytest.raises(UserError, match="no post-processing 'more'"):
         enhance.enhance_file(model, path, tmp_path / "out.wav", post="more")

@@ -222,12 +222,12 @@ def test_underruns_and_clipping_are_counted():
 def test_a_loudspeaker_that_takes_nothing_any_more(monkeypatch, late):
     monkeypatch.setattr(devices, "PATIENCE_S", 0.1)
     loudspeaker = devices.Loudspeaker(None, RATE, 1, 16, late)
-    with pytest.raises(UserError, match="takes nothing"):
+    with pytest.raises(UserError, match="loudspeaker has stopped"):
         loudspeaker.write(torch.zeros(1, 256 * 40), 0.0)
     loudspeaker = devices.Loudspeaker(None, RATE, 1, 16, late)
     loudspeaker.write(torch.zeros(1, 256 * 4), 0.0)
     loudspeaker._stream.active = False
-    with pytest.raises(UserError, match="takes nothing"):
+    with pytest.raises(UserError, match="loudspeaker has stopped"):
         loudspeaker.write(torch.zeros(1, 256), 0.0)
 
 
@@ -264,11 +264,11 @@ def test_a_microphone_that_gives_nothing_any_more(monkeypatch):
     microphone._taken(np.ones((256, 1), "f4"), 256, None, GOOD)
     blocks = microphone.blocks(threading.Event())
     assert next(blocks)[0].shape == (1, 256)
-    with pytest.raises(UserError, match="microphone gives nothing any more"):
+    with pytest.raises(UserError, match="microphone has stopped"):
         next(blocks)
     monkeypatch.setattr(devices, "PATIENCE_S", 60)
     microphone._stream.active = False
-    with pytest.raises(UserError, match="microphone gives nothing any more"):
+    with pytest.raises(UserError, match="microphone has stopped"):
         next(microphone.blocks(threading.Event()))
 
 

@@ -87,7 +87,7 @@ def test_integers_differ_by_a_step_at_most(tmp_path, model, subtype, ending):
     [
         ({"source": "absent.wav", "sink": "x.wav"}, "absent.wav: no such file"),
         ({"source": "in.wav", "sink": "in.wav"}, "is the input"),
-        ({"source": "in.wav", "sink": "x.opus"}, "is not written"),
+        ({"source": "in.wav", "sink": "x.opus"}, "cannot be written"),
         ({"source": "in.wav", "sink": "x.wav", "block_ms": 0}, "choose 1 to 1000"),
     ],
 )
@@ -127,7 +127,7 @@ def test_an_interruption_ends_it_to_the_last_sample(tmp_path, model, monkeypatch
 
     monkeypatch.setattr(live._Passage, "advance", interrupted)
     before = signal.getsignal(number)
-    with pytest.raises(UserError, match=r"^interrupted after .* s; what came before is kept in"):
+    with pytest.raises(UserError, match=r"^interrupted after .* s; the samples before are in"):
         live.stream(model, str(source), str(tmp_path / "out.wav"))
     assert signal.getsignal(number) is before
     estimate, _ = files.load(tmp_path / "out.wav")
@@ -255,7 +255,7 @@ def test_what_a_microphone_gives_survives_a_bad_block_and_an_error(
 
     monkeypatch.setattr(live._Passage, "advance", failing)
     stand_in(noise(1, 256 * 20), pace_s=0.001)
-    with pytest.raises(UserError, match=r"out of luck; what came before is kept in .*kept\.wav"):
+    with pytest.raises(UserError, match=r"out of luck; the samples before are in .*kept\.wav"):
         live.stream(model, None, str(tmp_path / "kept.wav"))
     assert files.load(tmp_path / "kept.wav")[0].shape[-1] == 256 * 9
 
@@ -303,7 +303,7 @@ def test_a_disk_that_fills_up_costs_what_comes_after(tmp_path, model, stand_in, 
 
     monkeypatch.setattr(files.Writer, "write", full)
     stand_in(noise(1, 256 * 20), pace_s=0.001)
-    with pytest.raises(UserError, match="no space left; what came before is kept in"):
+    with pytest.raises(UserError, match="no space left; the samples before are in"):
         live.stream(model, None, str(tmp_path / "out.wav"))
     estimate, _ = files.load(tmp_path / "out.wav")
     assert estimate.shape[-1] >= 256 * 9
@@ -390,7 +390,7 @@ def test_the_picture_is_for_terminals_and_some_ten_times_a_second(tmp_path, mode
     terminal, pipe = Terminal(), io.StringIO()
     words = model, str(tmp_path / "in.wav"), str(tmp_path / "out.wav")
     live.stream(*words, screen=terminal)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists; choose another"):
         live.stream(*words)
     live.stream(*words, screen=pipe, overwrite=True)
     assert pipe.getvalue() == ""
