@@ -188,5 +188,5 @@ def test_a_model_that_looks_at_numbers_is_named():
         def forward(self, noisy: torch.Tensor) -> torch.Tensor:
             return noisy * noisy.max().item()
 
-    with pytest.raises(UserError, match="Looking have no rule yet: it looks at numbers"):
+    with pytest.raises(UserError, match="Looking have no rule yet: it depends on values"):
         count_macs(Looking(torch.nn.Linear(1, 1)))

@@ -66,7 +66,7 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def mixtures(shared):
-    """Two seconds of two speakers each, (B, 1, T) at 8 kHz."""
+    """Two seconds of two talkers each, (B, 1, T) at 8 kHz."""
     files = sorted((shared / "audio/mix2/libri2mix_dev_8k/mix").iterdir())[:2]
     return torch.stack([audio.load(file, 8000)[0][:1, 8000:24001] for file in files])
 
@@ -352,9 +352,8 @@ def test_a_name_of_the_other_direction_is_refused(golden, system):
     if system.endswith("_causal") == causal:
         assert speechlab.load(file, system=system).config.channels == (16, 32, 64)
         return
-    kinds = ["bidirectional", "causal"][:: -1 if causal else 1]
-    error = f"these are {kinds[0]} SepMamba weights, {system} is {kinds[1]}"
-    with pytest.raises(UserError, match=error):
+    told = "are causal" if causal else "look both ways"
+    with pytest.raises(UserError, match=f"weights of a SepMamba {told}, those of {system} do not"):
         speechlab.load(file, system=system)
 
 
