@@ -1,6 +1,13 @@
-"""The command `speechlab`.
+"""The command `speechlab`: one module per group of commands.
 
-main      the parser, and commands that process, score and list
-training  commands of data, training and the study
-doctor    versions, devices, kernels in use
+main      the parser, exit codes, errors
+options   options that several commands share, checked before torch is imported
+output    tables and lines that commands print
+process   enhance, separate, stream
+evaluate  evaluate, check-metrics
+weights   weights, import
+data      data
+train     train, resume, finetune, runs
+study     study
+doctor    doctor
 """

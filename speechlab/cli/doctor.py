@@ -1,15 +1,12 @@
 """What this machine has: versions, devices, and which kernels run here and why not the others."""
 
+import argparse
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 from speechlab.errors import UserError
-from speechlab.layers.scan import backend_status, default_backend
 from speechlab.version import __version__
-from speechlab.weights import hub
 
 PACKAGES = (
     *("torch", "numpy", "scipy", "numba", "mamba-ssm", "causal-conv1d", "soundfile", "soxr"),
@@ -29,6 +26,8 @@ def report() -> str:
 
 
 def _devices() -> dict[str, str]:
+    import torch
+
     devices = {"cpu": f"{torch.get_num_threads()} PyTorch threads"}
     if torch.cuda.is_available():
         names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -39,6 +38,10 @@ def _devices() -> dict[str, str]:
 
 def _kernels() -> dict[str, str]:
     """Each backend with its status; those that run by themselves are marked with their device."""
+    import torch
+
+    from speechlab.layers.scan import backend_status, default_backend
+
     status = backend_status()
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         chosen = default_backend(device, torch.float32)
@@ -48,6 +51,8 @@ def _kernels() -> dict[str, str]:
 
 
 def _weights() -> dict[str, str]:
+    from speechlab.weights import hub
+
     files = hub.published("cleanumamba")
     try:
         here = sum(hub.find(file.name) is not None for file in files)
@@ -67,3 +72,11 @@ def _version(package: str) -> str:
 def _table(title: str, rows: dict[str, str]) -> list[str]:
     width = max(map(len, rows)) + 2
     return [f"{title}:", *(f"  {name:<{width}}{value}" for name, value in rows.items()), ""]
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add this command to the parser."""
+    command = commands.add_parser(
+        "doctor", help="show versions, devices, and which scan kernels run and why"
+    )
+    command.set_defaults(run=lambda options: print(report()))

@@ -6,21 +6,21 @@ the nesting; the JSON in the header has the same nesting, with {"tensor": name} 
 
 import json
 from pathlib import Path
-from typing import Any
-
-import safetensors
-from safetensors.torch import load as deserialise
-from safetensors.torch import save as serialise
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing
+
+if TYPE_CHECKING:  # `values` reads the JSON alone, without the import of torch
+    from torch import Tensor
 
 HEADER = "speechlab_state"  # key of our JSON in the safetensors header
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
     """The state as the content of a file. TypeError for a value that is neither tensor nor JSON."""
+    from safetensors.torch import save as serialise
+
     tensors: dict[str, Tensor] = {}
     outline = _taken_out(state, "", tensors)
     return serialise(tensors, {HEADER: json.dumps(outline)})
@@ -28,6 +28,9 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 def from_bytes(content: bytes, path: Path) -> dict[str, Any]:
     """The state in the content of the file `path`. UserError if it is damaged."""
+    import safetensors
+    from safetensors.torch import load as deserialise
+
     try:
         outline = _outline(content)
         return _put_back(outline, deserialise(content))
@@ -76,7 +79,9 @@ def _damage(path: Path, reason: str) -> str:
     )
 
 
-def _taken_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _taken_out(value: Any, name: str, tensors: dict[str, "Tensor"]) -> Any:
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         # a copy: tied weights and views share memory, which safetensors refuses
         tensors[name] = value.detach().cpu().clone().contiguous()
@@ -89,7 +94,7 @@ def _taken_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _put_back(outline: Any, tensors: dict[str, Tensor]) -> Any:
+def _put_back(outline: Any, tensors: dict[str, "Tensor"]) -> Any:
     if isinstance(outline, dict):
         if outline.keys() == {"tensor"} and isinstance(outline["tensor"], str):
             return tensors[outline["tensor"]]

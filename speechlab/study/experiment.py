@@ -1,6 +1,5 @@
 """An experiment: all settings of one training; how they are changed and checked."""
 
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from speechlab.models.cleanumamba import CleanUMambaConfig
 from speechlab.training import metric_gan, schedule
 from speechlab.training.loggers import LOGGERS
 from speechlab.training.metric_gan import MetricGANConfig
+from speechlab.training.runs import check_name
 from speechlab.training.schedule import TrainingConfig
 
 _UNREAD = {  # settings that are not read with these
@@ -111,8 +111,7 @@ def from_settings(settings: Mapping[str, Any]) -> Experiment:
 
 def check(experiment: Experiment) -> None:
     """UserError for settings that cannot be, and for those that nothing would read."""
-    if not re.fullmatch(r"[\w.+-]*[\w+-]", experiment.name):
-        raise UserError(f"name is '{experiment.name}'; it must be that of a folder, of letters a-z")
+    check_name(experiment.name)
     _known("system", [experiment.system], SYSTEMS)
     kind, _ = SYSTEMS[experiment.system]
     if type(experiment.model) is not kind:

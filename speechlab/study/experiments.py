@@ -71,22 +71,22 @@ def table() -> list[dict[str, Any]]:
     return [
         {
             "experiment": name,
-            "system": _setting(name, "system"),
+            "system": setting(name, "system"),
             "n_params": sizes.get(name, ""),
-            "corpora": ", ".join(_setting(name, "corpora")),
-            "n_steps": _setting(name, "training.n_steps"),
+            "corpora": ", ".join(setting(name, "corpora")),
+            "n_steps": setting(name, "training.n_steps"),
         }
         for name in TRAININGS
     ]
 
 
-def _setting(name: str, setting: str) -> Any:
+def setting(name: str, key: str) -> Any:
     """The value of a setting that the experiment or one of its bases gives."""
-    delta = TRAININGS[name]
-    whole, _, inner = setting.partition(".")
-    if setting in delta:
-        return delta[setting]
-    return delta[whole][inner] if whole in delta else _setting(delta["base"], setting)
+    delta = TRAININGS[FORMER.get(name, name)]
+    whole, _, inner = key.partition(".")
+    if key in delta:
+        return delta[key]
+    return delta[whole][inner] if whole in delta else setting(delta["base"], key)
 
 
 def committed_sizes() -> dict[str, int]:

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from speechlab.config import to_dict
-from speechlab.data import manifest
-from speechlab.data.corpora.catalogue import CORPORA, FORMER, lookup, where
+from speechlab.data.corpora.catalogue import FORMER, prepared
 from speechlab.data.mixing import Examples, Mixtures, Pairs
 from speechlab.data.recordings import Source, speakers
 from speechlab.data.splits import Corpora
@@ -175,17 +174,7 @@ def _check_signals(model: nn.Module, examples: Examples) -> None:
 
 def corpora(names: Sequence[str]) -> Corpora:
     """Prepared corpora: folders, or names in data/. UserError where one is missing or twice."""
-    read = Corpora(map(where, names))
-    for name, folder in zip(names, read.folders, strict=True):
-        if (folder / manifest.ABOUT).exists():
-            continue
-        if name in (*CORPORA, *FORMER):
-            run = f"run `speechlab data prepare {lookup(name).name}`"
-            raise UserError(f"{folder}: not there yet; {run}")
-        raise UserError(
-            f"no corpus '{name}': neither a prepared folder nor one of {', '.join(CORPORA)}"
-        )
-    return read
+    return Corpora(prepared(names))
 
 
 def built(experiment: Experiment) -> nn.Module:

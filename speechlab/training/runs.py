@@ -18,22 +18,22 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import torch
+from typing import TYPE_CHECKING, Any
 
 from speechlab.errors import UserError
 from speechlab.storage import locks, state
 from speechlab.storage.atomic import replacing
-from speechlab.training.distributed import is_writer
 from speechlab.version import __version__
+
+if TYPE_CHECKING:  # imported on use: torch and pandas take seconds, `speechlab runs` needs none
+    import pandas as pd
 
 FOLDER = Path("results/runs")  # default folder of runs
 PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensors", "pandas")
@@ -72,6 +72,8 @@ class Run:
 
         Of several processes (torchrun) only the writer reads and writes.
         """
+        from speechlab.training.distributed import is_writer
+
         run = cls(Path(folder))
         if not is_writer():
             return run
@@ -111,17 +113,17 @@ class Run:
         return known
 
     @property
-    def history(self) -> pd.DataFrame:
+    def history(self) -> "pd.DataFrame":
         """One row per interval of steps; empty before the first."""
         return _frame(self.folder / "history.csv")
 
     @property
-    def validations(self) -> pd.DataFrame:
+    def validations(self) -> "pd.DataFrame":
         """One row per validation: step, mean of each metric, n_failed; empty before the first."""
         return _frame(self.folder / "validations.csv")
 
     @property
-    def dev(self) -> pd.DataFrame:
+    def dev(self) -> "pd.DataFrame":
         """One row per dev file, of the best model; empty before the first."""
         return _frame(self.folder / "dev.csv")
 
@@ -216,6 +218,8 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """Git commit, package versions, threads: they can change a number too."""
+    import torch
+
     versions = {"speechlab": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -228,21 +232,31 @@ def environment() -> dict[str, Any]:
     }
 
 
-def listing(folder: str | Path = FOLDER) -> pd.DataFrame:
-    """One row per run in `folder`, oldest first; a damaged one is listed as such."""
+def check_name(name: str) -> None:
+    """UserError for a name that is not that of a folder."""
+    if not re.fullmatch(r"[\w.+-]*[\w+-]", name):
+        raise UserError(f"name is '{name}'; it must be that of a folder, of letters a-z")
+
+
+COLUMNS = ("run", "state", "step", "n_steps", "metric", "best", "best_step", "seed")
+COLUMNS += ("git_commit", "data_hash", "created")
+
+
+def listing(folder: str | Path = FOLDER) -> list[dict[str, Any]]:
+    """A row per run in `folder`, oldest first, with COLUMNS; a damaged one is listed as such."""
     found = sorted(path.parent for path in Path(folder).glob("*/config.json"))
-    rows = [_summary(Run(path)) for path in found]
-    columns = ["run", "state", "step", "n_steps", "metric", "best", "best_step", "seed"]
-    columns += ["git_commit", "data_hash", "created"]
-    table = pd.DataFrame(rows, columns=columns).sort_values("created", ignore_index=True)
-    return table.assign(created=table["created"].str[:19])  # to the second
+    rows = sorted((_summary(Run(path)) for path in found), key=lambda row: row["created"])
+    rows = [row | {"created": row["created"][:19]} for row in rows]  # to the second
+    return [{column: row.get(column) for column in COLUMNS} for row in rows]
 
 
-def compare(names: list[str], folder: str | Path = FOLDER) -> pd.DataFrame:
+def compare(names: list[str], folder: str | Path = FOLDER) -> "pd.DataFrame":
     """Settings in which runs differ, then dev means of the best model: a column per run.
 
     names: of runs in `folder`. UserError if one is missing.
     """
+    import pandas as pd
+
     table = {}
     for name in names:
         run = Run.open(Path(folder) / name)
@@ -273,7 +287,9 @@ def _summary(run: Run) -> dict[str, Any]:
     return row
 
 
-def _frame(path: Path) -> pd.DataFrame:
+def _frame(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
     try:
         return pd.read_csv(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):  # missing, or being written

@@ -28,6 +28,7 @@ from speechlab.storage.atomic import replacing, sha256
 from speechlab.version import __version__
 from speechlab.weights import hub
 from speechlab.weights.converters import CONVERTERS, NAMED
+from speechlab.weights.hub import locate
 from speechlab.weights.names import listed, recognise, unwrapped
 
 HEADER = "speechlab"  # key of our JSON in the safetensors header
@@ -95,25 +96,6 @@ def import_checkpoint(
     return model
 
 
-def locate(path: str | Path) -> Path:
-    """The checkpoint file of a path, a run directory or a published name."""
-    path = Path(path)
-    if path.is_dir():
-        return _in_directory(path)
-    if path.is_file():
-        return path
-    names = {file.name.lower(): file.name for file in hub.published()}
-    name = names.get(path.name.lower(), names.get(path.stem.lower()))
-    if name is None or path.name != str(path):
-        raise UserError(
-            f"{path}: no such checkpoint; `speechlab weights list` lists published ones"
-        )
-    found = hub.find(name)
-    if found is None:
-        raise UserError(f"{path}: not downloaded; run `speechlab weights download {name}`")
-    return found
-
-
 def _readable(value: Any, indent: str = "") -> str:
     """JSON with one line per key, also for lists."""
     if not isinstance(value, Mapping):
@@ -121,15 +103,6 @@ def _readable(value: Any, indent: str = "") -> str:
     inner = indent + "  "
     lines = (f"{inner}{json.dumps(k)}: {_readable(v, inner)}" for k, v in value.items())
     return "{\n" + ",\n".join(lines) + "\n" + indent + "}"
-
-
-def _in_directory(path: Path) -> Path:
-    best = path / "best.safetensors"
-    found = [best] if best.is_file() else sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
-        reason = f"{len(found)} .safetensors files and no best.safetensors"
-        raise UserError(f"{path}: holds {reason}; name the file itself")
-    return found[0]
 
 
 def _read(path: Path, system: str | None) -> tuple[Any, Mapping[str, Tensor]]:

@@ -16,8 +16,6 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-import pandas as pd
-
 from speechlab.errors import UserError
 from speechlab.storage import download as downloads
 
@@ -157,13 +155,41 @@ def download(name: str, progress: bool = True) -> Path:
     )
 
 
-def table() -> pd.DataFrame:
+def locate(path: str | Path) -> Path:
+    """The checkpoint file of a path, a run directory or a published name."""
+    path = Path(path)
+    if path.is_dir():
+        return _in_directory(path)
+    if path.is_file():
+        return path
+    names = {file.name.lower(): file.name for file in published()}
+    name = names.get(path.name.lower(), names.get(path.stem.lower()))
+    if name is None or path.name != str(path):
+        raise UserError(
+            f"{path}: no such checkpoint; `speechlab weights list` lists published ones"
+        )
+    found = find(name)
+    if found is None:
+        raise UserError(f"{path}: not downloaded; run `speechlab weights download {name}`")
+    return found
+
+
+def _in_directory(path: Path) -> Path:
+    best = path / "best.safetensors"
+    found = [best] if best.is_file() else sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        reason = f"{len(found)} .safetensors files and no best.safetensors"
+        raise UserError(f"{path}: holds {reason}; name the file itself")
+    return found[0]
+
+
+def table() -> list[dict[str, str]]:
     """All published files: name, system, source ("owner/name@commit"), where.
 
     `where`: path of the verified local copy, "" without one, or why the local file is unusable.
     """
     offline_folder()  # a wrong setting is one error, not one per row
-    return pd.DataFrame(
+    return [
         {
             "name": row.name,
             "system": row.system,
@@ -171,7 +197,7 @@ def table() -> pd.DataFrame:
             "where": _where(row),
         }
         for row in published()
-    )
+    ]
 
 
 def _where(row: PublishedFile) -> str:

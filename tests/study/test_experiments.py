@@ -112,7 +112,6 @@ def test_every_loss_is_one_value_an_example(name):
         ({"losses.no": 1.0}, "no loss 'no'; there are: l1, snr"),
         ({"losses": {}}, "losses and corpora must each name one or more"),
         ({"corpora": []}, "losses and corpora must each name one or more"),
-        ({"corpora": ["no", "no"]}, "corpora names one twice: data/no, data/no"),
         ({"training.seed": 2**32}, r"it must be under 2\*\*32"),
         ({"corpora": ["no"]}, "no corpus 'no': neither a prepared folder nor one of synthetic"),
         ({"corpora": ["dns2020"]}, "run `speechlab data prepare dns2020`"),

@@ -59,12 +59,12 @@ def test_a_table_that_is_just_being_begun_is_empty(tmp_path):
 
 
 def test_the_listing_has_a_row_per_run(folder):
-    table = listing(folder).set_index("run")
+    table = pd.DataFrame(listing(folder)).set_index("run")
     assert list(table.index) == ["first", "second", "begun"]  # by age
     assert table["state"].tolist() == ["finished", "finished", "unfinished"]
     assert table.loc["first", "step"] == 4 and table.loc["second", "seed"] == 1
     assert table.loc["first", "best"] == Run.open(folder / "first").best_known["score"]
-    assert listing(folder / "none").empty
+    assert not listing(folder / "none")
 
 
 def test_a_damaged_run_does_not_hide_the_others(folder, tmp_path):
@@ -72,7 +72,7 @@ def test_a_damaged_run_does_not_hide_the_others(folder, tmp_path):
         train(tmp_path / name, n_steps=1)
         (tmp_path / name / name).write_bytes(b"{")
     Run.create(tmp_path / "whole", {})
-    states = listing(tmp_path).set_index("run")["state"]
+    states = {row["run"]: row["state"] for row in listing(tmp_path)}
     assert states["whole"] == "unfinished"
     assert states["config.json"].startswith("damaged: ") and "config.json" in states["config.json"]
     assert states["last.safetensors"].startswith("damaged: ")
@@ -171,7 +171,7 @@ def test_two_processes_do_not_train_in_one_run(tmp_path):
     child = forked(holds)
     assert os.read(reader, 1) == b"!"
     try:
-        assert run.is_running and listing(tmp_path)["state"].tolist() == ["running"]
+        assert run.is_running and [row["state"] for row in listing(tmp_path)] == ["running"]
         with pytest.raises(UserError, match="another process trains in this run"), run.locked():
             pass
     finally:

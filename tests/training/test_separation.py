@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import speechlab
-from speechlab.cli import training
+from speechlab.cli.options import assigned
 from speechlab.config import replaced
 from speechlab.data import manifest
 from speechlab.data.manifest import Item
@@ -191,7 +191,7 @@ def test_a_corpus_without_ready_mixtures_says_how_to_make_them(toy, corpus):
     with pytest.raises(UserError, match=r"no ready mixtures of 2 source\(s\)") as error:
         launch.training_examples(pairs)
     advice = str(error.value).partition("; set ")[2].split()
-    advised = changed(pairs, training.assigned(advice))
+    advised = changed(pairs, assigned(advice))
     check(advised)
     examples = launch.training_examples(advised)
     assert examples.n_sources == 2 and examples.sample_rate == RATE

@@ -4,6 +4,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from speechlab.errors import UserError
@@ -148,7 +149,7 @@ def test_a_wrong_file_of_the_right_name_is_named(server, monkeypatch, tmp_path):
     for call in (hub.find, hub.download):
         with pytest.raises(UserError, match=r"a.model\.pkl is not the published model"):
             call("model")
-    assert hub.table().loc[0, "where"].startswith("unusable: ")
+    assert hub.table()[0]["where"].startswith("unusable: ")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "model.pkl").write_bytes(CONTENT)
     assert hub.find("model") == tmp_path / "b" / "model.pkl"
@@ -215,7 +216,7 @@ def test_unknown_and_ambiguous_names_are_refused():
 def test_real_files_have_their_published_ids(shared, monkeypatch, tmp_path):
     monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(shared / "upstream_checkpoints"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    table = hub.table()
+    table = pd.DataFrame(hub.table())
     assert list(table.columns) == ["name", "system", "source", "where"]
     assert not table["where"].str.startswith("unusable").any()
     present = table[table["where"] != ""]

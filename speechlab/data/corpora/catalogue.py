@@ -1,9 +1,11 @@
 """The corpora by their names, and where they lie."""
 
 import logging
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from speechlab.data import manifest
 from speechlab.data.corpora.corpus import Corpus
 from speechlab.errors import UserError
 
@@ -145,6 +147,23 @@ def folder_of(name: str, parent: Path) -> Path:
     if found.name == corpus.former:
         _log_former(found, corpus.name)
     return found
+
+
+def prepared(names: Iterable[str]) -> tuple[Path, ...]:
+    """The folders of prepared corpora. UserError where one is missing, with the fix."""
+    folders = []
+    for name in names:
+        folder = where(name)
+        folders.append(folder)
+        if (folder / manifest.ABOUT).exists():
+            continue
+        if name in {*CORPORA, *FORMER}:
+            fix = f"run `speechlab data prepare {lookup(name).name}`"
+            raise UserError(f"{folder}: not there yet; {fix}")
+        raise UserError(
+            f"no corpus '{name}': neither a prepared folder nor one of {', '.join(CORPORA)}"
+        )
+    return tuple(folders)
 
 
 @cache

@@ -14,7 +14,7 @@ import soundfile
 
 import speechlab
 from speechlab.cli import main
-from speechlab.cli.training import assigned
+from speechlab.cli.options import assigned
 from speechlab.data.corpora import synthetic
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.errors import UserError
@@ -104,11 +104,11 @@ def test_a_run_is_resumed_finetuned_and_compared(place, corpus, capsys):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train", "train needs an EXPERIMENT; `speechlab train --list` has them"),
+        ("train", "train needs an EXPERIMENT; `speechlab train --list` lists them"),
         ("train no", "no experiment 'no'; there are: cleanumamba-tiny, "),
         ("train cleanumamba-tiny", "not there yet; run `speechlab data prepare synthetic`"),
-        ("train cleanumamba-tiny --set n_steps=3", "'n_steps'; set training.n_steps"),
-        ("train cleanumamba-tiny --set training.lr=fast", "TrainingConfig.lr must be float"),
+        ("train cleanumamba-tiny --list --set n_steps=3", "'n_steps'; set training.n_steps"),
+        ("train cleanumamba-tiny --list --set training.lr=fast", "TrainingConfig.lr must be float"),
         ("train cleanumamba-tiny --set n_steps", "--set takes KEY=VALUE, not 'n_steps'"),
         ("train cleanumamba-tiny --name a/b", "name is 'a/b'"),
         ("resume results/runs/no", "results/runs/no: holds no run"),

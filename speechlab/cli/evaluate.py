@@ -1,0 +1,104 @@
+"""evaluate, check-metrics: scores of a test set."""
+
+import argparse
+
+from speechlab.cli.options import add_jobs, check_checkpoint, check_inputs, check_test_set
+from speechlab.cli.output import tell
+
+N_REASONS = 3  # failed files that are printed; the rows have all
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    check_test_set(options.test_set)
+    check_checkpoint(options.checkpoint)
+    check_inputs([options.estimates] if options.estimates else [])
+    from speechlab.evaluation import summaries
+    from speechlab.evaluation.evaluate import evaluate
+
+    rows = evaluate(
+        options.test_set,
+        options.output,
+        checkpoint=options.checkpoint,
+        estimates=options.estimates,
+        metrics=options.metrics,
+        jobs=options.jobs,
+        limit=options.limit,
+        quantize=options.quantize,
+    )
+    print(summaries.summarise(rows).to_string(float_format="{:.4f}".format))
+    means = summaries.means(rows)
+    if "n_silent" in means and (n_silent := means["n_silent"].sum()):
+        print(f"silent sources, left out: {n_silent}")
+    print(f"rows: {options.output}")
+    failed = summaries.failed(rows)
+    for name in list(failed)[:N_REASONS]:
+        tell(f"{name}: {failed[name]}")
+    if len(failed) > N_REASONS:
+        more = len(failed) - N_REASONS
+        tell(f"{more} more failed; the column failed of {options.output} has the reasons")
+    return 1 if failed else 0
+
+
+def check_metrics(options: argparse.Namespace) -> int:
+    check_test_set(options.test_set)
+    from speechlab.evaluation.evaluate import check_metrics
+
+    check = check_metrics(
+        options.test_set, jobs=options.jobs, limit=options.limit, output=options.output
+    )
+    print(check)
+    return 1 if check.passed is False else 0
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add these commands to the parser."""
+    _add_evaluate(commands)
+    _add_check_metrics(commands)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="score a checkpoint, a folder of estimates or the noisy files of a test set",
+        description="Writes one CSV row per file; with several sources one per speaker, in the "
+        "best order of each mixture. Interrupt at any time and rerun the command to resume. Exit "
+        "code 1 where a file or one of its metrics failed; the others are scored.",
+    )
+    command.add_argument(
+        "test_set", help="a folder with noisy/ and clean/, or mix/ (or mix_clean/, ...), s1/, s2/"
+    )
+    command.add_argument("--output", required=True, help="the CSV file to write")
+    source = command.add_mutually_exclusive_group()
+    source.add_argument(
+        "--checkpoint",
+        help="score this model: a published name, a file, or the folder of a run; unlike "
+        "`separate`, mixtures are not scaled for a separator without a level; default without "
+        "--estimates: score the noisy files or mixtures",
+    )
+    source.add_argument(
+        "--estimates",
+        help="a folder of files with the names of the noisy files; of mixtures in s1/, s2/",
+    )
+    command.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="default: all; of mixtures the usual ones"
+    )
+    command.add_argument(
+        "--quantize", choices=("int16", "float"), help="default: int16; of mixtures float"
+    )
+    add_jobs(command)
+    command.set_defaults(run=evaluate)
+
+
+def _add_check_metrics(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "check-metrics",
+        help="score the noisy files of a test set and compare with their known row",
+        description="Exit code 1 where a mean differs from its known value by more than 0.02, or a "
+        "file failed.",
+    )
+    command.add_argument("test_set", help="a folder with noisy/ and clean/")
+    command.add_argument(
+        "--output", help="a CSV file for the rows; an interrupted run resumes from it"
+    )
+    add_jobs(command)
+    command.set_defaults(run=check_metrics)

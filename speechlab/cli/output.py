@@ -1,0 +1,45 @@
+"""What commands print: tables on stdout, messages on stderr."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def tell(line: str) -> None:
+    """A message on stderr, above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(f"speechlab: {line}", file=sys.stderr)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per row under the column names; numbers are aligned to the right."""
+    columns = {name: [name, *(_text(row[name]) for row in rows)] for name in rows[0]}
+    for name, cells in columns.items():
+        width = max(map(len, cells))
+        right = all(isinstance(row[name], int | float | None) for row in rows)
+        columns[name] = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
+    for cells in zip(*columns.values(), strict=True):
+        print("  ".join(cells).rstrip())
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def print_settings(config: Any) -> None:
+    """A configuration as KEY=VALUE lines, as --set takes them."""
+    from speechlab.config import to_dict
+
+    _print_nested(to_dict(config), "  ")
+
+
+def _print_nested(settings: Mapping[str, Any], prefix: str) -> None:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            _print_nested(value, f"{prefix}{key}.")
+        else:
+            print(f"{prefix}{key}={json.dumps(value)}")

@@ -1,0 +1,182 @@
+"""enhance, separate, stream: a model on files or on a live signal."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from speechlab.cli.options import check_checkpoint, check_inputs
+from speechlab.cli.output import tell
+from speechlab.errors import UserError
+
+if TYPE_CHECKING:
+    from speechlab.inference.batch import Result
+
+CHUNK_S = 30.0  # seconds, of `separate`
+
+
+def enhance(options: argparse.Namespace) -> int:
+    if options.stream and options.pcs:
+        raise UserError("--pcs needs the level of the whole file, and a stream has none: omit one")
+    if not 0 <= options.mix <= 1:
+        raise UserError(f"--mix is {options.mix:g}; it must be from 0 (input) to 1 (estimate)")
+    check_checkpoint(options.checkpoint)
+    check_inputs(options.inputs)
+    from speechlab.inference.enhance import enhance_all, load_causal
+    from speechlab.weights import checkpoints
+
+    results = enhance_all(
+        (load_causal if options.stream else checkpoints.load)(options.checkpoint),
+        options.inputs,
+        options.output,
+        mix=options.mix,
+        subtype=options.subtype,
+        post="pcs400" if options.pcs else "none",
+        overwrite=options.overwrite,
+        tell=tell,
+    )
+    return _exit_code(results)
+
+
+def separate(options: argparse.Namespace) -> int:
+    check_checkpoint(options.checkpoint)
+    check_inputs(options.inputs)
+    from speechlab.inference.separate import separate_all
+    from speechlab.weights import checkpoints
+
+    results = separate_all(
+        checkpoints.load(options.checkpoint),
+        options.inputs,
+        options.output,
+        subtype=options.subtype,
+        chunk_s=options.chunk_s,
+        overwrite=options.overwrite,
+        tell=tell,
+        level=options.level,
+    )
+    return _exit_code(results)
+
+
+def _exit_code(results: "list[Result]") -> int:
+    """1 if a file failed; prints how many files have which status."""
+    statuses = [result.status for result in results]
+    counts = (f"{statuses.count(status)} {status}" for status in ("ok", "skipped", "failed"))
+    print(", ".join(counts))
+    return 1 if "failed" in statuses else 0
+
+
+def stream(options: argparse.Namespace) -> None:
+    if not options.list_devices:
+        if options.checkpoint is None:
+            raise UserError("stream needs --checkpoint; see `speechlab weights list`")
+        check_checkpoint(options.checkpoint)
+    from speechlab.inference import devices, live
+    from speechlab.inference.enhance import load_causal
+
+    if options.list_devices:
+        print(devices.table())
+        return
+    model = load_causal(options.checkpoint)
+    print(
+        live.stream(
+            model,
+            options.input,
+            options.output,
+            options.block_ms,
+            sys.stderr,
+            options.overwrite,
+        )
+    )
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add these commands to the parser."""
+    _add_enhance(commands)
+    _add_separate(commands)
+    _add_stream(commands)
+
+
+def _add_enhance(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "enhance",
+        help="enhance files and folders of files",
+        description="Writes OUTPUT/RELATIVE PATH.wav with the sample rate, channels and length of "
+        "the input, and a log, OUTPUT/enhance.csv. Interrupt at any time and rerun the command to "
+        "resume. Exit code 1 if a file failed; the others are done. Models work at 16 kHz: output "
+        "has nothing above 8 kHz. For recordings of minutes use Experiment_CleanU_Mamba2 or a "
+        "large pruned model: noise suppression of the others degrades (README, Streaming).",
+    )
+    _add_batch(command, "a published name, a file, or the folder of a run")
+    command.add_argument("--overwrite", action="store_true", help="process finished files again")
+    command.add_argument(
+        "--mix", type=float, default=1.0, help="0 (input) to 1 (estimate); default: %(default)g"
+    )
+    command.add_argument(
+        "--stream", action="store_true", help="use a causal level, as a live stream does"
+    )
+    command.add_argument(
+        "--pcs", action="store_true", help="apply perceptual contrast stretching; keep the level"
+    )
+    command.set_defaults(run=enhance)
+
+
+def _add_separate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "separate",
+        help="separate mixtures into one file per speaker",
+        description="Writes OUTPUT/s1/RELATIVE PATH.wav, OUTPUT/s2/... with the sample rate, "
+        "channels and length of the input, and a log, OUTPUT/separate.csv; `evaluate --estimates "
+        "OUTPUT` scores them. Interrupt at any time and rerun the command to resume. Exit code 1 "
+        "if a file failed; the others are done. The model chooses which speaker is s1; the order "
+        "is the same in the whole file and in all channels, each of which is separated alone. It "
+        "holds through long pauses unless speakers leak into each other's files: with pauses of 20 "
+        "s and three speakers, none were exchanged at a leakage of -14 dB, up to two in 10 minutes "
+        "at -10 dB. Levels do not matter: for a model without a level, each channel is scaled to a "
+        "peak of 0.9 and its estimates are scaled back. Most separators work at 8 kHz: output has "
+        "nothing above 4 kHz.",
+    )
+    _add_batch(command, "the folder of a run, or its .safetensors file; none is published")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="process finished files of separate.csv again; other existing files are refused",
+    )
+    command.add_argument(
+        "--level",
+        choices=("mixture", "model"),
+        default="mixture",
+        help="mixture: one gain (and sign) per speaker and file, so that speakers add up to the "
+        "mixture; model: the levels of the model, in the scale of the mixture (--subtype FLOAT "
+        "keeps samples beyond full scale); default: mixture",
+    )
+    command.add_argument(
+        "--chunk-s",
+        type=float,
+        default=CHUNK_S,
+        metavar="SECONDS",
+        help="longest input of a model that does not stream; longer files are processed in "
+        "overlapping chunks; for a model trained on much shorter segments try chunks of about that "
+        "length; default: %(default)g",
+    )
+    command.set_defaults(run=separate)
+
+
+def _add_batch(command: argparse.ArgumentParser, checkpoint: str) -> None:
+    command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
+    command.add_argument("--checkpoint", required=True, help=checkpoint)
+    command.add_argument("--output", required=True, help="output folder")
+    command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
+
+
+def _add_stream(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "stream",
+        help="enhance live: microphone or file in, loudspeaker or file out",
+        description="Devices need the extra: pip install 'speechlab[live]'. Stop with Ctrl-C.",
+    )
+    command.add_argument("--checkpoint", help="a published name, a file, or the folder of a run")
+    command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")
+    command.add_argument("--output", metavar="FILE|DEVICE", help="default: the default loudspeaker")
+    command.add_argument("--block-ms", type=float, default=16.0, help="default: %(default)g")
+    command.add_argument("--overwrite", action="store_true", help="replace an output file")
+    command.add_argument("--list-devices", action="store_true", help="list audio devices and exit")
+    command.set_defaults(run=stream)

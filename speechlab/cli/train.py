@@ -1,0 +1,193 @@
+"""train, resume, finetune, runs: trainings and their runs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from speechlab.cli.options import add_device, add_runs, add_set, assigned, check_checkpoint
+from speechlab.cli.output import print_settings, print_table
+from speechlab.errors import UserError
+from speechlab.study import experiments
+
+
+def train(options: argparse.Namespace) -> None:
+    if options.experiment is None:
+        if not options.list:
+            raise UserError("train needs an EXPERIMENT; `speechlab train --list` lists them")
+        print_table(experiments.table())
+        print("\nsettings of one: speechlab train EXPERIMENT --list")
+        return
+    experiments.check_name(options.experiment)
+    changes = assigned(options.set)
+    if options.list:
+        print_settings(_experiment(options, changes))
+        return
+    _check_run(options, changes)
+    from speechlab.study import launch
+
+    experiment = _experiment(options, changes)
+    _print_result(launch.train(experiment, _folder(options), options.device, *_progress()))
+
+
+def resume(options: argparse.Namespace) -> None:
+    from speechlab.training.runs import Run
+
+    Run.open(options.folder)
+    changes = {k.removeprefix("training."): v for k, v in assigned(options.set).items()}
+    from speechlab.study import launch
+
+    _print_result(launch.resume(options.folder, changes, options.device, *_progress()))
+
+
+def finetune(options: argparse.Namespace) -> None:
+    changes = assigned(options.set)
+    refused = [key for key in changes if key.partition(".")[0] in ("model", "system")]
+    if refused:
+        raise UserError(f"finetune takes the model from the checkpoint; leave {refused[0]} out")
+    experiments.check_name(options.experiment)
+    check_checkpoint(options.checkpoint)
+    _check_run(options, changes)
+    from speechlab.study import launch
+
+    experiment = _experiment(options, changes)
+    where = _folder(options), options.device
+    _print_result(launch.finetune(options.checkpoint, experiment, *where, *_progress()))
+
+
+def list_runs(options: argparse.Namespace) -> None:
+    from speechlab.training import runs
+
+    folder = _folder(options)
+    if options.names:
+        print(runs.compare(options.names, folder).to_string())
+    elif rows := runs.listing(folder):
+        print_table(rows)
+    else:
+        print(f"no runs in {folder}")
+
+
+def _one_error(run: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
+    """The command; if several processes (torchrun) fail alike, one of them prints the error."""
+
+    def run_once(options: argparse.Namespace) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return run(options)
+        from speechlab.training.distributed import one_voice
+
+        with one_voice():
+            run(options)
+
+    return run_once
+
+
+def _experiment(options: argparse.Namespace, changes: dict[str, Any]) -> Any:
+    """The named experiment with the run's name and the changes."""
+    from speechlab.study.experiment import changed
+
+    named = {"name": options.name} if options.name else {}
+    return changed(experiments.lookup(options.experiment), changes | named)
+
+
+def _check_run(options: argparse.Namespace, changes: dict[str, Any]) -> None:
+    """UserError for a bad name of the run or a corpus that is not prepared."""
+    from speechlab.data.corpora import catalogue
+    from speechlab.training.runs import check_name
+
+    check_name(str(options.name or changes.get("name", options.experiment)))
+    corpora = changes.get("corpora", experiments.setting(options.experiment, "corpora"))
+    if isinstance(corpora, list | tuple):
+        catalogue.prepared(map(str, corpora))
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    from speechlab.training.runs import FOLDER
+
+    return Path(options.runs or FOLDER)
+
+
+def _progress() -> tuple[bool, Callable[[str], None] | None]:
+    """A progress bar on a terminal; otherwise some lines, because a log would get one endless line.
+
+    (progress, tell), as `launch.train` takes them.
+    """
+    if sys.stderr.isatty():
+        return True, None
+    return False, lambda line: print(line, file=sys.stderr, flush=True)
+
+
+def _print_result(run: Any) -> None:
+    from speechlab.storage import state
+    from speechlab.training.distributed import is_writer
+
+    if not is_writer():
+        return
+    ended, best = state.values(run.last)["ended"], run.best_known
+    print(f"{run.folder}: {ended} at step {run.step} of {run.settings['training']['n_steps']}")
+    if best:
+        score = f"{best['metric']} {best['score']:.4g} at step {best['step']}"
+        print(f"best on dev: {score}: {run.best}")
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add these commands to the parser."""
+    _add_train(commands)
+    _add_resume(commands)
+    _add_finetune(commands)
+    command = commands.add_parser("runs", help="list all runs, or compare some")
+    command.add_argument("names", nargs="*", metavar="NAME", help="runs to compare; default: list")
+    add_runs(command)
+    command.set_defaults(run=list_runs)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train an experiment of the study, or resume its run",
+        description="Writes results/runs/NAME: configuration, history, dev scores, best model. "
+        "Interrupt at any time and rerun the command to resume: the result is the same, bit for "
+        "bit. Under torchrun each process computes a part of every batch.",
+    )
+    command.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a name in --list")
+    command.add_argument(
+        "--list", action="store_true", help="list the experiments, or the settings of one, and exit"
+    )
+    command.add_argument("--name", help="of the run; default: the experiment's")
+    _add_training(command)
+    command.set_defaults(run=_one_error(train))
+
+
+def _add_resume(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "resume",
+        help="continue a run for more steps or with another schedule",
+        description="To resume an interrupted run, rerun the command that began it; `resume` does "
+        "it too. --set changes the schedule (n_steps, lr, ...), and config.json records the "
+        "change. Settings that the finished steps depended on cannot change.",
+    )
+    command.add_argument("folder", metavar="RUN", help="its folder, such as results/runs/NAME")
+    add_device(command)
+    add_set(command, "n_steps=20000 lr=1e-4")
+    command.set_defaults(run=_one_error(resume))
+
+
+def _add_finetune(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "finetune",
+        help="train the model of a checkpoint further",
+        description="The experiment gives all settings except the model. Writes results/runs/NAME "
+        "as `train` does. Interrupt at any time and rerun the command to resume.",
+    )
+    command.add_argument("checkpoint", help="a published name, a file, or the folder of a run")
+    command.add_argument("--experiment", default="finetune", help="default: %(default)s")
+    command.add_argument("--name", required=True, help="of the new run")
+    _add_training(command)
+    command.set_defaults(run=_one_error(finetune))
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    add_runs(command)
+    add_device(command)
+    add_set(command, "training.lr=1e-3 'mixture.snr_db=[0, 10]'; `train NAME --list` lists all")
