@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from speechlab.errors import UserError
 from speechlab.layers.mixers import MIXERS
-from speechlab.layers.stacks import Block
+from speechlab.layers.stacks import Block, check_settings
 from speechlab.layers.time_frequency import Attention
 
 Direction = Literal["both", "forward"]
@@ -38,27 +38,6 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype))
 
 
-class Bidirectional(nn.Module):
-    """x + fusion(ahead, back): (B, L, D) -> (B, L, D).
-
-    Two causal layers in parallel, the second on the reversed sequence; fusion: 2 D -> D.
-    """
-
-    def __init__(self, ahead: nn.Module, back: nn.Module, d_model: int) -> None:
-        """ahead, back: forward(x (B, L, D)) -> (y (B, L, D), state)"""
-        super().__init__()
-        self.ahead, self.back = ahead, back
-        self.fusion = nn.Linear(2 * d_model, d_model)
-        # as the published transposed convolution, whose initialisation uses the number of outputs
-        nn.init.uniform_(self.fusion.weight, -(d_model**-0.5), d_model**-0.5)
-        nn.init.uniform_(self.fusion.bias, -(d_model**-0.5), d_model**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        ahead, _ = self.ahead(x)
-        back, _ = self.back(x.flip(1))
-        return x + self.fusion(torch.cat([ahead, back.flip(1)], -1))  # (B, L, 2 D) -> (B, L, D)
-
-
 class BothWays(nn.Module):
     """ahead + back: (B, L, D) -> (B, L, D); the second on the reversed sequence.
 
@@ -70,10 +49,26 @@ class BothWays(nn.Module):
         super().__init__()
         self.ahead, self.back = ahead, back
 
+    def directions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, D) -> (B, L, D) of each direction."""
+        return self.ahead(x)[0], self.back(x.flip(1))[0].flip(1)
+
     def forward(self, x: Tensor) -> Tensor:
-        ahead, _ = self.ahead(x)
-        back, _ = self.back(x.flip(1))
-        return ahead + back.flip(1)
+        ahead, back = self.directions(x)
+        return ahead + back
+
+
+class Bidirectional(BothWays):
+    """x + fusion(ahead, back): (B, L, D) -> (B, L, D); fusion: 2 D -> D."""
+
+    def __init__(self, ahead: nn.Module, back: nn.Module, d_model: int) -> None:
+        super().__init__(ahead, back)
+        self.fusion = nn.Linear(2 * d_model, d_model)
+        for start in self.fusion.parameters():  # as the published transposed convolution starts
+            nn.init.uniform_(start, -(d_model**-0.5), d_model**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fusion(torch.cat(self.directions(x), -1))  # (B, L, 2 D) -> (B, L, D)
 
 
 class OneDirection(nn.Module):
@@ -128,14 +123,8 @@ def sequence_layer(
 
 
 def _check(name: str, direction: Direction, options: Mapping[str, Any]) -> None:
-    known = sorted(set(inspect.signature(SEQUENCE_LAYERS[name]).parameters) - {"d_model"})
-    for option, value in options.items():
-        if option not in known:
-            has = ", ".join(known)
-            raise UserError(f"sequence layer {name} has no setting '{option}'; it has: {has}")
-        if type(value) is not int or value < 1:
-            wanted = f"{option} must be a positive int, not {value!r}"
-            raise UserError(f"sequence layer {name}: {wanted}")
+    known = set(inspect.signature(SEQUENCE_LAYERS[name]).parameters) - {"d_model"}
+    check_settings(f"sequence layer {name}", known, options)
     if name not in CAUSAL and direction != "both":
         raise UserError(f"a {name} layer sees both directions; direction must be both")
 

@@ -62,7 +62,6 @@ class Mamba(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         tail, h = state or (None, None)
         u, z = self.in_proj(x).chunk(2, -1)  # (B, L, d_inner) each
         u, tail = causal_depthwise(u, self.conv1d, tail)
@@ -107,7 +106,6 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         tail, h = state or (None, None)
         z, mixed, dt = self.in_proj(x).split(self.split, -1)
         mixed, tail = causal_depthwise(mixed, self.conv1d, tail)
@@ -148,7 +146,6 @@ class MambaS4(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         tail, h = state or (None, None)
         u, z = self.in_proj(x).chunk(2, -1)  # (B, L, d_inner) each
         u, tail = causal_depthwise(u, self.conv1d, tail)
@@ -165,7 +162,6 @@ class LSTM(nn.Module):
         self.lstm = nn.LSTM(d_model, d_model, batch_first=True)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         if x.shape[1] == 0:  # nn.LSTM refuses an empty sequence
             zeros = x.new_zeros(1, x.shape[0], x.shape[2])
             return x, state or (zeros, zeros)
@@ -187,13 +183,10 @@ class MHA(nn.Module):
         if d_model % n_heads or window < 1:
             raise UserError(f"d_model {d_model}, n_heads {n_heads}, window {window} do not fit")
         self.n_heads, self.window = n_heads, window
-        self.q_proj = nn.Linear(d_model, d_model, bias=False)
-        self.k_proj = nn.Linear(d_model, d_model, bias=False)
-        self.v_proj = nn.Linear(d_model, d_model, bias=False)
-        self.out_proj = nn.Linear(d_model, d_model, bias=False)
+        projections = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = projections
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if state is not None:
             k, v = torch.cat([state[0], k], 2), torch.cat([state[1], v], 2)

@@ -5,7 +5,7 @@ state per layer, and is causal. `STACKS` has the published structure for each mi
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,6 @@ class Block(nn.Module):
         self.mixer = mixer
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         y, state = self.mixer(self.norm(x), state)
         return x + y, state
 
@@ -45,7 +44,6 @@ class TransformerLayer(nn.Module):
         self.linear_norm = nn.LayerNorm(d_model, eps=1e-6)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, d_model) -> y (B, L, d_model), state."""
         y, state = self.mixer(x, state)
         x = self.mixer_norm(x + y)
         return self.linear_norm(x + self.linear2(F.relu(self.linear1(x)))), state
@@ -65,7 +63,6 @@ class Stack(nn.Module):
     def forward(
         self, x: Tensor, state: tuple[State, ...] | None = None
     ) -> tuple[Tensor, tuple[State, ...]]:
-        """x: (B, L, d_model) -> y (B, L, d_model), a state per layer."""
         states = state or (None,) * len(self.layers)
         x, after = self.norm_in(x), []
         for layer, before in zip(self.layers, states, strict=True):
@@ -87,16 +84,21 @@ def init_residual(module: nn.Module, n_layers: int) -> None:
 
 
 def check_options(mixer: str, options: Options) -> None:
-    """UserError for an unknown setting, and for a value that is not a positive integer."""
+    """`check_settings` for the options of each layer of `STACKS[mixer]`."""
     known = set(inspect.signature(MIXERS[mixer]).parameters) - {"d_model"}
     known |= {"d_hidden"} if STACKS[mixer] is transformer else set()
     for layer in options:
-        for name, value in layer.items():
-            if name not in known:
-                settings = ", ".join(sorted(known)) or "none"
-                raise UserError(f"mixer {mixer} has no setting '{name}'; it has: {settings}")
-            if type(value) is not int or value < 1:
-                raise UserError(f"mixer {mixer}: {name} must be a positive int, not {value!r}")
+        check_settings(f"mixer {mixer}", known, layer)
+
+
+def check_settings(layer: str, known: Collection[str], settings: Mapping[str, Any]) -> None:
+    """UserError for an unknown setting, and for a value that is not a positive integer."""
+    for name, value in settings.items():
+        if name not in known:
+            has = ", ".join(sorted(known)) or "none"
+            raise UserError(f"{layer} has no setting '{name}'; it has: {has}")
+        if type(value) is not int or value < 1:
+            raise UserError(f"{layer}: {name} must be a positive int, not {value!r}")
 
 
 def residual(mixer: str, d_model: int, options: Options) -> Stack:

@@ -75,7 +75,6 @@ class CausalTransformerLayer(nn.Module):
         self.rest = AfterAttention(d_model, d_hidden)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x: (B, L, D) -> y (B, L, D), state."""
         y, state = self.attention(x, state)
         return self.rest(x + self.dropout(y)), state
 

@@ -1,4 +1,4 @@
-"""Laws of dense encoder and decoders: shapes, what a frame sees, published activations."""
+"""Laws of dense encoder and decoders: shapes, receptive field, published activations."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from speechlab.layers.dense import (
 )
 from speechlab.weights.codec import rename_codec
 from tests.support.phase_channels import PhaseChannels
-from tests.support.signals import array
+from tests.support.signals import arrays
 
 CODECS = ("transposed", "subpixel")
 PUBLISHED = {"transposed": "semamba/small_h16_n2", "subpixel": "mpsenet/small_c16"}
@@ -98,26 +98,23 @@ def test_published_encoders_and_decoders(shared, codec):
     state = load_file(folder / "state.safetensors")
     state = {rename_codec(name, codec): tensor for name, tensor in state.items()}
 
-    def golden(name):
-        return array(folder / f"{name}.npy")
-
     def filled(layer, prefix):
         mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         layer.load_state_dict(mine)
         return layer
 
-    hidden = golden("h_encoder")
-    spectra = torch.stack([golden("noisy_mag"), golden("noisy_pha")], 1)[: len(hidden)]
+    names = ("h_block1", "pha") if codec == "transposed" else ("h_block3", "pha_b1")
+    tensors = arrays(folder, "h_encoder", "noisy_mag", "noisy_pha", "h_mask", *names)
+    hidden, noisy_mag, noisy_phase, wanted, last, wanted_phase = tensors
+    spectra = torch.stack([noisy_mag, noisy_phase], 1)[: len(hidden)]
     found = filled(Encoder(16, codec), "encoder.")(spectra.transpose(2, 3))
     assert (found - hidden).abs().max() <= 1e-5
-    last = golden("h_block1" if codec == "transposed" else "h_block3")
     mask = filled(MagnitudeDecoder(16, 201, codec), "mask_decoder.")(last)
-    wanted = golden("h_mask")
     wanted = wanted[:, 0].transpose(1, 2) if wanted.dim() == 4 else wanted
     assert (mask - wanted).abs().max() <= 1e-5
     decoder = filled(PhaseDecoder(16, codec), "phase_decoder.")
     channels, phase = PhaseChannels(decoder), decoder(last)
-    assert channels.error(phase, golden("pha" if codec == "transposed" else "pha_b1")) <= 1e-5
+    assert channels.error(phase, wanted_phase) <= 1e-5
 
 
 def test_other_names_come_back_as_they_are():

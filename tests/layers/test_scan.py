@@ -1,6 +1,7 @@
 """Laws of the selective scan: every backend is the recurrence, whatever the shape or the cut."""
 
 import sys
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -11,19 +12,21 @@ from hypothesis import strategies as st
 from speechlab.errors import UserError
 from speechlab.layers import scan
 from speechlab.layers.scan import BACKENDS, Operands, selective_scan
-from tests.support.signals import array
+from tests.support.scan_operands import assert_near, operands, with_gradients
+from tests.support.signals import arrays
 
 HERE = ("reference", "parallel", "numba")  # cuda: by a stand-in, below
 FAST = ("parallel", "numba")
+ROWS = ("u", "delta", "z", "y", "B", "C")  # golden tensors, channels first
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_published_implementation(shared, backend, assert_near):
+def test_published_implementation(shared, backend):
     folder = shared / "golden" / "mamba_layer" / "selective_scan"
-    read = {path.stem: array(path) for path in folder.glob("*.npy")}
-    u, dt, z, y, B, C = (read[name].transpose(1, 2) for name in ("u", "delta", "z", "y", "B", "C"))
-    given = u, dt, read["A"], B, C, read["D"], z, read["delta_bias"]
-    assert_near(selective_scan(*given, backend=backend), [y, read["last_state"]], 1e-5)
+    A, D, dt_bias, last, *rows = arrays(folder, "A", "D", "delta_bias", "last_state", *ROWS)
+    u, dt, z, y, B, C = (rows.transpose(1, 2) for rows in rows)
+    found = selective_scan(u, dt, A, B, C, D, z, dt_bias, backend=backend)
+    assert_near(found, [y, last], 1e-5)
 
 
 @given(
@@ -34,7 +37,7 @@ def test_published_implementation(shared, backend, assert_near):
     optional=st.booleans(),
 )
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_backends_agree(b, L, d, n, optional, operands, with_gradients, assert_near):
+def test_backends_agree(b, L, d, n, optional):
     x = operands(b, L, d, n, optional=optional)
     wanted = with_gradients(x, "reference") if L else None
     for backend in FAST if L else HERE:
@@ -48,36 +51,33 @@ def test_backends_agree(b, L, d, n, optional, operands, with_gradients, assert_n
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_long_sequences_lose_no_accuracy(backend, operands, with_gradients, assert_near):
+def test_long_sequences_lose_no_accuracy(backend):
     x = operands(1, 4000, 20, 4)
     single = Operands(*(v.float() for v in x))
     assert_near(with_gradients(single, backend), with_gradients(x, "parallel"), 1e-5)
 
 
 @pytest.mark.parametrize(
-    ("backend", "segment"), [("reference", 0), ("numba", 0), ("parallel", 2**21), ("parallel", 60)]
+    ("backend", "segment", "shape"),
+    [
+        ("reference", 0, (2, 9, 3, 2)),
+        ("numba", 0, (2, 9, 3, 2)),
+        ("numba", 0, (1, 35, 2, 9)),  # over chunks and tiles
+        ("parallel", 2**21, (2, 9, 3, 2)),
+        ("parallel", 60, (2, 9, 3, 2)),
+    ],
 )
-def test_gradients(backend, segment, monkeypatch, operands):
+def test_gradients(backend, segment, shape, monkeypatch):
     monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", segment)
-    x = operands(2, 9, 3, 2, grad=True)
-    assert torch.autograd.gradcheck(lambda *v: selective_scan(*v, backend=backend), tuple(x))
+    scanned = partial(selective_scan, backend=backend)
+    assert torch.autograd.gradcheck(scanned, tuple(operands(*shape, grad=True)))
     if backend != "numba":
-        x = operands(1, 5, 2, 2, grad=True)
-        assert torch.autograd.gradgradcheck(
-            lambda *v: selective_scan(*v, backend=backend), tuple(x)
-        )
-
-
-def test_gradients_over_chunks_and_tiles(operands):
-    x = operands(1, 35, 2, 9, grad=True)
-    assert torch.autograd.gradcheck(lambda *v: selective_scan(*v, backend="numba"), tuple(x))
+        assert torch.autograd.gradgradcheck(scanned, tuple(operands(1, 5, 2, 2, grad=True)))
 
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(("n", "step"), [(16, 0.26), (16, 1.0), (16, 2.6), (64, 0.26), (64, 5.0)])
-def test_stable_where_the_log_form_overflows(
-    backend, n, step, operands, with_gradients, assert_near
-):
+def test_stable_where_the_log_form_overflows(backend, n, step):
     """step A reaches 320 per step: exp of minus its cumulative sum is not a number."""
     x = operands(1, 200, 32, n, step=step)
     x = x._replace(A=-torch.arange(1.0, n + 1, dtype=torch.float64).repeat(32, 1))
@@ -88,7 +88,7 @@ def test_stable_where_the_log_form_overflows(
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("name", ["u", "dt", "B", "C", "z", "A", "D", "dt_bias", "state"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_not_a_number_stays_where_it_belongs(backend, name, bad, operands, assert_near):
+def test_not_a_number_stays_where_it_belongs(backend, name, bad):
     """Outputs are bad where the plain recurrence has them bad: there and later, nowhere else."""
     x = operands(2, 41, 70, 5, torch.float32)
     where = {"u": (1, 20, 3), "dt": (1, 20, 3), "z": (1, 20, 3), "B": (1, 20, 2), "C": (1, 20, 2)}
@@ -107,7 +107,7 @@ def test_not_a_number_stays_where_it_belongs(backend, name, bad, operands, asser
 @pytest.mark.parametrize("backend", HERE)
 @given(cuts=st.lists(st.integers(0, 80), max_size=6))
 @settings(max_examples=15, deadline=None, derandomize=True)
-def test_carried_state(backend, cuts, operands, assert_near):
+def test_carried_state(backend, cuts):
     """A sequence in pieces, the state handed on, is the whole; by numba bit for bit."""
     x = operands(2, 80, 70, 5, torch.float32 if backend == "numba" else torch.float64)
     whole = selective_scan(*x, backend=backend)
@@ -124,7 +124,7 @@ def test_carried_state(backend, cuts, operands, assert_near):
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_prefix(backend, operands, assert_near):
+def test_prefix(backend):
     """What comes later changes nothing before."""
     x = operands(2, 50, 6, 5)
     y, _ = selective_scan(*x, backend=backend)
@@ -135,7 +135,7 @@ def test_prefix(backend, operands, assert_near):
 
 @pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_computed_in_float32(backend, dtype, operands):
+def test_low_precision_is_computed_in_float32(backend, dtype):
     x = operands(2, 30, 6, 5, torch.float32)
     low = x._replace(**{name: getattr(x, name).to(dtype) for name in ("u", "dt", "B", "C", "z")})
     y, last = selective_scan(*low, backend=backend)
@@ -145,7 +145,7 @@ def test_low_precision_is_computed_in_float32(backend, dtype, operands):
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_autocast_changes_nothing(backend, operands):
+def test_autocast_changes_nothing(backend):
     leaves = [v.requires_grad_() for v in operands(2, 30, 6, 5, torch.float32)]
     wanted = selective_scan(*leaves, backend=backend)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -156,7 +156,7 @@ def test_autocast_changes_nothing(backend, operands):
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_float64_is_never_narrowed(operands):
+def test_float64_is_never_narrowed():
     x = operands(1, 20, 4, 3)
     mixed = Operands(*(v.float() for v in x))._replace(A=x.A)
     for backend in (None, *HERE):
@@ -164,7 +164,7 @@ def test_float64_is_never_narrowed(operands):
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_empty(backend, operands):
+def test_empty(backend):
     x = operands(2, 0, 5, 3, grad=True)
     y, last = selective_scan(*x, backend=backend)
     assert y.shape == (2, 0, 5) and torch.equal(last, x.state)
@@ -173,7 +173,7 @@ def test_empty(backend, operands):
     assert x.u.grad is None or x.u.grad.shape == (2, 0, 5)
 
 
-def test_only_one_of_the_outputs_is_used(operands, assert_near):
+def test_only_one_of_the_outputs_is_used():
     x = operands(2, 40, 5, 3)
     for which in (0, 1):
         found, wanted = [], []
@@ -185,7 +185,7 @@ def test_only_one_of_the_outputs_is_used(operands, assert_near):
 
 
 @pytest.mark.parametrize("name", ["dt", "A", "B", "C", "D", "z", "dt_bias", "state"])
-def test_wrong_shapes_are_named(name, operands):
+def test_wrong_shapes_are_named(name):
     x = operands(2, 6, 5, 3)
     with pytest.raises(ValueError, match="u must be" if name == "A" else f"{name} must be"):
         selective_scan(*x._replace(**{name: getattr(x, name)[None]}))
@@ -205,7 +205,7 @@ def test_choice(monkeypatch):
     assert scan.default_backend("cuda", torch.float32) == "parallel"
 
 
-def test_override_and_refusals(monkeypatch, operands):
+def test_override_and_refusals(monkeypatch):
     x = operands(1, 5, 4, 3, torch.float32)
     called = []
     monkeypatch.setitem(BACKENDS, "reference", lambda x: called.append(x) or (x.u, x.state))
@@ -236,18 +236,7 @@ def test_status_tells_every_backend():
 def stand_in(monkeypatch):
     """mamba_ssm: channels first, no initial state, no gradient through the last one."""
 
-    def selective_scan_fn(
-        u,
-        delta,
-        A,
-        B,
-        C,
-        D=None,
-        z=None,
-        delta_bias=None,
-        delta_softplus=False,
-        return_last_state=False,
-    ):
+    def selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state):
         assert delta_softplus and return_last_state and u.dtype == torch.float32
         u, delta, B, C = (v.transpose(1, 2) for v in (u, delta, B, C))
         z = None if z is None else z.transpose(1, 2)
@@ -265,7 +254,7 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("optional", [True, False])
 @pytest.mark.parametrize("state", [True, False])
-def test_cuda_backend(stand_in, optional, state, operands, with_gradients, assert_near):
+def test_cuda_backend(stand_in, optional, state):
     x = operands(2, 20, 5, 3, torch.float32, optional)
     x = x._replace(state=operands(2, 20, 5, 3, torch.float32).state if state else None)
     assert_near(with_gradients(x, "cuda"), with_gradients(x, "reference"), 1e-5)

@@ -16,3 +16,8 @@ def noise(*shape: int, seed: int = 0, level: float = 1.0, dtype=torch.float32) -
 def array(path: Path) -> Tensor:
     """The tensor in a .npy file."""
     return torch.from_numpy(np.load(path))
+
+
+def arrays(folder: Path, *names: str) -> list[Tensor]:
+    """The tensors of `<name>.npy` in a folder."""
+    return [array(folder / f"{name}.npy") for name in names]

@@ -1,4 +1,4 @@
-"""Objectives: of sources whose order is free, the best order is learned, and no other."""
+"""Objectives: training uses the best order of the sources, and no other."""
 
 from itertools import permutations
 
@@ -9,6 +9,7 @@ from torch import nn
 from speechlab.data.loader import Batch
 from speechlab.losses import waveform
 from speechlab.training.objectives import PermutationInvariant, Supervised
+from tests.support.signals import arrays
 
 LOSSES = {"si_sdr": waveform.si_sdr, "l1": waveform.l1}
 WEIGHTS = {"si_sdr": 0.1, "l1": 3.0}
@@ -72,7 +73,7 @@ def test_it_is_brute_force_with_the_gradient_of_the_best_order(n_sources):
 
 
 def test_a_loss_that_weighs_nothing_has_no_say():
-    """It is told in the order that the others chose."""
+    """Its value is in the order that the others chose."""
     estimate, clean = drawn(6, 3)
     both, one = (
         PermutationInvariant(Given(estimate), LOSSES, {"si_sdr": 1.0, "l1": weight})
@@ -85,14 +86,10 @@ def test_a_loss_that_weighs_nothing_has_no_say():
 
 def test_the_loss_of_the_published_code(shared):
     """SepMamba: the mean over the sources of -SI-SDR, its order chosen for each example."""
-    import numpy as np
-
     folder = shared / "golden/sepmamba/loss"
-    clean, estimate, known = (np.load(folder / f"{name}.npy") for name in ("src", "gen", "loss"))
-    objective = PermutationInvariant(Given(torch.from_numpy(estimate)), {"si_sdr": waveform.si_sdr})
-    assert total(objective, torch.from_numpy(clean)).mean().item() == pytest.approx(
-        float(known), abs=1e-5
-    )
+    clean, estimate, known = arrays(folder, "src", "gen", "loss")
+    objective = PermutationInvariant(Given(estimate), {"si_sdr": waveform.si_sdr})
+    assert total(objective, clean).mean().item() == pytest.approx(float(known), abs=1e-5)
 
 
 def test_a_nan_stays_in_its_example():

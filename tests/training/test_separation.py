@@ -1,4 +1,4 @@
-"""A separation model is trained: any order of the talkers, ready mixtures of two in dev."""
+"""A separation model is trained: any order of the speakers, ready mixtures of two in dev."""
 
 from dataclasses import dataclass
 
@@ -52,18 +52,18 @@ def system(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Talkers of low and high tones, each of them in a split; ready mixtures of two, and of one."""
-    folder = tmp_path / "talkers"
+    """Speakers of low and high tones, each in one split; ready mixtures of two, and of one."""
+    folder = tmp_path / "speakers"
     splits = {split: [] for split in manifest.SPLITS}
     for split, items in splits.items():
-        for talker in range(4):
-            name = f"{split}_{talker}"
-            path = written(folder, f"{split}/speech/{name}.wav", voice(talker, split))
+        for speaker in range(4):
+            name = f"{split}_{speaker}"
+            path = written(folder, f"{split}/speech/{name}.wav", voice(speaker, split))
             made = {"speakers": (name,), "recordings": (name,)}
             items.append(Item(name, "speech", path, N_FRAMES, RATE, **made))
         for index in range(3):
             name = f"{split}_mix_{index}"
-            # high talkers are first in one mixture, second in the next
+            # high speakers are first in one mixture, second in the next
             voices = [voice(2 * side + (index + side) % 2, split) for side in range(2)]
             voices = voices[:: (-1) ** index]
             signals = {"mix": sum(voices), "s1": voices[0], "s2": voices[1]}
@@ -75,14 +75,14 @@ def corpus(tmp_path):
                 own = f"{name}_of_{len(sources)}"
                 known = {"sources": tuple(sources), "recordings": (name,)}
                 items.append(Item(own, "mixture", paths[0], N_FRAMES, RATE, **known))
-    manifest.write(folder, splits, {"name": "talkers"})
+    manifest.write(folder, splits, {"name": "speakers"})
     return folder
 
 
-def voice(talker, split):
-    """Low for the first two talkers, high for the others; noise makes each its own."""
-    rng = np.random.default_rng([talker, len(split)])
-    low, high = ((0.05, 0.3), (1.0, 2.5))[talker // 2]
+def voice(speaker, split):
+    """Low for the first two speakers, high for the others; noise makes each its own."""
+    rng = np.random.default_rng([speaker, len(split)])
+    low, high = ((0.05, 0.3), (1.0, 2.5))[speaker // 2]
     pitches = rng.uniform(low, high, 20)
     tones = np.sin(pitches[:, None] * np.arange(N_FRAMES) + rng.uniform(0, 6, (20, 1)))
     return 0.02 * tones.sum(0)
@@ -114,7 +114,7 @@ def toy(corpus):
     return experiment
 
 
-def test_it_learns_talkers_in_any_order(toy, corpus, tmp_path):
+def test_it_learns_speakers_in_any_order(toy, corpus, tmp_path):
     run = launch.train(toy, tmp_path / "runs", progress=False)
     scores = run.validations
     assert scores["si_sdri"].iloc[-1] > scores["si_sdri"].iloc[0] and scores["si_sdri"].max() > 8
@@ -148,7 +148,7 @@ def test_ready_mixtures_are_trained_on(toy, tmp_path):
 
 
 def test_a_failed_estimate_fails_its_file(toy):
-    """A model that is silent on one talker is not chosen for its mean over the other."""
+    """A model that is silent on one speaker is not chosen for its mean over the other."""
     model = launch.untrained(toy)
     nn.init.zeros_(model.conv.weight[1:].detach())
     rows = launch.dev_scores(toy)(model)
@@ -186,7 +186,7 @@ def test_a_corpus_without_ready_mixtures_says_how_to_make_them(toy, corpus):
     """What the line advises is what it takes."""
     train, dev = (manifest.read(corpus, split) for split in ("train", "dev"))
     train = [item for item in train if item.kind == "speech"]
-    manifest.write(corpus, {"train": train, "dev": dev}, {"name": "talkers"})
+    manifest.write(corpus, {"train": train, "dev": dev}, {"name": "speakers"})
     pairs = changed(toy, {"examples": "pairs", "pair.sample_rate": RATE})
     with pytest.raises(UserError, match=r"no ready mixtures of 2 source\(s\)") as error:
         launch.training_examples(pairs)

@@ -9,10 +9,8 @@ import math
 
 import numpy as np
 
-from speechlab.layers.kernels.elementary import EXACT, ONE, ZERO, exp2, inline, silu
+from speechlab.layers.kernels.elementary import EXACT, ONE, SUMS, ZERO, exp2, inline, silu
 from speechlab.layers.kernels.matmul import LANES
-
-SUMS = EXACT | {"reassoc"}  # sums over channels may be reordered, or they would not vectorise
 
 
 @inline(EXACT)

@@ -6,7 +6,10 @@ library, exact and slow, for gradient checks. k is the tuple of CONSTANTS in the
 it comes from an array, for literals are loaded anew in every turn of the inner loop (1.3x slower).
 """
 
+import hashlib
 import math
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from llvmlite import ir
@@ -16,6 +19,7 @@ from numba.extending import intrinsic, overload
 
 # No "nnan" and "ninf": NaN in is NaN out. No "arcp": a reciprocal estimate turns 1 / inf into NaN.
 EXACT = {"contract", "nsz"}
+SUMS = EXACT | {"reassoc"}  # sums over channels may be reordered, or they would not vectorise
 ZERO, ONE = np.float32(0), np.float32(1)  # the same number in both precisions
 LOG2_E, LOW, ROUND = 1 / math.log(2), -127.0, 1.5 * 2**23
 # 2^f for f in [-1/2, 1/2] from the highest power: least relative error, exactly 1 at 0
@@ -29,6 +33,25 @@ CONSTANTS = (LOG2_E, LOW, ROUND, *EXP2)
 def inline(flags: set[str]):
     """Decorator of a helper that is inlined into its kernel; no reference counts, see there."""
     return njit(fastmath=flags, error_model="numpy", forceinline=True, _nrt=False)
+
+
+def kernel(*modules: ModuleType):
+    """Decorator that compiles a kernel; with a cache on disk if a folder for it is writable.
+
+    modules: those with functions that are compiled in. Numba's cache watches the kernel's file
+    only, so the kernel's name changes with them.
+    """
+    parts = b"".join(Path(module.__file__).read_bytes() for module in modules)
+
+    def compiled(function):
+        options = {"fastmath": SUMS, "error_model": "numpy", "nogil": True, "_nrt": False}
+        function.__qualname__ += hashlib.sha256(parts).hexdigest()[:8]
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache
+            return njit(**options)(function)
+
+    return compiled
 
 
 @intrinsic

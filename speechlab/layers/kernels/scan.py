@@ -20,18 +20,16 @@ The kernels allocate nothing and count no references (`_nrt=False`): a count cos
 row two atomic operations, together a third of the time.
 """
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
-from numba import njit
 
 from speechlab.layers.kernels import elementary
 from speechlab.layers.kernels.elementary import (
     EXACT,
+    SUMS,
     ZERO,
     exp2,
     inline,
+    kernel,
     registers,
     silu,
     softplus,
@@ -49,19 +47,7 @@ STEP, DRIVE, READ, GRAD, SUM_A, SUM_B, SLOPE, GATE = (i * FIELD for i in range(8
 RATE, STATE, STATE_GRAD, RATE_GRAD = (i * WIDTH for i in range(4))  # of memory
 START, ENTRY = TILE * WIDTH, (TILE + 1) * WIDTH  # of the tape: h before the tile; all
 
-SUMS = EXACT | {"reassoc"}  # sums over channels may be reordered, or they would not vectorise
 LOWEST = -np.finfo(np.float32).max
-
-
-def _kernel(function):
-    """Compile with a cache on disk, or without one where nothing can be written."""
-    options = {"fastmath": SUMS, "error_model": "numpy", "nogil": True, "_nrt": False}
-    # the cache watches this file only: its name has to change with the functions compiled in
-    function.__qualname__ += hashlib.sha256(Path(elementary.__file__).read_bytes()).hexdigest()[:8]
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache
-        return njit(**options)(function)
 
 
 @inline(EXACT)
@@ -225,7 +211,7 @@ def _forward_block(x, y, scratch, memory, batch, first, width, t0, m, k):
         _finish(rows[t * WIDTH + READ :], z, y[t0 + t, first:], gated, width, k)
 
 
-@_kernel
+@kernel(elementary)
 def forward(worker, workers, lanes, group, x, state, y, last, kept, scratch):
     """Tasks worker, worker + workers, ...: y (b, L, d), last (b, d, n), kept (b, chunks, n, d).
 
@@ -367,7 +353,7 @@ def _backward_block(x, dy, dy_strides, out, scratch, memory, batch, first, width
         _finish_gradient(rows[t * WIDTH :], u, D, dD, dbias, du, ddt, dz, gated, k)
 
 
-@_kernel
+@kernel(elementary)
 def backward(worker, workers, lanes, group, x, dy, dy_strides, dlast, kept, out, scratch):
     """Tasks worker, worker + workers, ... of the gradient; fills `out`.
 

@@ -9,17 +9,13 @@ weights are packed (`product.pack`), `scratch` is flat and large enough (see the
 The kernels allocate nothing and run without the interpreter's lock.
 """
 
-import hashlib
 import math
-from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from speechlab.layers.kernels import activations, elementary
 from speechlab.layers.kernels import matmul as products
 from speechlab.layers.kernels.activations import (
-    SUMS,
     add_rows,
     copy_rows,
     gate,
@@ -31,22 +27,20 @@ from speechlab.layers.kernels.activations import (
     tanh,
     width_of,
 )
-from speechlab.layers.kernels.elementary import ONE, ZERO, exp2, inline, registers, silu, softplus
+from speechlab.layers.kernels.elementary import (
+    ONE,
+    SUMS,
+    ZERO,
+    exp2,
+    inline,
+    kernel,
+    registers,
+    silu,
+    softplus,
+)
 from speechlab.layers.kernels.matmul import product
 
-MODULES = (elementary, activations, products)  # compiled into the kernels
-
-
-def _kernel(function):
-    """Compile with a cache on disk, or without one where nothing can be written."""
-    options = {"fastmath": SUMS, "error_model": "numpy", "nogil": True, "_nrt": False}
-    # the cache watches this file only: its name has to change with the functions compiled in
-    parts = b"".join(Path(module.__file__).read_bytes() for module in MODULES)
-    function.__qualname__ += hashlib.sha256(parts).hexdigest()[:8]
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache
-        return njit(**options)(function)
+_kernel = kernel(elementary, activations, products)
 
 
 @inline(SUMS)

@@ -17,18 +17,30 @@ from torch.utils.data import DataLoader, Dataset
 from speechlab.layers import scan
 from speechlab.layers.kernels import scan_torch
 from speechlab.layers.scan import Operands, selective_scan
+from tests.support.scan_operands import assert_near, operands, with_gradients
 from tests.support.warm import ROOT
 
 
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads, also for small work."""
+    monkeypatch.setattr(scan_torch, "SERIAL_FORWARD", 0)
+    monkeypatch.setattr(scan_torch, "SERIAL_BACKWARD", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("shape", [(1, 37, 128, 5), (3, 40, 300, 16), (2, 33, 7, 3)])
-def test_threads_change_nothing(shape, two_threads, operands, with_gradients):
+def test_threads_change_nothing(shape, two_threads):
     x = operands(*shape, torch.float32)
     two = with_gradients(x, "numba")
     torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(two, with_gradients(x, "numba"), strict=True))
 
 
-def test_several_callers_at_once(two_threads, operands, with_gradients):
+def test_several_callers_at_once(two_threads):
     inputs = [operands(2, 60 + i, 200, 8, torch.float32) for i in range(4)]
     alone = [with_gradients(x, "numba") for x in inputs]
     with ThreadPoolExecutor(4) as callers:
@@ -54,7 +66,7 @@ def as_numpy(x: Operands) -> np.ndarray:
     return selective_scan(*x, backend="numba")[0].numpy()
 
 
-def test_forked_workers(two_threads, operands):
+def test_forked_workers(two_threads):
     """Processes forked after the threads were in use."""
     scans = Scans([operands(2, 50 + i, 200, 8, torch.float32) for i in range(6)])
     here = [scans[i] for i in range(len(scans))]
@@ -63,7 +75,7 @@ def test_forked_workers(two_threads, operands):
         assert torch.equal(found, wanted)
 
 
-def test_fork_with_threads(two_threads, operands):
+def test_fork_with_threads(two_threads):
     """The child has no thread of the parent's pool, and starts its own."""
     x = operands(2, 50, 200, 8, torch.float32)
     wanted = as_numpy(x)
@@ -71,14 +83,14 @@ def test_fork_with_threads(two_threads, operands):
         assert (child.apply_async(as_numpy, (x,)).get(600) == wanted).all()
 
 
-def test_operator_contracts(operands):
+def test_operator_contracts():
     for x in (operands(2, 7, 5, 3, torch.float32, optional) for optional in (True, False)):
         for grad in (True, False):
             given = [v if v is None else v.detach().requires_grad_(grad) for v in x]
             torch.library.opcheck(scan._fused_forward, (*given, grad))
 
 
-def test_compiles_into_one_graph(operands, assert_near):
+def test_compiles_into_one_graph():
     x = operands(2, 20, 5, 3, torch.float32)
     compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
     leaves = [v.clone().requires_grad_() for v in x]
@@ -89,7 +101,7 @@ def test_compiles_into_one_graph(operands, assert_near):
     assert_near(found, wanted, 1e-6)
 
 
-def test_sliced_inputs_are_not_copied(operands, with_gradients, assert_near):
+def test_sliced_inputs_are_not_copied():
     x = operands(2, 33, 40, 5, torch.float32)
     wanted = with_gradients(x, "numba")
     both = torch.cat([x.u, x.z], -1)  # as in_proj gives them
@@ -107,7 +119,7 @@ def test_sliced_inputs_are_not_copied(operands, with_gradients, assert_near):
     assert_near(found, selective_scan(*expanded, backend="reference"), 1e-5)
 
 
-def test_numba_is_differentiated_once(operands):
+def test_numba_is_differentiated_once():
     x = operands(1, 5, 2, 2, grad=True)
     y, _ = selective_scan(*x, backend="numba")
     (slope,) = torch.autograd.grad(y.square().sum(), x.u, create_graph=True)
@@ -115,7 +127,7 @@ def test_numba_is_differentiated_once(operands):
         slope.sum().backward()
 
 
-def test_growing_states_are_refused_by_numba(operands):
+def test_growing_states_are_refused_by_numba():
     x = operands(1, 5, 4, 3, torch.float32)
     with pytest.raises(ValueError, match="must not be positive"):
         selective_scan(*x._replace(A=-x.A), backend="numba")

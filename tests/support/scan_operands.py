@@ -1,17 +1,13 @@
-"""Random operands of the selective scan, and how results are compared."""
-
-from collections.abc import Callable
+"""Random operands of the selective scan, its gradients, and a comparison of results."""
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from speechlab.layers.kernels import scan_torch
 from speechlab.layers.scan import Operands, selective_scan
 
 
-def make_operands(
+def operands(
     b: int,
     L: int,
     d: int,
@@ -35,7 +31,7 @@ def make_operands(
     return Operands(*(v if v is None else v.requires_grad_(grad) for v in x))
 
 
-def run_with_gradients(x: Operands, backend: str) -> list[Tensor]:
+def with_gradients(x: Operands, backend: str) -> list[Tensor]:
     """y, last state and the gradients of a random function of both."""
     leaves = [v if v is None else v.detach().clone().requires_grad_() for v in x]
     y, last = selective_scan(*leaves, backend=backend)
@@ -45,36 +41,10 @@ def run_with_gradients(x: Operands, backend: str) -> list[Tensor]:
     return [y, last, *torch.autograd.grad((y * dy).sum() + (last * dlast).sum(), present)]
 
 
-def compare(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
+def assert_near(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
     """Largest difference relative to the largest value, tensor by tensor."""
     for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
         assert a.shape == b.shape
         if b.numel():
             scale = b.detach().abs().max().item() + 1e-12
             assert (a.double() - b.double()).detach().abs().max().item() <= tolerance * scale, i
-
-
-@pytest.fixture(scope="session")
-def operands() -> Callable[..., Operands]:
-    return make_operands
-
-
-@pytest.fixture(scope="session")
-def with_gradients() -> Callable[[Operands, str], list[Tensor]]:
-    return run_with_gradients
-
-
-@pytest.fixture(scope="session")
-def assert_near() -> Callable[[list[Tensor], list[Tensor], float], None]:
-    return compare
-
-
-@pytest.fixture
-def two_threads(monkeypatch):
-    """Two threads, also for small work."""
-    monkeypatch.setattr(scan_torch, "SERIAL_FORWARD", 0)
-    monkeypatch.setattr(scan_torch, "SERIAL_BACKWARD", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
