@@ -89,9 +89,8 @@ class Toy(torch.nn.Module):
             raise RuntimeError("no memory\nfor this")
         if self.fault == "sources":
             return mixture.repeat(1, self.n_sources + 1, 1)
-        other = {"silent": 0.0, "nan": float("nan")}.get(self.fault, 0.5) * mixture.flip(-1)
-        given = [other] * (self.n_sources - 1) + [mixture]
-        return self.gain * torch.cat(given if self.fault != "nan" else [other] * len(given), 1)
+        gain = self.gain * (float("nan") if self.fault == "nan" else 1)
+        return gain * torch.cat([mixture.flip(-1) / 2] * (self.n_sources - 1) + [mixture], 1)
 
 
 @pytest.fixture

@@ -131,21 +131,18 @@ def test_nothing_to_hear_has_an_order_and_no_value():
     assert all(np.isnan(value) for value in mean(found, QUICK).values())
 
 
-def test_the_mixture_of_one_speaker_cannot_be_improved():
-    """Infinite before: left out of all measures, so that their means are over the same."""
-    estimates, sources, mixture = drawn(2)
-    mixture, sources[1] = sources[0].copy(), 0
-    first = score(estimates, sources, mixture, RATE, QUICK)[0]
-    assert first.is_left_out and first.reasons == {"all": ALONE}
-    assert all(np.isnan(value) for value in first.values.values())
-
-
-def test_one_speaker_in_noise_has_all_measures_but_sir():
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_one_speaker_has_no_measure_alone_and_all_but_sir_in_noise(noise):
+    """Alone the mixture's scores are infinite: left out of all, so that means are over the same."""
     estimates, sources, mixture = drawn(2)
     sources[1] = 0
-    first = score(estimates, sources, sources[0] + 0.5 * mixture, RATE, QUICK)[0]
-    assert first.reasons == {"sir": NO_OTHER, "siri": NO_OTHER}
-    assert not first.is_left_out and np.isfinite(first.values["si_sdri"])
+    first = score(estimates, sources, sources[0] + noise * mixture, RATE, QUICK)[0]
+    if noise:
+        assert first.reasons == {"sir": NO_OTHER, "siri": NO_OTHER}
+        assert not first.is_left_out and np.isfinite(first.values["si_sdri"])
+    else:
+        assert first.is_left_out and first.reasons == {"all": ALONE}
+        assert all(np.isnan(value) for value in first.values.values())
 
 
 @pytest.mark.parametrize(("n_samples", "has"), [(800, False), (1024, False), (1025, True)])

@@ -14,7 +14,6 @@ from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
-from speechlab.evaluation.separation_metrics import SILENT
 from speechlab.report import figures
 from speechlab.study import views
 from speechlab.study.experiments import EXPERIMENTS
@@ -71,15 +70,6 @@ def test_rows_are_of_speakers_and_means_of_mixtures(mixtures):
     assert of.loc["sepmamba", "pesq_nb"].iloc[0] == pytest.approx(one["pesq_nb"].mean())
     orders = views.orders(dev, "sepmamba")["mixtures"]
     assert orders.to_dict() == {"1 2": 1, "2 1": 1}
-
-
-def test_a_silent_speaker_is_in_no_mean(mixtures):
-    silent = mixtures[0].folder / "s2_0.wav"
-    soundfile.write(silent, np.zeros(N_FRAMES), RATE, subtype="FLOAT")
-    rows = views.dev_rows({"sepmamba": Knows()}, mixtures[:1])
-    assert rows["failed"].tolist() == ["sir: no other source is heard", f"all: {SILENT}"]
-    [dev] = views.by_file(rows).to_dict("records")
-    assert dev["si_sdri"] == rows["si_sdri"].iloc[0] and dev["n_silent"] == 1
 
 
 def test_how_far_apart_the_speakers_are(mixtures):
