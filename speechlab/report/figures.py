@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -212,9 +213,7 @@ def spectrograms(
         for axes in panels[len(levels) - n_columns : len(levels)]:  # lowest of each column
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("time (s)")
-        bar = figure.colorbar(drawn, ax=grid.ravel()[: len(levels)].tolist(), pad=0.01)
-        bar.set_label("level (dB)")
-        bar.outline.set_visible(False)
+        colour_bar(drawn, grid.ravel()[: len(levels)].tolist(), "level (dB)")
     return figure
 
 
@@ -237,6 +236,13 @@ def picture(
     axes.grid(visible=False)
     scale = {"vmin": limits[0], "vmax": limits[1], "cmap": cmap}
     return axes.pcolormesh(seconds, khz, table, shading="nearest", rasterized=True, **scale)
+
+
+def colour_bar(image: QuadMesh, axes: list[Axes], label: str, **options: object) -> Colorbar:
+    """A bar without outline beside `axes`."""
+    bar = axes[0].figure.colorbar(image, ax=axes, pad=0.01, label=label, **options)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def levels(table: pd.DataFrame) -> Figure:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from speechlab.report.figures import COLOURS, LABELS, STYLE, picture
+from speechlab.report.figures import COLOURS, LABELS, STYLE, colour_bar, picture
 
 UNITS = {"phase": "(rad)", "unscored": "(share)"}  # of terms of a metric GAN; others have none
 N_COLUMNS = 3
@@ -52,9 +52,7 @@ def magnitudes(tables: Mapping[str, pd.DataFrame]) -> Figure:
         for axes, (title, table) in zip(panels, tables.items(), strict=True):
             image = picture(axes, title, table, (0, table.to_numpy().max()))
             axes.set_ylabel("frequency (kHz)")
-            bar = figure.colorbar(image, ax=axes, pad=0.01)
-            bar.set_label("magnitude")
-            bar.outline.set_visible(False)
+            colour_bar(image, [axes], "magnitude")
         panels[-1].set_xlabel("time (s)")
     return figure
 
@@ -68,10 +66,8 @@ def phases(tables: Mapping[str, pd.DataFrame]) -> Figure:
             image = picture(axes, title, table, (-pi, pi), cmap="twilight")
             axes.set_xlabel("time (s)")
         panels[0].set_ylabel("frequency (kHz)")
-        bar = figure.colorbar(image, ax=panels.tolist(), pad=0.01, ticks=[-pi, 0, pi])
+        bar = colour_bar(image, panels.tolist(), "phase (rad)", ticks=[-pi, 0, pi])
         bar.ax.set_yticklabels(["-π", "0", "π"])
-        bar.set_label("phase (rad)")
-        bar.outline.set_visible(False)
     return figure
 
 

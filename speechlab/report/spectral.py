@@ -5,7 +5,6 @@ benchmarks/spectral_macs.csv (of `benchmarks/macs.py`) and metrics/ -> tables/sp
 tables/spectral_scores.*, all under results/.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -113,31 +112,22 @@ def costs(printed: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
     with; below zero is less.
     """
     notes = printed.set_index("model")["note"].fillna("")
-    rows = [
-        _cost(row, notes[PRINTED_AS.get(row["model"], row["model"])]) for row in records(counts)
-    ]
-    macs = {row["model"]: row for row in rows}
-    for row in rows:
-        rival = macs.get(row["rival"])
-        for way in WAYS if rival else ():
-            change = 100 * (row[f"gmacs_{way}"] / rival[f"gmacs_{way}"] - 1)
-            row[f"change_{way}_percent"] = round(change, 1)
+    notes = notes[counts["model"].replace(PRINTED_AS)].reset_index(drop=True)
+    table = counts[["model", "n_params", "n_frames"]].assign(rival=counts["model"].map(RIVALS))
+    sizes = notes.str.extract(r"([\d.]+[KM]) params", expand=False)
+    table["params_published"] = sizes.map(number, na_action="ignore")
+    gmacs = notes.str.extract(r"([\d.]+) GFLOPs", expand=False).astype(float)
+    table["gmacs_published"], table["gmacs_profiled"] = gmacs, counts["macs_profiled"] / 1e9
+    for seconds in LENGTHS_S:
+        table[f"gmacs_{seconds}s"] = counts[f"macs_per_second_{seconds}s"] / 1e9
+    for way in WAYS:
+        macs = table.set_index("model")[f"gmacs_{way}"]
+        change = 100 * (table[f"gmacs_{way}"] / table["rival"].map(macs) - 1)
+        table[f"change_{way}_percent"] = change.round(1)
     columns = ["model", "rival", "params_published", "n_params", "n_frames"]
     columns += [f"gmacs_{way}" for way in WAYS] + [f"change_{way}_percent" for way in WAYS]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.round({f"gmacs_{way}": 4 for way in WAYS}).astype({"params_published": "Int64"})
-
-
-def _cost(row: Row, note: str) -> Row:
-    size = re.search(r"([\d.]+[KM]) params", note)
-    gmacs = re.search(r"([\d.]+) GFLOPs", note)
-    cost = {key: row[key] for key in ("model", "n_params", "n_frames")}
-    cost |= {"rival": RIVALS.get(row["model"]), "params_published": size and number(size[1])}
-    cost["gmacs_published"] = float(gmacs[1]) if gmacs else float("nan")
-    cost["gmacs_profiled"] = row["macs_profiled"] / 1e9
-    for seconds in LENGTHS_S:
-        cost[f"gmacs_{seconds}s"] = row[f"macs_per_second_{seconds}s"] / 1e9
-    return cost
+    table = table[columns].round({f"gmacs_{way}": 4 for way in WAYS})
+    return table.astype({"params_published": "Int64"})
 
 
 def _costs_columns() -> list[Column]:

@@ -10,6 +10,7 @@ from speechlab.report import figures
 from speechlab.study import runner
 from speechlab.study.experiment import n_sources
 from speechlab.study.experiments import EXPERIMENTS
+from tests.report import test_figures_spectral
 
 METRICS = ("pesq_wb", "pesq_nb", "stoi_percent")
 UNITLESS = {"parameters", "training step", "loss", "magnitude"}
@@ -84,6 +85,7 @@ FIGURES = {
     "pesq_against_parameters": lambda: figures.pesq_against_parameters(pruning()),
     "spectrograms": lambda: figures.spectrograms(LEVELS),
     "by_likeness": lambda: figures.by_likeness(gained(), "sepmamba"),
+    **test_figures_spectral.FIGURES,
 }
 
 

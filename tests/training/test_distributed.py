@@ -215,7 +215,7 @@ def test_what_one_process_shares():
     two(work)
 
 
-def test_alone_there_is_nobody_to_talk_to(monkeypatch):
+def test_one_process_communicates_with_none(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined(CPU) as world:
         assert world == World(CPU) and world.writes and not dist.is_initialized()

@@ -59,28 +59,21 @@ def test_a_training_learns_and_tells(tmp_path):
     assert scored["mse"].mean() == pytest.approx(run.best_known["score"], rel=1e-6)
 
 
-def test_accumulated_small_batches_are_one_large(tmp_path):
+def still():
+    """A GAN without a running mean or power iteration, which do see smaller batches."""
+    objective = gan()
+    objective.discriminator.eval()
+    return objective
+
+
+@pytest.mark.parametrize(("make", "n_steps"), [(plain, 6), (still, 4)])
+def test_accumulated_small_batches_are_one_large(make, n_steps):
     examples = Sines(length=8)
-    two, _ = steps(6, examples=examples, batch_size=2, accumulate=2)
-    one, _ = steps(6, examples=examples, batch_size=4)
-    names = one.objective.state_dict()
-    assert distance(names, two.objective.state_dict()) < 2e-6
-    assert distance(names, plain().state_dict()) > 1e-2
-
-
-def test_a_gan_accumulates_phase_by_phase():
-    """But for a running mean or a power iteration, which do see smaller batches."""
-
-    def still():
-        objective = gan()
-        objective.discriminator.eval()
-        return objective
-
-    examples = Sines(length=8)
-    two, _ = steps(4, still(), examples, batch_size=2, accumulate=2)
-    one, _ = steps(4, still(), examples, batch_size=4)
-    learnt = [dict(state.objective.named_parameters()) for state in (one, two)]
-    assert distance(learnt[0], learnt[1]) < 2e-6
+    two, _ = steps(n_steps, make(), examples, batch_size=2, accumulate=2)
+    one, _ = steps(n_steps, make(), examples, batch_size=4)
+    begun, *learnt = (dict(o.named_parameters()) for o in (make(), one.objective, two.objective))
+    assert distance(*learnt) < 2e-6
+    assert distance(begun, learnt[0]) > 1e-2
 
 
 def test_the_average_of_weights_has_its_closed_form():

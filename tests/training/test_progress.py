@@ -1,4 +1,4 @@
-"""What is seen of a training: a line now and then where nobody watches a bar."""
+"""Progress reporting: lines in a log."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a training ends as if it had never been."""
+"""A training that is killed at any moment and restarted equals an uninterrupted one."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def same(one, other):
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory):
-    """Runs that nobody disturbed."""
+    """Uninterrupted runs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     begun = time.monotonic()
     runs = {"plain": train(folder / "plain", **BUSY)}

@@ -1,4 +1,4 @@
-"""A run directory tells by itself what was done; nobody mixes two into one."""
+"""A run directory records its training; two trainings never mix in one."""
 
 import json
 import os
