@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, and which kernels run here and why not the others."""
+"""doctor: versions, devices, and which scan kernels run here, with the reasons."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 def report() -> str:
-    """A page of text for a person, or for a bug report."""
+    """The report as text, for a user or a bug report."""
     lines = [f"speechlab {__version__}, Python {platform.python_version()}"]
     lines += [f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors", ""]
     lines += _table("devices", _devices())
@@ -37,7 +37,7 @@ def _devices() -> dict[str, str]:
 
 
 def _kernels() -> dict[str, str]:
-    """Each backend with its status; those that run by themselves are marked with their device."""
+    """Status of each backend; the default one of each device is marked."""
     import torch
 
     from speechlab.layers.scan import backend_status, default_backend
@@ -47,7 +47,7 @@ def _kernels() -> dict[str, str]:
         chosen = default_backend(device, torch.float32)
         status[chosen] = f"{status.get(chosen, 'unknown')}  <- in use on {device}"
     forced = os.environ.get("SPEECHLAB_SCAN")
-    return status | ({"SPEECHLAB_SCAN": f"{forced}, set by you"} if forced else {})
+    return status | ({"SPEECHLAB_SCAN": f"{forced}, set by the user"} if forced else {})
 
 
 def _weights() -> dict[str, str]:
@@ -59,7 +59,7 @@ def _weights() -> dict[str, str]:
         folder = hub.offline_folder() or hub.cache_folder()
     except UserError as error:
         return {"cleanumamba": str(error)}
-    return {"cleanumamba": f"{here} of {len(files)} files here, looked for in {folder}"}
+    return {"cleanumamba": f"{here} of {len(files)} files in {folder}"}
 
 
 def _version(package: str) -> str:

@@ -1,8 +1,8 @@
-"""One notebook executed by papermill in a subprocess that never outlives this one.
+"""One notebook, executed by papermill in a subprocess that ends with this process.
 
-The subprocess lives on a pipe from here. When the pipe closes, at the time limit, at Ctrl-C or
-because this process was killed, it interrupts itself, and papermill ends its kernel. All its files
-lie in a temporary folder.
+The subprocess reads a pipe from here. The pipe closes at the time limit, at Ctrl-C or when this
+process is killed; the subprocess then interrupts itself, and papermill ends its kernel. All its
+files are in a temporary folder.
 """
 
 import json
@@ -21,23 +21,21 @@ from typing import Any
 from speechlab.storage.atomic import replacing
 from speechlab.study.notebooks import Notebook, execution_count
 
-START_S = 600  # that a kernel has to begin, on a machine that is busy
-ENDING_S = 10  # that the subprocess has to end its kernel, before it ends itself
+START_S = 600  # seconds for a kernel to start on a busy machine
+ENDING_S = 10  # seconds for the subprocess to end its kernel before it exits
 
 
 @dataclass(frozen=True)
 class End:
     """How an execution ended."""
 
-    executed: dict[
-        str, Any
-    ]  # the notebook with its outputs so far, as JSON; empty without a kernel
-    error: str  # the cell and what happened in it, on one line; empty where all went well
+    executed: dict[str, Any]  # the notebook with outputs so far, as JSON; empty without a kernel
+    error: str  # the failed cell and its error on one line; "" after success
     seconds: float
 
 
 class StoppedError(Exception):
-    """Nobody waits for a notebook any more."""
+    """The execution was stopped from outside."""
 
 
 def execute(
@@ -49,10 +47,10 @@ def execute(
     jobs: int = 1,
     stopping: threading.Event | None = None,
 ) -> End:
-    """Run a notebook in its own folder with its parameters; a bar on a terminal tells the cell.
+    """Run a notebook in its own folder with its parameters; a bar on a terminal shows the cell.
 
-    jobs: how many run at a time, each with its share of the cores. stopping: when it is set, the
-    notebook is ended, and StoppedError raised.
+    jobs: notebooks that run in parallel, each with its share of the cores. stopping: once set, the
+    notebook is ended and StoppedError is raised.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="speechlab-study-") as name:
@@ -72,7 +70,7 @@ def execute(
 
 
 def _shared(jobs: int) -> dict[str, str]:
-    """The environment of one of so many at a time: PyTorch's threads, where nothing else is set."""
+    """The environment of one of several parallel jobs: its number of PyTorch threads."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return dict(os.environ)
     from speechlab.parallel import n_processors
@@ -89,7 +87,7 @@ def _watch(
     environment: Mapping[str, str],
     stopping: threading.Event,
 ) -> bool:
-    """Start the subprocess and wait for its end; whether it came before the limit."""
+    """Start the subprocess and wait; returns whether it ended before the limit."""
     from tqdm import tqdm
 
     form = "{desc}: cell {n_fmt}/{total_fmt} |{bar:20}| {elapsed}"
@@ -104,7 +102,7 @@ def _watch(
             stdout=log,
             stderr=log,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for this process, which ends the other
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the other
         )
         try:
             while process.poll() is None and time.monotonic() < limit and not stopping.is_set():
@@ -126,7 +124,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _error(place: Path, late: str, executed: Mapping[str, Any]) -> str:
-    """Where and why the notebook failed, on one line; empty where it did not."""
+    """The failed cell and its error on one line; "" if the notebook did not fail."""
     status = _read_json(place / "status.json")
     if status.get("done"):
         return ""
@@ -138,7 +136,7 @@ def _error(place: Path, late: str, executed: Mapping[str, Any]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is none, or not the whole."""
+    """The content; empty if the file is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -146,7 +144,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _child(place: Path) -> None:
-    """The subprocess: papermill, telling in status.json where it is."""
+    """The subprocess: runs papermill and writes its progress to status.json."""
     import logging
     import signal
 
@@ -159,7 +157,9 @@ def _child(place: Path) -> None:
         return False
 
     status: dict[str, Any] = {}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & would have it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for background jobs
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.INFO)
     logging.getLogger("papermill").addFilter(note)
@@ -172,7 +172,7 @@ def _child(place: Path) -> None:
         except RuntimeError:
             if "cell" in status:
                 raise
-            # A kernel that died at its start: another one, begun at the same time, took its port.
+            # The kernel died at its start: another one took its port at the same time. Retry once.
             papermill.execute_notebook(*paths, **job, **options)
         status["done"] = True
     except papermill.PapermillExecutionError as error:
@@ -186,7 +186,7 @@ def _write_status(place: Path, status: Mapping[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent's pipe closes; then Ctrl-C, so that papermill ends its kernel."""
+    """Wait until the parent's pipe closes; then interrupt, so that papermill ends its kernel."""
     import signal
 
     while os.read(0, 1):

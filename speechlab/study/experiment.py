@@ -18,7 +18,7 @@ from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.training.runs import check_name
 from speechlab.training.schedule import TrainingConfig
 
-_UNREAD = {  # settings that are not read with these
+_UNREAD = {  # settings that are not used with this value
     ("examples", "pairs"): ("mixture", "n_per_epoch"),
     ("examples", "mixtures"): ("pair",),
     ("objective", "supervised"): ("gan",),
@@ -29,33 +29,33 @@ _UNREAD = {  # settings that are not read with these
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that makes a training: what is trained, on what, towards what."""
+    """All settings of a training: model, data, objective, schedule."""
 
     name: str  # of its run
     system: str = "cleanumamba"  # a name in models.SYSTEMS
     model: Any = field(default_factory=CleanUMambaConfig)  # the system's configuration
-    start: str = ""  # checkpoint whose weights it begins with; "": drawn from training.seed
+    start: str = ""  # checkpoint of the initial weights; "": drawn from training.seed
     corpora: tuple[str, ...] = ("synthetic",)  # prepared folders, or their names in data/
-    examples: Literal["mixtures", "pairs"] = "mixtures"  # made on the fly, or crops of ready ones
-    n_per_epoch: int = 2000  # mixtures that are called an epoch
+    examples: Literal["mixtures", "pairs"] = "mixtures"  # made on the fly, or ready ones
+    n_per_epoch: int = 2000  # mixtures in an epoch
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     pair: PairConfig = field(default_factory=PairConfig)
-    # a name in launch.OBJECTIVES; permutation_invariant: of sources whose order is free
+    # a name in launch.OBJECTIVES; permutation_invariant: the order of the sources is free
     objective: Literal["supervised", "permutation_invariant", "metric_gan"] = "supervised"
     losses: Mapping[str, float] = field(  # names in LOSSES and their weights
         default_factory=lambda: {"l1": 1.0, "stft_full": 1.0}
     )
-    gan: MetricGANConfig = field(default_factory=MetricGANConfig)  # of a metric_gan
-    dev_metrics: tuple[str, ...] = ("si_sdr",)  # of every validation
-    n_dev: int = 0  # dev files to score, the first of them; 0: all
+    gan: MetricGANConfig = field(default_factory=MetricGANConfig)  # of objective metric_gan
+    dev_metrics: tuple[str, ...] = ("si_sdr",)  # at every validation
+    n_dev: int = 0  # score only the first dev files; 0: all
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
-    """A copy with settings changed, by dotted names, as `configuration.replaced`.
+    """A copy with settings changed by dotted names, as in `config.replaced`.
 
-    With other `examples` or another `objective`, what these do not read is reset, where it is not
-    among the changes.
+    With a new value of `examples` or `objective`, settings that it does not use are reset unless
+    they are among the changes.
     """
     before, experiment = experiment, replaced(experiment, changes)
     given = {name.partition(".")[0] for name in changes}
@@ -65,7 +65,7 @@ def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 
 def _unread(experiment: Experiment) -> list[tuple[str, str]]:
-    """Settings that it does not read, each behind the setting that says so."""
+    """Unused settings: (the setting that decides it, the unused one)."""
     return [
         (by, name)
         for (by, value), names in _UNREAD.items()
@@ -75,16 +75,16 @@ def _unread(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def n_sources(experiment: Experiment) -> int:
-    """That the model gives; one that enhances has no such setting."""
+    """Sources of the model's output; 1 for enhancement, whose models have no such setting."""
     return getattr(experiment.model, "n_sources", 1)
 
 
 def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
-    """An experiment from another one and plain values, as `changed` takes them, except for three.
+    """The base changed by plain values, as in `changed`; two of them are resolved here.
 
     model: a name in the CONFIGS of the system's module, or a mapping of the settings that differ
-    from the system's default; absent for another system: its default. gan: a name in
-    `metric_gan.PUBLISHED`.
+    from the system's default; with a new system and no model: its default.
+    gan: a name in `metric_gan.PUBLISHED`.
     """
     kind, model_class = SYSTEMS[delta.get("system", base.system)]
     delta = dict(delta)
@@ -101,16 +101,16 @@ def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
 
 
 def from_settings(settings: Mapping[str, Any]) -> Experiment:
-    """The experiment that a run's config.json holds under "config", or that `to_dict` gave.
+    """The experiment from `to_dict` or from "config" in a run's config.json.
 
-    Of a run the training's settings are beside it, under "training".
+    A run has the training's settings separately, under "training".
     """
     kind, _ = SYSTEMS[settings["system"]]
     return from_dict(Experiment, {**settings, "model": from_dict(kind, settings["model"])})
 
 
 def check(experiment: Experiment) -> None:
-    """UserError for settings that cannot be, and for those that nothing would read."""
+    """UserError for invalid settings and for settings that are set but not used."""
     check_name(experiment.name)
     _known("system", [experiment.system], SYSTEMS)
     kind, _ = SYSTEMS[experiment.system]

@@ -1,7 +1,7 @@
-"""From an experiment to a run: its model, its examples, its dev scores, brought to `training.fit`.
+"""From an experiment to a run: builds the model, the examples and the dev scores of `loop.fit`.
 
 experiment ─► model ─► objective ─┐
-    corpora ─► train ─► examples ─┼─► training.fit ─► run
+    corpora ─► train ─► examples ─┼─► loop.fit ─► run
              └► dev ──► scores ───┘
 """
 
@@ -41,15 +41,15 @@ Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objec
 def supervised(
     model: nn.Module, experiment: Experiment, begun: bool, kind: type[Supervised] = Supervised
 ) -> Supervised:
-    """Towards a weighted sum of its losses."""
+    """An objective that minimises the weighted sum of the experiment's losses."""
     chosen = {name: LOSSES[name] for name in experiment.losses}
     return kind(model, chosen, experiment.losses)
 
 
 def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricGAN:
-    """With a discriminator beside it: that of a file, or drawn from the training's seed.
+    """A MetricGAN; its discriminator is that of a file or is drawn from the training's seed.
 
-    begun: the run's own state will be read, so that the file may be gone.
+    begun: the state of the run replaces the discriminator, so its file is not needed.
     """
     path = experiment.gan.discriminator if not begun else ""
     with torch.random.fork_rng([]):
@@ -74,11 +74,11 @@ def train(
     progress: bool = True,
     tell: Tell | None = None,
 ) -> Run:
-    """Train it in `folder`/its name; a run that is there goes on.
+    """Train in `folder`/NAME; an existing run resumes.
 
-    progress: a bar; tell: takes a line now and then, as `training.fit`.
-    UserError, before anything is written, where the settings cannot be or a corpus is not
-    prepared; and where the run that is there was begun with other settings or data.
+    progress: show a bar. tell: takes a line from time to time, as in `loop.fit`. UserError, before
+    anything is written, for invalid settings, a corpus that is not prepared, and an existing run
+    with other settings or data.
     """
     check(experiment)
     run = Run(Path(folder) / experiment.name)
@@ -98,9 +98,9 @@ def finetune(
     progress: bool = True,
     tell: Tell | None = None,
 ) -> Run:
-    """Train a checkpoint on: its architecture and weights, all else as the experiment says.
+    """Train a checkpoint further: its model and weights, all other settings of the experiment.
 
-    It is scored before the first step, so the best is never worse than it was.
+    The checkpoint is scored before the first step, so the best model is never worse than it.
     """
     model = load(checkpoint)
     known = {config: name for name, (config, _) in SYSTEMS.items()}
@@ -116,7 +116,7 @@ def resume(
     progress: bool = True,
     tell: Tell | None = None,
 ) -> Run:
-    """Go on with a run, its schedule changed (settings of TrainingConfig); the run notes it."""
+    """Continue a run with a changed schedule (settings of TrainingConfig), which it records."""
     run = Run.open(folder)
     experiment = from_settings(run.settings["config"])
     read = corpora(experiment.corpora)
@@ -137,8 +137,8 @@ def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
 
 
 def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: Tell | None) -> Run:
-    given = experiment.training, run, progress, tell
-    return loop.fit(*parts, *given, score_start=bool(experiment.start))
+    score_start = bool(experiment.start)
+    return loop.fit(*parts, experiment.training, run, progress, tell, score_start=score_start)
 
 
 def _parts(experiment: Experiment, read: Corpora, run: Run, device: str) -> Parts:
@@ -158,7 +158,7 @@ def _parts(experiment: Experiment, read: Corpora, run: Run, device: str) -> Part
 
 
 def _check_signals(model: nn.Module, examples: Examples) -> None:
-    """That the model takes, and gives, what the examples are."""
+    """UserError if sample rate or number of sources differ between model and examples."""
     if model.sample_rate != examples.sample_rate:
         raise UserError(
             f"the model works at {model.sample_rate} Hz, its examples at {examples.sample_rate}; "
@@ -180,7 +180,7 @@ def corpora(names: Sequence[str]) -> Corpora:
 def built(experiment: Experiment) -> nn.Module:
     """The model before the first step: the checkpoint `start`, or drawn from the training's seed.
 
-    UserError where the checkpoint is not there or of another configuration.
+    UserError if the checkpoint is missing or has another configuration.
     """
     if not experiment.start:
         return untrained(experiment)
@@ -191,19 +191,19 @@ def built(experiment: Experiment) -> nn.Module:
 
 
 def untrained(experiment: Experiment) -> nn.Module:
-    """The model drawn from the training's seed; the caller's random state is kept."""
+    """The model drawn from the training's seed; the global random state does not change."""
     with torch.random.fork_rng([]):
         torch.manual_seed(experiment.training.seed)
         return SYSTEMS[experiment.system][1](experiment.model)
 
 
 def training_examples(experiment: Experiment) -> Examples:
-    """What it is trained on: mixtures made on the fly, or crops of pairs, of the train split."""
+    """Mixtures made on the fly, or segments of pairs, of the train split."""
     return _examples(experiment, corpora(experiment.corpora).read("train"))
 
 
 def _ready(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> list[Source]:
-    """The ready mixtures of as many sources as the model gives: a corpus may have several kinds."""
+    """Ready mixtures with as many sources as the model gives."""
     n = n_sources(experiment)
     return [source for source in of_kind["mixture"] if len(source.item.sources) == n]
 
@@ -229,7 +229,7 @@ def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Ex
 
 
 def dev_scores(experiment: Experiment) -> Callable[[nn.Module], pd.DataFrame]:
-    """A function that scores a model on the ready mixtures of the dev split, whole files."""
+    """A function that scores a model on whole ready mixtures of the dev split."""
     return _dev_scores(experiment, corpora(experiment.corpora).read("dev"))
 
 

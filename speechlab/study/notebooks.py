@@ -1,12 +1,10 @@
-"""What a notebook tells: before it runs its cells and parameters, afterwards what it read.
+"""Cells, parameters and noted inputs of a notebook; functions that all notebooks call.
 
-And what notebooks do alike while they run: go to their folder, note what they read, show players.
+Parameters are the assignments of the cell tagged `parameters`; papermill adds a cell with other
+values after it. The cell is parsed, never executed.
 
-Parameters are what the cell tagged `parameters` assigns; papermill puts the values asked for into a
-cell behind it. The cell is read, never executed.
-
-Which corpora a notebook reads may hang on its profile and experiment. It says so itself, with
-`note_inputs`, and its executed copy keeps what was said.
+The corpora that a notebook reads may depend on its profile and experiment. The notebook records
+them with `note_inputs` in its executed copy.
 """
 
 import ast
@@ -35,7 +33,7 @@ class Notebook:
 
     @classmethod
     def read(cls, path: str | Path) -> "Notebook":
-        """UserError where it is no notebook, or its parameters cannot be read."""
+        """UserError for a file that is no notebook or has unreadable parameters."""
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -56,14 +54,14 @@ class Notebook:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the cells' kinds and sources: opening or running a notebook leaves it."""
+        """SHA-256 of the kinds and sources of the cells; outputs do not change it."""
         cells = [(cell["cell_type"], source(cell)) for cell in self.content["cells"]]
         return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
     def value(self, key: str, text: str) -> Any:
-        """What `text` means for the parameter, by the type of its default.
+        """`text` as a value of the parameter, by the type of its default.
 
-        UserError where the notebook has no such parameter, or `text` is of another type.
+        UserError if the notebook has no such parameter or `text` has another type.
         """
         if key not in self.defaults:
             has = f"it has: {', '.join(self.defaults)}" if self.defaults else "it has none"
@@ -87,7 +85,7 @@ class Notebook:
 
 
 def source(cell: Mapping[str, Any]) -> str:
-    """A cell's text, which a file holds whole or as lines."""
+    """A cell's text; files have it as one text or as lines."""
     return "".join(cell["source"])
 
 
@@ -101,10 +99,10 @@ def execution_count(cells: list[Mapping[str, Any]], n: int) -> int:
 
 
 def content(path: str | Path) -> str:
-    """What lies there, as text that differs where it does.
+    """A fingerprint of the content of a path.
 
-    A prepared corpus by its data hash, a run by its best model's SHA-256, a file by its own;
-    "there" for any other folder, ABSENT for none. UserError for a damaged corpus.
+    Data hash of a prepared corpus, SHA-256 of a file or of a run's best model, "there" for any
+    other folder, ABSENT for a missing path. UserError for a damaged corpus.
     """
     from speechlab.data import manifest
 
@@ -120,10 +118,10 @@ def content(path: str | Path) -> str:
 
 
 def enter_folder() -> None:
-    """Work in the folder of the numbered notebooks, which their parameters' paths count from.
+    """Change to the folder of the numbered notebooks: paths in parameters are relative to it.
 
-    JupyterLab and the study begin there, papermill where it is called: in the repository's root
-    this goes down into it. UserError anywhere else, where `../results` would be somebody else's.
+    JupyterLab and the study start there; papermill starts where it is called, such as the root of
+    the repository. UserError elsewhere, where `../results` would be another folder.
     """
     for folder in (Path(), Path("notebooks")):
         if any(folder.glob(NUMBERED)):
@@ -135,18 +133,18 @@ def enter_folder() -> None:
 
 
 def output_folder(results: str | Path, publish: bool) -> Path:
-    """The folder that a notebook writes rows, tables and figures to.
+    """The folder for rows, tables and figures of a notebook.
 
-    results: the folder of the committed ones. A notebook replaces those only where it publishes;
-    otherwise it writes beside them, into a folder that git ignores.
+    results: folder of the committed ones. A notebook replaces them only if it publishes; otherwise
+    it writes to a folder next to them, which git ignores.
     """
     return Path(results) if publish else Path(results) / LOCAL
 
 
 def note_inputs(*paths: str | Path) -> None:
-    """Show in a notebook which data it reads, by hash; its executed copy keeps what was said.
+    """Show the hashes of the data that a notebook reads, and record them in its executed copy.
 
-    What should be there and is not counts too: the copy is no longer finished once it is.
+    Missing data is recorded too: the copy is no longer finished when it appears.
     """
     from IPython.display import display
 
@@ -160,7 +158,7 @@ def note_inputs(*paths: str | Path) -> None:
 
 
 def show_players(signals: Mapping[str, Any], sample_rate: int) -> None:
-    """A title and a player for each waveform, a tensor (C, T), at its own level, clipped at 1."""
+    """A title and a player per waveform (C, T), not normalised, clipped at 1."""
     from IPython.display import Audio, display
 
     for title, waveform in signals.items():
@@ -169,7 +167,7 @@ def show_players(signals: Mapping[str, Any], sample_rate: int) -> None:
 
 
 def noted_inputs(executed: Mapping[str, Any]) -> dict[str, str]:
-    """Path -> content of all that an executed notebook has noted."""
+    """Path -> content of all inputs that an executed notebook recorded."""
     outputs = [out for cell in executed.get("cells", []) for out in cell.get("outputs", [])]
     found: dict[str, str] = {}
     for output in outputs:
@@ -197,7 +195,7 @@ def _literal(expression: str | ast.expr, otherwise: Any) -> Any:
 
 
 def _value(text: str, default: Any) -> Any:
-    """ValueError, which says what it must be, where `text` is not of the default's type."""
+    """ValueError with the expected type if `text` does not have the default's type."""
     if isinstance(default, str):
         return text
     words = {"true": True, "false": False, "none": None, "null": None}

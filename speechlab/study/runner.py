@@ -1,23 +1,20 @@
-"""The study: the numbered notebooks through papermill, each in a subprocess, whole copies kept.
+"""The study: runs the numbered notebooks with papermill, each in a subprocess.
 
-Every parameter set of a notebook has one executed copy, `NAME.ipynb`, or `NAME__key=value.ipynb`
-where values were asked for. Its metadata tell under "speechlab" what it was made from. A copy is
-finished, and its notebook is not run again, while all of these are what they were:
+Every parameter set of a notebook has one executed copy, `NAME.ipynb` or `NAME__key=value.ipynb`.
+Its metadata under "speechlab" records what it was made from. The copy is finished, and its
+notebook is not run again, as long as none of these changes:
 
 | notebook   | its cells; outputs do not count                                              |
 | source     | the package's modules, tables and styles                                     |
-| parameters | the values put in, the profile included                                      |
-| inputs     | what its parameters name and what it noted that it read: a prepared corpus   |
+| parameters | their values, the profile included                                           |
+| inputs     | paths in the parameters and inputs noted by the notebook: a prepared corpus  |
 |            | by its data hash, a run by its best model, a file by its SHA-256, any other  |
-|            | folder and published weights by being there                                  |
+|            | folder and published weights by whether they exist                           |
 
-Commit, versions and time are noted and do not count; nor does it show here when somebody deletes
-what a notebook wrote: `overwrite` runs it all the same.
-
-A notebook that fails leaves an earlier copy alone and is kept as `NAME.failed.ipynb`; the rest go
-on, since most do not need it.
-
-A notebook works in a temporary folder (`execution`) until it ends: there are no half copies.
+Commit, versions and time are recorded but do not count. Deleted results of a notebook are not
+detected: `overwrite` runs it again. A failed notebook is kept as `NAME.failed.ipynb`, and an
+earlier copy stays; the other notebooks are run, since most do not need it. A notebook works in a
+temporary folder (`execution`) until it ends, so no copy is incomplete.
 """
 
 import contextlib
@@ -41,41 +38,19 @@ FOLDER = Path("notebooks")
 COPIES = Path("results/notebooks")
 PROFILES = {"smoke": 5, "quick": 30, "real": 24 * 60, "paper": 14 * 24 * 60}  # time limit, minutes
 QUICK = "quick"  # the default: minutes on two cores
-TRAINED = {  # by what a notebook is about, the experiment of each profile
-    "cleanumamba": {
-        "smoke": "cleanumamba-tiny",
-        "quick": "cleanumamba-tiny",
-        "real": "cleanumamba-442k-voicebank",
-        "paper": "cleanumamba-442k",
-    },
-    "semamba": {
-        "smoke": "semamba-tiny",
-        "quick": "semamba-tiny",
-        "real": "semamba",
-        "paper": "semamba",
-    },
-    "mpsenet": {
-        "smoke": "mpsenet-mamba-tiny",
-        "quick": "mpsenet-mamba-tiny",
-        "real": "mpsenet-mamba",
-        "paper": "mpsenet-mamba",
-    },
-    "sepmamba": {
-        "smoke": "sepmamba-tiny",
-        "quick": "sepmamba-tiny",
-        "real": "sepmamba-s",
-        "paper": "sepmamba-m",
-    },
-    "umambanet": {
-        "smoke": "umambanet-tiny",
-        "quick": "umambanet-tiny",
-        "real": "umambanet",
-        "paper": "umambanet",
-    },
+TRAINED = {  # subject of a notebook: the experiment of each profile
+    subject: {"smoke": tiny, "quick": tiny, "real": real, "paper": paper}
+    for subject, tiny, real, paper in (
+        ("cleanumamba", "cleanumamba-tiny", "cleanumamba-442k-voicebank", "cleanumamba-442k"),
+        ("semamba", "semamba-tiny", "semamba", "semamba"),
+        ("mpsenet", "mpsenet-mamba-tiny", "mpsenet-mamba", "mpsenet-mamba"),
+        ("sepmamba", "sepmamba-tiny", "sepmamba-s", "sepmamba-m"),
+        ("umambanet", "umambanet-tiny", "umambanet", "umambanet"),
+    )
 }
-# Notebooks about trainings. Those before make what these read, those behind read what these wrote.
+# Notebooks about trainings: they need earlier notebooks only, and later ones need them.
 SIDE_BY_SIDE = range(2, 10)
-FEW_STEPS = {  # changes that make a training one of seconds, to see that everything runs
+FEW_STEPS = {  # changes that shorten a training to seconds, to check that everything runs
     "n_per_epoch": 8,
     "mixture.segment_s": 0.5,
     "training.batch_size": 2,
@@ -87,11 +62,11 @@ FEW_STEPS = {  # changes that make a training one of seconds, to see that everyt
 
 @dataclass(frozen=True)
 class ParameterSet:
-    """One run of a notebook, asked for."""
+    """One run of a notebook."""
 
     notebook: Notebook
     profile: str
-    parameters: Mapping[str, Any]  # what papermill puts in
+    parameters: Mapping[str, Any]  # of papermill
     copy: Path
 
     @property
@@ -106,8 +81,8 @@ class ParameterSet:
 @dataclass(frozen=True)
 class Outcome:
     wanted: ParameterSet
-    status: str  # done, finished (before; not run again) or failed
-    line: str  # for a person
+    status: str  # done, finished (earlier; not run again) or failed
+    line: str  # message
 
 
 def plan(
@@ -120,12 +95,16 @@ def plan(
     only: int | None = None,
     publish: bool = False,
 ) -> list[ParameterSet]:
-    """The parameter sets of the notebooks named, by number or name; of all where none is named.
+    """The parameter sets of the given notebooks. UserError for an unknown name or parameter.
 
-    fixed: values for all, {"seed": "1"}; each: values to combine, {"seed": "0,1,2"}. UserError
-    for what no notebook, parameter or profile is called: every notebook named must have all.
-    only: one of the sets, by its number from 0, as a task of a cluster's array takes it.
-    publish: set the parameter of that name in every notebook that has it.
+    names: numbers or names of notebooks; default: all
+    profile: key of PROFILES
+    fixed: values for all, {"seed": "1"}
+    each: values to combine, {"seed": "0,1,2"}; every notebook must have these parameters
+    folder: of the notebooks
+    copies: folder of the executed copies
+    only: number of one set, from 0, for a task of a cluster's job array
+    publish: set the parameter of that name in every notebook that has it
     """
     fixed, each = dict(fixed or {}), dict(each or {})
     if publish and profile == "smoke":
@@ -146,14 +125,14 @@ def plan(
 
 
 def experiment(profile: str, about: str = "cleanumamba") -> str:
-    """The name of the experiment that a profile is about. UserError for no profile."""
+    """The experiment of a subject at a profile. UserError for an unknown profile."""
     return TRAINED[about][_known(profile)]
 
 
 def stand_in(folder: str | Path, corpus: str = "synthetic") -> Path:
-    """A tiny corpus of that name, in a notebook that has no other; made in `folder` or there.
+    """A tiny corpus in `folder`, for a notebook without data; made unless it exists.
 
-    "synthetic", or one that is made from it; another name is that of "synthetic".
+    corpus: "synthetic" or a corpus made from it; any other name gives "synthetic".
     """
     from speechlab.config import override
     from speechlab.data.corpora import catalogue, synthetic, two_speakers
@@ -188,10 +167,13 @@ def run_study(
     progress: bool = True,
     jobs: int = 1,
 ) -> list[Outcome]:
-    """Run what is not finished, in order; one outcome and one line to `tell` for each.
+    """Run unfinished parameter sets in order; returns an outcome for each.
 
-    time_limit_min: of each notebook, for that of its profile. overwrite: run what is finished too.
-    jobs: notebooks at a time, where they stand side by side (SIDE_BY_SIDE); they share the cores.
+    time_limit_min: of each notebook; default: its profile's
+    overwrite: run finished ones too
+    tell: takes one line per outcome
+    progress: show bars
+    jobs: notebooks of SIDE_BY_SIDE that run in parallel; they share the cores
     """
     if time_limit_min is not None and not time_limit_min > 0:
         raise UserError(f"--time-limit {time_limit_min:g}: must be more than 0 minutes")
@@ -200,7 +182,7 @@ def run_study(
     stopping = threading.Event()
 
     def outcome(one: ParameterSet) -> Outcome:
-        digest = source_hash()  # of now: a study takes long, and its author goes on writing
+        digest = source_hash()  # now, as the source may change during a long study
         reason = "asked for" if overwrite else stale(one, digest)
         minutes = time_limit_min or PROFILES[one.profile]
         if reason:
@@ -215,7 +197,7 @@ def run_study(
         with ThreadPoolExecutor(jobs if side_by_side else 1) as threads:
             try:
                 outcomes += threads.map(outcome, group)
-            finally:  # where this is interrupted, so are they
+            finally:  # an interrupt stops all
                 stopping.set()
                 threads.shutdown(cancel_futures=True)
         stopping.clear()
@@ -223,12 +205,12 @@ def run_study(
 
 
 def _is_trained(one: ParameterSet) -> bool:
-    """Whether a notebook needs none of the others but the first, and measures no times."""
+    """Whether a notebook needs only the first one and measures no times."""
     return int(one.notebook.name[:2]) in SIDE_BY_SIDE
 
 
 def listing(wanted: Sequence[ParameterSet]) -> list[str]:
-    """One line each: its number from 0, its name, and whether and why it would run."""
+    """A line per set: its number from 0, its name, and why it would run or that it is finished."""
     digest, lines = source_hash(), []
     for number, one in enumerate(wanted):
         lines.append(f"{number}  {one.name}: {stale(one, digest) or 'finished'}")
@@ -236,7 +218,7 @@ def listing(wanted: Sequence[ParameterSet]) -> list[str]:
 
 
 def stale(wanted: ParameterSet, digest: str) -> str:
-    """Why the notebook is to be run; empty where its copy is finished. digest: `source_hash()`."""
+    """Why the notebook must run; "" if its copy is finished. digest: `source_hash()`."""
     if not wanted.copy.exists():
         return "not run yet"
     try:
@@ -297,7 +279,7 @@ def _set(notebook: Notebook, profile: str, words: Mapping[str, str], copies: Pat
 
 
 def _file_name(stem: str, words: Mapping[str, str]) -> str:
-    """Readable; and unlike any other's, by a hash where a value is too long or has odd signs."""
+    """A readable file name; a hash makes it unique if a value is long or has special characters."""
     full = "__".join([stem, *(f"{key}={text}" for key, text in sorted(words.items()))])
     name = re.sub(r"[^\w.+=-]", "-", full, flags=re.ASCII)[:120]
     odd = name != full
@@ -314,7 +296,7 @@ def _made_from(wanted: ParameterSet, digest: str, noted: Mapping[str, str]) -> d
 
 
 def _inputs(wanted: ParameterSet) -> dict[str, str]:
-    """What the parameters name and what is there, with its hash or the word "there"."""
+    """Existing paths in the parameters, with their hash or the word "there"."""
     from speechlab.weights import hub
 
     published, found = {file.name for file in hub.published()}, {}
@@ -342,7 +324,7 @@ def _run(
     jobs: int,
     stopping: threading.Event,
 ) -> Outcome:
-    """Execute one notebook of `jobs`; its copy or its failed copy is there afterwards."""
+    """Execute one notebook of `jobs` and keep its copy or its failed copy."""
     settings = wanted.notebook, wanted.parameters, minutes, wanted.name
     end = execution.execute(*settings, progress, jobs, stopping)
     path = wanted.failed_copy if end.error else wanted.copy
