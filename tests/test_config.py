@@ -46,11 +46,7 @@ def test_dotted_names_reach_into_configurations():
     changed = replaced(TINY, changes)
     assert (changed.training.lr, changed.mixture.snr_db) == (1, (0, 5))
     assert changed.losses == TINY.losses | {"l1": 0.5, "si_sdr": 2}
-    back = {
-        "mixture.snr_db": [-5, 15],
-        "losses": TINY.losses,
-        "training.lr": TINY.training.lr,
-    }
+    back = {"mixture.snr_db": [-5, 15], "losses": TINY.losses, "training.lr": TINY.training.lr}
     assert replaced(changed, back) == TINY
     assert replaced(TINY, {}) is TINY and "l1" not in TINY.losses
 

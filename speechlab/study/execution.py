@@ -157,9 +157,7 @@ def _child(place: Path) -> None:
         return False
 
     status: dict[str, Any] = {}
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell ignores it for background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.INFO)
     logging.getLogger("papermill").addFilter(note)

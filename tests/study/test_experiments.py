@@ -289,10 +289,7 @@ def test_pairs_are_trained_on(toy, tmp_path):
 def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
     """Also where it is killed before its first step; with a rate of 0 the weights stay."""
     checkpoint = shutil.copytree(trained, tmp_path / "checkpoint")
-    still = replaced(
-        TINY,
-        {"name": "mine", "corpora": list(toy.corpora), "training.lr": 0.0},
-    )
+    still = replaced(TINY, {"name": "mine", "corpora": list(toy.corpora), "training.lr": 0.0})
     short = {"mixture.segment_s": 0.1, "n_per_epoch": 4, "losses": {"l1": 1.0}}
     still = replaced(still, short | {"training.n_steps": 1, "training.batch_size": 2})
     run = launch.finetune(checkpoint, still, tmp_path, progress=False)
@@ -332,13 +329,12 @@ def test_finetuning_never_ends_with_a_worse_best(toy, trained, tmp_path):
 
 def test_other_examples_reset_what_they_do_not_read():
     """Pairs of one's own take one word, whatever experiment they are trained with."""
-    tiny = TINY
-    pairs = changed(tiny, {"examples": "pairs", "pair.segment_s": 1.0})
+    pairs = changed(TINY, {"examples": "pairs", "pair.segment_s": 1.0})
     check(pairs)
     assert pairs.mixture == Experiment("").mixture and pairs.pair.segment_s == 1.0
     check(changed(EXPERIMENTS["cleanumamba-442k"], {"examples": "mixtures"}))
     with pytest.raises(UserError, match="'mixture' is not read"):
-        check(changed(tiny, {"examples": "pairs", "mixture.segment_s": 1.0}))
+        check(changed(TINY, {"examples": "pairs", "mixture.segment_s": 1.0}))
 
 
 def test_the_first_look_at_a_model_changes_nothing(toy, tmp_path):
@@ -348,9 +344,7 @@ def test_the_first_look_at_a_model_changes_nothing(toy, tmp_path):
         {
             "name": "conformer",
             "system": "mpsenet_conformer",
-            "model": MPSENetConformerConfig(
-                d_model=4, n_blocks=1, sample_rate=toy.model.sample_rate
-            ),
+            "model": MPSENetConformerConfig(4, 1, sample_rate=toy.model.sample_rate),
         },
     )
     model = launch.untrained(spectral)

@@ -62,13 +62,6 @@ def test_what_has_noise_or_no_names_is_not_mixed_anew(of_item, tmp_path):
         launch.training_examples(dynamic(ready_mixtures(tmp_path, **of_item)))
 
 
-def test_the_ready_mixtures_stay_what_they_are(tmp_path):
-    corpus = ready_mixtures(tmp_path)
-    before = launch.corpora([corpus]).read("train")["mixture"]
-    launch.training_examples(dynamic(corpus))
-    assert launch.corpora([corpus]).read("train")["mixture"] == before
-
-
 def test_every_size_and_ablation_has_a_training():
     of_system = {name: e.model for name, e in EXPERIMENTS.items() if e.system == "umambanet"}
     known = [config for name, config in CONFIGS.items() if name != "tiny"]

@@ -64,11 +64,7 @@ def test_a_run_begun_in_the_root_is_shown_from_notebooks(corpus, tmp_path, monke
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("speechlab.data.corpora.catalogue.DATA", Path("data"))
         settings = toy_corpus.SETTINGS | {"name": f"theirs{number}", "corpora": (words,)}
-        run = launch.train(
-            replaced(TINY, settings),
-            "results/runs",
-            progress=False,
-        )
+        run = launch.train(replaced(TINY, settings), "results/runs", progress=False)
         monkeypatch.chdir("notebooks")
         chosen = views.choose("semamba", "quick", checkpoint=f"../{run.folder}")
         assert chosen.missing == "" and launch.dev_scores(chosen.experiment)
@@ -79,13 +75,7 @@ def test_a_run_trained_on_other_data_is_marked(corpus, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(str(what)))
     settings = toy_corpus.SETTINGS | {"name": "theirs", "corpora": (str(corpus),)}
-    begun = views.Chosen(
-        replaced(TINY, settings),
-        None,
-        tmp_path,
-        tmp_path,
-        "",
-    )
+    begun = views.Chosen(replaced(TINY, settings), None, tmp_path, tmp_path, "")
     model, run = views.trained(begun)
     assert run.step == 6 and not model.training
     other = toy_corpus.prepared(tmp_path / "other", of="other ")
