@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from speechlab.data.mixing import whole_pairs
 from speechlab.data.recordings import Source
@@ -14,21 +13,15 @@ from speechlab.evaluation.separation_metrics import Speaker
 
 
 def score_files(
-    model: nn.Module, mixtures: Sequence[Source], names: Sequence[str], progress: bool = False
+    model: nn.Module, mixtures: Sequence[Source], names: Sequence[str]
 ) -> Iterator[tuple[str, float, list[Speaker]]]:
     """Name and seconds of each ready mixture, and the scores of its sources in the best order.
 
-    UserError where the model gives another number of sources.
-
-    model: (B, 1, T) -> (B, S, T)
-    mixtures: of S sources
-    names: metrics in `separation_metrics.METRICS`
-    progress: show a bar
+    UserError where the model gives another number of sources. names: in
+    `separation_metrics.METRICS`.
     """
-    rate, pairs = model.sample_rate, whole_pairs(mixtures, model.sample_rate)
-    for name, mixture, sources in tqdm(
-        pairs, total=len(mixtures), disable=not progress, unit="file"
-    ):
+    rate = model.sample_rate
+    for name, mixture, sources in whole_pairs(mixtures, rate):
         estimates = estimated(model, mixture)
         if estimates.shape != sources.shape:
             shapes = f"{tuple(estimates.shape)} for sources {tuple(sources.shape)}"

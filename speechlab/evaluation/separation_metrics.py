@@ -59,7 +59,7 @@ def score(
     sources: np.ndarray,
     mixture: np.ndarray,
     sample_rate: int,
-    names: Iterable[str] | None = None,
+    names: Iterable[str],
 ) -> list[Speaker]:
     """The speakers in the order of their sources. ValueError for other shapes.
 
@@ -67,7 +67,7 @@ def score(
     sources: (S, T)
     mixture: (T,)
     sample_rate: Hz
-    names: in METRICS; default: those that are usual at the rate
+    names: in METRICS
     """
     estimates, sources, mixture = (
         np.asarray(x, dtype=np.float64) for x in (estimates, sources, mixture)
@@ -75,7 +75,7 @@ def score(
     if sources.ndim != 2 or not estimates.shape == sources.shape == (len(sources), len(mixture)):
         shapes = [x.shape for x in (estimates, sources, mixture)]
         raise ValueError(f"shapes {shapes} are not (S, T), (S, T) and (T,)")
-    names = usual(sample_rate) if names is None else tuple(names)
+    names = tuple(names)
     order = permutation(estimates, sources)
     measures = tuple(dict.fromkeys(IMPROVEMENTS.get(name, name) for name in names))
     of_estimates = _measured(estimates[list(order)], sources, sample_rate, measures)

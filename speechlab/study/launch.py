@@ -247,13 +247,11 @@ def _dev_scores(
     return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
 
 
-def scores(
-    model: nn.Module, mixtures: list[Source], names: tuple[str, ...], progress: bool = False
-) -> pd.DataFrame:
+def scores(model: nn.Module, mixtures: list[Source], names: tuple[str, ...]) -> pd.DataFrame:
     """Metrics of whole ready mixtures, a row per file: of several sources the mean.
 
     A metric that fails is NaN. names: in `separation_metrics.METRICS`.
     """
-    files = score_files(model, mixtures, names, progress)
+    files = score_files(model, mixtures, names)
     rows = [{"file": name} | mean(speakers, names) for name, _, speakers in files]
     return pd.DataFrame(rows)
