@@ -1,6 +1,5 @@
 """Libri2Mix from LibriSpeech, WHAM! noise and metadata laid out as the published ones."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,49 +8,33 @@ import soundfile
 from scipy.signal import resample_poly
 
 from speechlab.audio import files
-from speechlab.config import override
 from speechlab.data import manifest
 from speechlab.data.corpora import libri2mix
 from speechlab.data.corpora.libri2mix import CORPUS, Libri2MixConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
 
-PARTS = {"train-clean-100": "tr", "dev-clean": "cv", "test-clean": "tt"}
-SPEAKERS = {
-    "train-clean-100": ("19-198-0000", "26-495-0003", "27-123349-0001"),
-    "dev-clean": ("3536-8226-0026", "1673-143397-0009"),
-    "test-clean": ("61-70968-0001", "908-157963-0002"),
-}
-GAINS = (0.7925878276419455, 0.2142791008161834, 1.1114428047969456)
+NAME = "libri2mix"
+GAINS = tiny_corpora.LIBRI_GAINS
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("libri2mix")
-    (root / "metadata").mkdir()
-    for subset, part in PARTS.items():
-        rows = [",".join(libri2mix.COLUMNS)]
-        for i, name in enumerate(SPEAKERS[subset]):
-            speaker, chapter, _ = name.split("-")
-            path = root / "LibriSpeech" / subset / speaker / chapter / f"{name}.flac"
-            tiny_corpora.noise(path, seconds=1.2 + 0.3 * i)
-        paths = [f"{subset}/{n.split('-')[0]}/{n.split('-')[1]}/{n}.flac" for n in SPEAKERS[subset]]
-        for i in range(len(paths) - 1):
-            noise = f"{part}/01oo0109_0.7211{i}_01ua010r_-0.7211{i}.wav"
-            # the first is longer than the mixture, the second has to be repeated
-            tiny_corpora.noise(root / "wham" / noise, seconds=2.0 - 1.2 * i, n_channels=2)
-            names = f"{SPEAKERS[subset][i]}_{SPEAKERS[subset][i + 1]}"
-            cells = (names, paths[i], GAINS[0], paths[i + 1], GAINS[1], noise, GAINS[2])
-            rows.append(",".join(map(str, cells)))
-        (root / "metadata" / f"libri2mix_{subset}.csv").write_text("\n".join(rows) + "\n")
-        (root / "metadata" / f"libri2mix_{subset}_info.csv").write_text("speaker_ID\n")
-    return root
+    return tiny_corpora.lay_out(NAME, tmp_path_factory.mktemp("libri2mix"))
 
 
-def config(root: Path, **changes) -> Libri2MixConfig:
-    places = {"librispeech": root / "LibriSpeech", "wham_noise": root / "wham"}
-    places["metadata"] = root / "metadata"
-    return Libri2MixConfig(**{k: str(v) for k, v in places.items()}, jobs=1, **changes)
+def prepare(target: Path, root: Path, **changes) -> Path:
+    tiny_corpora.prepare(NAME, target, root, **changes)
+    return target
+
+
+def metadata(root: Path, folder: Path, old: str = "", new: str = "") -> Path:
+    """The metadata once more, with another text for one in it."""
+    folder.mkdir()
+    for path in (root / "metadata").iterdir():
+        text = path.read_text()
+        (folder / path.name).write_text(text.replace(old, new) if old else text)
+    return folder
 
 
 def read_all(target: Path, item: manifest.Item) -> list[np.ndarray]:
@@ -61,13 +44,12 @@ def read_all(target: Path, item: manifest.Item) -> list[np.ndarray]:
 @pytest.mark.parametrize("sample_rate", [8000, 16000])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_mixtures_are_those_of_the_metadata(root, tmp_path, sample_rate, mode):
-    made = config(root, sample_rate=sample_rate, mode=mode)
-    CORPUS.prepare(tmp_path / "p", made, tiny_corpora.silent)
+    prepare(tmp_path / "p", root, sample_rate=sample_rate, mode=mode)
     for split in ("train", "dev"):
         for item in manifest.read(tmp_path / "p", split):
             signals = []
             for name, gain in zip(item.recordings, GAINS, strict=False):
-                path = next((root / "LibriSpeech").rglob(f"{name}.flac"))
+                path = next((root / "librispeech").rglob(f"{name}.flac"))
                 source = soundfile.read(path)[0]
                 signals.append(resample_poly(gain * source, sample_rate, 16000))
             length = (min if mode == "min" else max)(map(len, signals))
@@ -81,8 +63,8 @@ def test_mixtures_are_those_of_the_metadata(root, tmp_path, sample_rate, mode):
 
 
 def test_noise_is_added_to_the_mixture_and_to_no_speaker(root, tmp_path):
-    CORPUS.prepare(tmp_path / "clean", config(root), tiny_corpora.silent)
-    CORPUS.prepare(tmp_path / "both", config(root, mixture="mix_both"), tiny_corpora.silent)
+    prepare(tmp_path / "clean", root)
+    prepare(tmp_path / "both", root, mixture="mix_both")
     pairs = zip(
         manifest.read(tmp_path / "clean", "train"),
         manifest.read(tmp_path / "both", "train"),
@@ -101,14 +83,8 @@ def test_noise_is_added_to_the_mixture_and_to_no_speaker(root, tmp_path):
 
 
 def test_what_would_be_cut_at_full_scale_is_scaled_down_together(root, tmp_path):
-    metadata = tmp_path / "metadata"
-    metadata.mkdir()
-    for subset in PARTS:
-        text = (root / "metadata" / f"libri2mix_{subset}.csv").read_text()
-        (metadata / f"libri2mix_{subset}.csv").write_text(text.replace(str(GAINS[0]), "5.0"))
-    CORPUS.prepare(
-        tmp_path / "p", replace(config(root), metadata=str(metadata)), tiny_corpora.silent
-    )
+    louder = metadata(root, tmp_path / "metadata", str(GAINS[0]), "5.0")
+    prepare(tmp_path / "p", root, metadata=louder)
     for item in manifest.read(tmp_path / "p", "train"):
         mixture, s1, s2 = read_all(tmp_path / "p", item)
         loudest = max(np.abs(signal).max() for signal in (mixture, s1, s2))
@@ -120,19 +96,16 @@ def test_speakers_stand_in_one_room_and_the_noise_is_as_it_was(root, tmp_path):
     pytest.importorskip("pyroomacoustics")
     found = {}
     for reference in ("early", "reverberant"):
-        made = config(
-            root, sample_rate=16000, mixture="mix_both_reverb", reference=reference,
-            rt60_s=(0.2, 0.25),
-        )  # fmt: skip
-        CORPUS.prepare(tmp_path / reference, made, tiny_corpora.silent)
-        CORPUS.prepare(tmp_path / f"{reference} again", made, tiny_corpora.silent)
-        assert tiny_corpora.content(tmp_path / reference) == tiny_corpora.content(
-            tmp_path / f"{reference} again"
+        room = {"mixture": "mix_both_reverb", "reference": reference, "rt60_s": (0.2, 0.25)}
+        first, again = (
+            prepare(tmp_path / name, root, sample_rate=16000, **room)
+            for name in (reference, f"{reference} again")
         )
+        assert tiny_corpora.content(first) == tiny_corpora.content(again)
         item = manifest.read(tmp_path / reference, "dev")[0]
         assert item.path == f"dev/mix_both_reverb/{item.name}.wav"
         found[reference] = read_all(tmp_path / reference, item)
-    CORPUS.prepare(tmp_path / "dry", config(root, sample_rate=16000, mixture="mix_both"), str)
+    prepare(tmp_path / "dry", root, sample_rate=16000, mixture="mix_both")
     dry = read_all(tmp_path / "dry", manifest.read(tmp_path / "dry", "dev")[0])
     np.testing.assert_array_equal(found["early"][0], found["reverberant"][0])
     noise = dry[0] - dry[1] - dry[2]
@@ -160,57 +133,40 @@ def test_the_first_channel_of_the_noise_is_repeated_with_a_crossfade():
 
 
 def test_a_line_tells_speakers_and_recordings(root, tmp_path):
-    CORPUS.prepare(tmp_path / "p", config(root), tiny_corpora.silent)
+    prepare(tmp_path / "p", root)
     item = manifest.read(tmp_path / "p", "dev")[0]
     assert item.name == "3536-8226-0026_1673-143397-0009"
     assert item.speakers == ("3536", "1673")
     assert item.recordings == ("3536-8226-0026", "1673-143397-0009")
     assert item.sources == (f"dev/s1/{item.name}.wav", f"dev/s2/{item.name}.wav")
     assert set(manifest.about(tmp_path / "p")["metadata"]) == {
-        f"libri2mix_{subset}.csv" for subset in PARTS
+        f"libri2mix_{subset}.csv" for subset in tiny_corpora.LIBRI
     }
 
 
 def test_a_speaker_in_two_splits_is_refused(root, tmp_path):
-    metadata = tmp_path / "metadata"
-    metadata.mkdir()
-    for subset in PARTS:
-        text = (root / "metadata" / f"libri2mix_{subset}.csv").read_text()
-        (metadata / f"libri2mix_{subset}.csv").write_text(text)
-    rows = (metadata / "libri2mix_train-clean-100.csv").read_text()
+    folder = metadata(root, tmp_path / "metadata")
+    rows = (folder / "libri2mix_train-clean-100.csv").read_text()
     first = rows.splitlines()[1].replace("19-198-0000_", "other_")
-    (metadata / "libri2mix_test-clean.csv").write_text(rows.splitlines()[0] + "\n" + first + "\n")
-    shared = replace(config(root), metadata=str(metadata))
+    (folder / "libri2mix_test-clean.csv").write_text(rows.splitlines()[0] + "\n" + first + "\n")
     with pytest.raises(UserError, match=r"speaker 19 is in both train and test"):
-        CORPUS.prepare(tmp_path / "p", shared, tiny_corpora.silent)
+        prepare(tmp_path / "p", root, metadata=folder)
     assert not (tmp_path / "p" / "corpus.json").exists()
 
 
-def test_one_message_says_what_is_missing(root, tmp_path):
-    with pytest.raises(UserError) as caught:
-        CORPUS.prepare(tmp_path / "p", Libri2MixConfig(mixture="mix_both"), tiny_corpora.silent)
-    message = str(caught.value)
-    assert "\n" not in message
-    for wanted in ("libri2mix_train-clean-100.csv", "librispeech (dev-clean)", "wham_noise (tt)"):
-        assert wanted in message
-    assert "openslr.org/12" in message
-    more = config(root, train=("train-clean-360",))
+def test_missing_folders_of_noise_and_of_other_subsets_are_named(root, tmp_path):
+    with pytest.raises(UserError, match=r"no .*librispeech \(dev-clean\).*wham_noise \(tt\)"):
+        CORPUS.prepare(tmp_path / "p", Libri2MixConfig(mixture="mix_both"), str)
     with pytest.raises(UserError, match=r"no .*train-clean-360\.csv, librispeech \(.*clean-360\)"):
-        CORPUS.prepare(tmp_path / "p", more, tiny_corpora.silent)
+        prepare(tmp_path / "p", root, train=("train-clean-360",))
 
 
 def test_missing_recordings_are_named_before_any_work(root, tmp_path):
-    metadata = tmp_path / "metadata"
-    metadata.mkdir()
-    for subset in PARTS:
-        text = (root / "metadata" / f"libri2mix_{subset}.csv").read_text()
-        text = text.replace("-0.72110.wav", "-0.72110sp08.wav")
-        (metadata / f"libri2mix_{subset}.csv").write_text(text)
-    both = replace(config(root, mixture="mix_both"), metadata=str(metadata))
+    folder = metadata(root, tmp_path / "metadata", "-0.72110.wav", "-0.72110sp08.wav")
     with pytest.raises(UserError, match=r"3 recording\(s\) are missing.*sp08.*augment_train_noise"):
-        CORPUS.prepare(tmp_path / "p", both, tiny_corpora.silent)
+        prepare(tmp_path / "p", root, mixture="mix_both", metadata=folder)
     assert not (tmp_path / "p" / "train").exists()
-    CORPUS.prepare(tmp_path / "q", replace(both, mixture="mix_clean"), tiny_corpora.silent)
+    prepare(tmp_path / "q", root, metadata=folder)
 
 
 def test_damaged_metadata_are_told_with_their_line(root, tmp_path):
@@ -222,13 +178,3 @@ def test_damaged_metadata_are_told_with_their_line(root, tmp_path):
     path.write_text(lines[0].replace("source_2_gain", "gain") + "\n")
     with pytest.raises(UserError, match="has no columns"):
         libri2mix._rows(path)
-
-
-def test_options_are_checked():
-    with pytest.raises(
-        UserError, match="mixture must be one of mix_clean, mix_both, mix_both_reverb"
-    ):
-        override(Libri2MixConfig(), mixture="mix_single")
-    assert override(Libri2MixConfig(), train=["train-clean-360"]).train == ("train-clean-360",)
-    with pytest.raises(UserError, match="train must be"):
-        override(Libri2MixConfig(), train=["train-other-500"])

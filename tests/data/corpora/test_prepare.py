@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.corpus import Corpus
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
@@ -113,16 +112,6 @@ def test_a_preparation_that_fails_leaves_no_lock(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", CORPORA)
-def test_every_corpus_is_prepared_alone(tmp_path, monkeypatch, name):
-    def waited_for(path, *_):
-        raise UserError(f"waits for {path}")
-
-    monkeypatch.setattr(preparing.locks, "waited_for", waited_for)
-    with pytest.raises(UserError, match=rf"waits for .*/{name}\.lock"):
-        CORPORA[name].prepare(tmp_path / name, CORPORA[name].config(), print)
-
-
 def test_a_corpus_tells_its_options_and_not_where_it_was_made(tmp_path):
     config = ToyConfig(raw=str(tmp_path / "private"))
     assert not preparing.is_ready(tmp_path, TOY, config)
@@ -134,6 +123,8 @@ def test_a_corpus_tells_its_options_and_not_where_it_was_made(tmp_path):
     assert preparing.is_ready(tmp_path, TOY, replace(config, raw="elsewhere", jobs=5))
     with pytest.raises(UserError, match=r"other options \(level 1\.0 there, 2\.0 asked\)"):
         preparing.is_ready(tmp_path, TOY, ToyConfig(level=2.0))
+    with pytest.raises(UserError, match="jobs is -1"):
+        preparing.items(tmp_path, TOY, ToyConfig(jobs=-1), {}, item, print)
     with pytest.raises(UserError, match="corpus toy there, other asked"):
         preparing.is_ready(tmp_path, replace(TOY, name="other"), config)
     (tmp_path / "dev.csv").write_text((tmp_path / "train.csv").read_text())

@@ -1,58 +1,28 @@
 """Two speakers from another corpus: its splits and speakers, in one room, reproducible."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from speechlab.audio import files as audio
-from speechlab.data import manifest
 from speechlab.data.corpora import two_speakers
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.manifest import Item
 from speechlab.data.mixing import Mixtures
 from speechlab.data.recordings import Source
 from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
-from speechlab.storage.atomic import sha256
 from tests.support import tiny_corpora
 
-SPEAKERS = {"train": ("anna", "ben", "carla"), "dev": ("dan", "eva"), "test": ("finn", "gina")}
-SMALL = {"n_mixtures": 3, "mixture_s": 0.5, "jobs": 1}
-ROOMS = {"n_rooms": 2, "n_rooms_held_out": 1, "rt60_s": (0.15, 0.2)}
-
-
-def source(folder, speakers=SPEAKERS, noise=("train", "dev", "test")):
-    """A prepared corpus at 16 kHz with two recordings of each speaker and a noise in each split."""
-    splits = {}
-    for split, names in speakers.items():
-        planned = [("speech", f"{name}_{i}", (name,)) for name in names for i in range(2)]
-        planned += [("noise", f"rain_{split}", ())] if split in noise else []
-        splits[split] = []
-        for kind, name, speakers in planned:
-            path = tiny_corpora.noise(folder / split / f"{name}.wav", seconds=0.8)
-            item = Item(name, kind, f"{split}/{name}.wav", 12800, 16000, speakers=speakers)
-            item = dataclasses.replace(item, recordings=(name,), sha256=sha256(path))
-            splits[split].append(item)
-    manifest.write(folder, splits, {"corpus": "toy", "options": {}})
-    return folder
-
-
-def prepare(name, target, folder, **changes):
-    told, corpus = [], CORPORA[name]
-    rooms_too = ROOMS if corpus is two_speakers.NOISY else {}
-    config = corpus.config(source=str(folder), **SMALL | rooms_too | changes)
-    corpus.prepare(target, config, told.append)
-    return told
+SPEAKERS = tiny_corpora.SPEAKERS
 
 
 def items(target, split, kind="mixture"):
-    found = manifest.parse(target / f"{split}.csv")
-    return [item for item in found if item.kind == kind]
+    return tiny_corpora.items(target, kind)[split]
 
 
 def test_a_mixture_is_the_sum_of_two_speakers_of_its_split(tmp_path):
-    prepare("two_speakers", tmp_path / "two", source(tmp_path / "toy"))
+    tiny_corpora.prepare(
+        "two_speakers", tmp_path / "two", tiny_corpora.speakers_and_noise(tmp_path / "toy")
+    )
     assert not items(tmp_path / "two", "train")
     for split in ("dev", "test"):
         mixtures = items(tmp_path / "two", split)
@@ -73,7 +43,9 @@ def test_a_mixture_is_the_sum_of_two_speakers_of_its_split(tmp_path):
 
 
 def test_in_noise_both_are_in_one_room(tmp_path):
-    prepare("two_speakers_noisy", tmp_path / "two", source(tmp_path / "toy"))
+    tiny_corpora.prepare(
+        "two_speakers_noisy", tmp_path / "two", tiny_corpora.speakers_and_noise(tmp_path / "toy")
+    )
     places = items(tmp_path / "two", "train", "room")
     assert len(places) == 4 and len({item.recordings for item in places}) == 2
     for item in items(tmp_path / "two", "dev"):
@@ -85,7 +57,7 @@ def test_in_noise_both_are_in_one_room(tmp_path):
         [Source(tmp_path / "two", item) for item in items(tmp_path / "two", "train", kind)]
         for kind in ("speech", "noise", "room")
     )
-    config = two_speakers.recipe(CORPORA["two_speakers_noisy"].config(**SMALL))
+    config = two_speakers.recipe(CORPORA["two_speakers_noisy"].config(mixture_s=0.5))
     examples = Mixtures(speech, noise, room, config, 9)
     for index in range(5):
         pair = np.random.default_rng(index)
@@ -102,35 +74,20 @@ def test_two_places_of_a_room_are_two_responses():
         assert np.abs(samples).argmax() == rooms.direct_at(8000)
 
 
-def test_the_same_bytes_however_it_is_made(tmp_path):
-    toy = source(tmp_path / "toy")
-    for target, jobs in (("one", 1), ("two", 2)):
-        prepare("two_speakers_noisy", tmp_path / target, toy, jobs=jobs)
-    assert tiny_corpora.content(tmp_path / "one") == tiny_corpora.content(tmp_path / "two")
-    told = [f"{tmp_path / 'one'} is prepared already"]
-    assert prepare("two_speakers_noisy", tmp_path / "one", toy) == told
-    toy.rename(tmp_path / "elsewhere")  # what is made needs its source no more
-    assert prepare("two_speakers_noisy", tmp_path / "one", toy) == told
-
-
 def test_what_the_source_lacks_is_said(tmp_path):
-    with pytest.raises(UserError, match="no prepared corpus"):
-        prepare("two_speakers", tmp_path / "two", tmp_path / "nowhere")
-    alone = source(tmp_path / "alone", SPEAKERS | {"dev": ("dan",)})
+    alone = tiny_corpora.speakers_and_noise(tmp_path / "alone", SPEAKERS | {"dev": ("dan",)})
     with pytest.raises(UserError, match="two known speakers or more in dev"):
-        prepare("two_speakers", tmp_path / "two", alone)
-    quiet = source(tmp_path / "quiet", noise=())
+        tiny_corpora.prepare("two_speakers", tmp_path / "two", alone)
+    quiet = tiny_corpora.speakers_and_noise(tmp_path / "quiet", noisy=())
     with pytest.raises(UserError, match="has no noise in train"):
-        prepare("two_speakers_noisy", tmp_path / "two", quiet)
-    told = prepare(
-        "two_speakers", tmp_path / "two", source(tmp_path / "few", SPEAKERS | {"test": ()})
+        tiny_corpora.prepare("two_speakers_noisy", tmp_path / "two", quiet)
+    told = tiny_corpora.prepare(
+        "two_speakers",
+        tmp_path / "two",
+        tiny_corpora.speakers_and_noise(tmp_path / "few", SPEAKERS | {"test": ()}),
     )
     assert any("test: no speech of two speakers" in line for line in told)
     with pytest.raises(UserError, match="made from another"):
-        prepare("two_speakers", tmp_path / "two", source(tmp_path / "toy"))
-    with pytest.raises(UserError, match="two speakers: n_mixtures must be"):
-        two_speakers.TwoSpeakersConfig(n_mixtures=0)
-    with pytest.raises(UserError, match="mixture_s must be"):
-        two_speakers.TwoSpeakersConfig(mixture_s=0)
-    with pytest.raises(UserError, match="jobs is -1"):
-        prepare("two_speakers", tmp_path / "none", tmp_path / "toy", jobs=-1)
+        tiny_corpora.prepare(
+            "two_speakers", tmp_path / "two", tiny_corpora.speakers_and_noise(tmp_path / "toy")
+        )

@@ -1,6 +1,6 @@
 """WSJ0-2mix: taken over from the pywsj0-mix layout, or built from WSJ0 and the published lists."""
 
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,62 +11,28 @@ from scipy.signal import resample_poly
 from speechlab.audio import files
 from speechlab.data import manifest
 from speechlab.data.corpora import wsj0_2mix
-from speechlab.data.corpora.wsj0_2mix import CORPUS, Wsj0TwoMixConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
 
-SPEAKERS = ("01t", "011", "40n", "012", "02a", "401")  # of tr and cv
-TEST_SPEAKERS = ("050", "22h")
-FOLDERS = {**dict.fromkeys(SPEAKERS, "si_tr_s"), "050": "si_dt_05", "22h": "si_et_05"}
-CONFIG = Wsj0TwoMixConfig(dev_percent=40, jobs=1)
-
-
-def utterances(speakers: tuple[str, ...]) -> list[str]:
-    return [f"{speaker}{rest}" for speaker in speakers for rest in ("o030v", "a010x")]
-
-
-def lines(part: str) -> list[tuple[str, str, str, str]]:
-    """Every pair of two speakers once, each part with other utterances."""
-    speakers = TEST_SPEAKERS if part == "tt" else SPEAKERS
-    rest = "a010x" if part == "cv" else "o030v"
-    return [
-        (f"{a}{rest}", "1.9857", f"{b}{rest}", "-1.9857")
-        for i, a in enumerate(speakers)
-        for b in speakers[i + 1 :]
-    ]
+NAME = "wsj0_2mix"
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory) -> Path:
-    """WSJ0 as WAV files of different lengths, and the lists."""
-    root = tmp_path_factory.mktemp("wsj0")
-    levels = []
-    for i, name in enumerate(utterances(SPEAKERS + TEST_SPEAKERS)):
-        path = root / "wsj0" / FOLDERS[name[:3]] / name[:3] / f"{name}.wav"
-        tiny_corpora.noise(path, seconds=0.1 + 0.01 * i, level=0.01 * (i + 1))
-        levels.append(f"{name} {(0.01 * (i + 1)) ** 2}\n")
-    lists = root / "metadata"
-    (lists / "activlev").mkdir(parents=True)
-    (lists / "activlev" / "activlev_tr.txt").write_text("".join(levels[:8]))
-    (lists / "activlev" / "activlev_si_et_05.txt").write_text("".join(levels[8:]))
-    for part in wsj0_2mix.PARTS:
-        text = "".join(
-            f"wsj0/{FOLDERS[a[:3]]}/{a[:3]}/{a}.wav {x} wsj0/{FOLDERS[b[:3]]}/{b[:3]}/{b}.wav {y}\n"
-            for a, x, b, y in lines(part)
-        )
-        (lists / f"mix_2_spk_{part}.txt").write_text(text)
-    return root
+    """WSJ0 and the lists."""
+    return tiny_corpora.lay_out(NAME, tmp_path_factory.mktemp("wsj0"))
 
 
 @pytest.fixture(scope="module")
 def built(recordings, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("wsj0") / "built"
-    CORPUS.prepare(target, from_recordings(recordings), tiny_corpora.silent)
+    tiny_corpora.prepare(NAME, target, recordings)
     return target
 
 
-def from_recordings(root: Path, **changes) -> Wsj0TwoMixConfig:
-    return replace(CONFIG, wsj0=str(root), lists=str(root / "metadata"), **changes)
+def take_over(target: Path, raw: Path, **changes) -> None:
+    """Prepares mixtures that are there."""
+    tiny_corpora.prepare(NAME, target, raw, raw=raw, **changes)
 
 
 def as_published(name: str, recordings: Path, mode: str) -> tuple[np.ndarray, ...]:
@@ -93,7 +59,7 @@ def test_mixtures_are_those_of_the_published_rule(recordings, built, tmp_path, m
     target = built
     if mode == "max":
         target = tmp_path / "max"
-        CORPUS.prepare(target, from_recordings(recordings, mode="max"), tiny_corpora.silent)
+        tiny_corpora.prepare(NAME, target, recordings, mode="max")
     for split in ("train", "dev"):
         for item in manifest.read(target, split):
             name = item.name.partition("_")[2]
@@ -105,18 +71,15 @@ def test_mixtures_are_those_of_the_published_rule(recordings, built, tmp_path, m
             assert np.abs(found).max() <= 0.9 + 2**-15
 
 
-def test_no_speaker_is_in_two_splits(built):
-    splits = {s: manifest.parse(built / f"{s}.csv") for s in manifest.SPLITS}
-    speakers = {s: {t for item in items for t in item.speakers} for s, items in splits.items()}
-    assert all(splits.values())
-    assert not speakers["train"] & speakers["dev"]
-    assert speakers["test"] == set(TEST_SPEAKERS)
-    assert len(splits["test"]) == len(lines("tt"))
+def test_mixtures_of_a_held_out_and_another_speaker_are_left_out(built):
+    splits = tiny_corpora.items(built)
+    assert {s for item in splits["test"] for s in item.speakers} == set(tiny_corpora.WSJ0_TEST)
     assert {item.name[:2] for item in splits["train"]} == {"tr"}
     assert {item.name[:2] for item in splits["dev"]} == {"tr", "cv"}
-    n = sum(map(len, splits.values()))
-    everything = sum(len(lines(part)) for part in wsj0_2mix.PARTS)
-    assert manifest.about(built)["n_left_out"] == everything - n > 0
+    n_all = {part: len(tiny_corpora.wsj0_lines(part)) for part in wsj0_2mix.PARTS}
+    assert len(splits["test"]) == n_all["tt"]
+    n_left_out = sum(n_all.values()) - sum(map(len, splits.values()))
+    assert manifest.about(built)["n_left_out"] == n_left_out > 0
 
 
 def test_a_line_tells_both_speakers(built):
@@ -129,23 +92,12 @@ def test_a_line_tells_both_speakers(built):
     assert item.sample_rate == 8000
 
 
-def lay_out(root: Path, depth: str = "") -> Path:
-    """The folders that pywsj0-mix writes."""
-    for part in wsj0_2mix.PARTS:
-        for line in lines(part):
-            for kind in wsj0_2mix.FOLDERS:
-                path = root / depth / "wav8k" / "min" / part / kind / f"{'_'.join(line)}.wav"
-                tiny_corpora.noise(path, seconds=0.1, sample_rate=8000)
-    return root
-
-
 @pytest.mark.parametrize("depth", ["", "2speakers"])
 def test_mixtures_that_are_there_are_taken_over_byte_for_byte(tmp_path, depth):
-    raw = lay_out(tmp_path / "raw", depth)
-    target = tmp_path / "prepared"
-    CORPUS.prepare(target, replace(CONFIG, raw=str(raw)), tiny_corpora.silent)
-    items = manifest.read(target, "train") + manifest.read(target, "dev")
-    for item in items + manifest.parse(target / "test.csv"):
+    raw, target = tmp_path / "raw", tmp_path / "prepared"
+    tiny_corpora.wsj0_mixtures(raw / depth)
+    take_over(target, raw)
+    for item in (item for items in tiny_corpora.items(target).values() for item in items):
         part, _, name = item.name.partition("_")
         for path, kind in zip((item.path, *item.sources), wsj0_2mix.FOLDERS, strict=True):
             source = raw / depth / "wav8k" / "min" / part / kind / f"{name}.wav"
@@ -160,55 +112,46 @@ def test_recordings_as_on_the_discs_are_read_where_they_are_not_shortened(
         disc = tmp_path / path.relative_to(recordings / "wsj0").with_suffix(".wv1")
         disc.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(disc, samples, rate, format="NIST", subtype="PCM_16")
-    config = replace(from_recordings(recordings), wsj0=str(tmp_path))  # without the outer wsj0/
-    CORPUS.prepare(tmp_path / "prepared", config, tiny_corpora.silent)
+    inner = {"wsj0": tmp_path}  # without the outer wsj0/
+    tiny_corpora.prepare(NAME, tmp_path / "prepared", recordings, **inner)
     assert tiny_corpora.content(tmp_path / "prepared") == tiny_corpora.content(built)
     for disc in tmp_path.glob("si_*/*/*.wv1"):
         disc.write_bytes(b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\n")
     with pytest.raises(UserError, match=r"\.wv1.*sph2pipe"):
-        CORPUS.prepare(tmp_path / "again", config, tiny_corpora.silent)
+        tiny_corpora.prepare(NAME, tmp_path / "again", recordings, **inner)
 
 
-def test_one_message_says_what_is_missing(tmp_path, recordings):
-    with pytest.raises(UserError, match=r"mix_2_spk_tr\.txt.*activlev.*LDC93S6A") as caught:
-        CORPUS.prepare(tmp_path / "prepared", CONFIG, tiny_corpora.silent)
-    assert "\n" not in str(caught.value)
-    raw = lay_out(tmp_path / "raw")
-    for path in (raw / "wav8k" / "min" / "cv" / "s2").iterdir():
-        path.unlink()
-    (raw / "wav8k" / "min" / "cv" / "s2").rmdir()
+def test_missing_folders_of_mixtures_are_named(tmp_path):
+    raw = tiny_corpora.wsj0_mixtures(tmp_path / "raw")
+    shutil.rmtree(raw / "wav8k" / "min" / "cv" / "s2")
     with pytest.raises(UserError, match=r"wav8k/min lacks cv/s2; "):
-        CORPUS.prepare(tmp_path / "prepared", replace(CONFIG, raw=str(raw)), tiny_corpora.silent)
+        take_over(tmp_path / "prepared", raw)
     with pytest.raises(UserError, match=r"wav8k/max lacks tr/mix, .*tt/s2; "):
-        CORPUS.prepare(
-            tmp_path / "max", replace(CONFIG, raw=str(raw), mode="max"), tiny_corpora.silent
-        )
+        take_over(tmp_path / "max", raw, mode="max")
 
 
 def test_a_recording_or_a_level_that_is_missing_is_named(recordings, tmp_path):
-    config = from_recordings(recordings)
     with pytest.raises(UserError, match=r"01to030v\.wav, and no \.wv1"):
-        CORPUS.prepare(tmp_path / "a", replace(config, wsj0=str(tmp_path)), tiny_corpora.silent)
-    lists = tmp_path / "lists"
-    (lists / "activlev").mkdir(parents=True)
+        tiny_corpora.prepare(NAME, tmp_path / "a", recordings, wsj0=tmp_path)
+    lists = Path(shutil.copytree(recordings / "metadata", tmp_path / "lists"))
+    shutil.rmtree(lists / "activlev")
+    (lists / "activlev").mkdir()
     (lists / "activlev" / "a.txt").write_text("01to030v 0.5\n")
-    for part in wsj0_2mix.PARTS:
-        text = (recordings / "metadata" / f"mix_2_spk_{part}.txt").read_text()
-        (lists / f"mix_2_spk_{part}.txt").write_text(text)
     with pytest.raises(UserError, match=r"mix_2_spk_tr\.txt, line 1: no active level of 011o030v"):
-        CORPUS.prepare(tmp_path / "b", replace(config, lists=str(lists)), tiny_corpora.silent)
+        tiny_corpora.prepare(NAME, tmp_path / "b", recordings, lists=lists)
     (lists / "mix_2_spk_tr.txt").write_text("one two\n")
     with pytest.raises(UserError, match=r"line 1: not 'file gain file gain'"):
-        CORPUS.prepare(tmp_path / "b", replace(config, lists=str(lists)), tiny_corpora.silent)
+        tiny_corpora.prepare(NAME, tmp_path / "b", recordings, lists=lists)
 
 
 def test_a_mixture_without_its_speaker_and_one_of_another_rate_are_told(tmp_path):
-    raw = lay_out(tmp_path / "raw")
-    config = replace(CONFIG, raw=str(raw))
+    raw = tiny_corpora.wsj0_mixtures(tmp_path / "raw")
     some = sorted((raw / "wav8k/min/tr/s1").iterdir())[0]
-    tiny_corpora.noise(raw / "wav8k/min/tt/s2" / f"{'_'.join(lines('tt')[0])}.wav", 0.2, 8000)
+    tiny_corpora.noise(
+        raw / "wav8k/min/tt/s2" / f"{'_'.join(tiny_corpora.wsj0_lines('tt')[0])}.wav", 0.2, 8000
+    )
     with pytest.raises(UserError, match="differ in length"):
-        CORPUS.prepare(tmp_path / "b", config, tiny_corpora.silent)
+        take_over(tmp_path / "b", raw)
     some.unlink()
     with pytest.raises(UserError, match=r"without all of mix, s1, s2: .*_1\.9857"):
-        CORPUS.prepare(tmp_path / "a", config, tiny_corpora.silent)
+        take_over(tmp_path / "a", raw)
