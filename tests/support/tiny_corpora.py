@@ -69,14 +69,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def config(name: str, raw: Path, **changes: Any) -> Any:
+def config(name: str, raw: Path, /, **changes: Any) -> Any:
     """The small settings of a corpus, on the files in `raw`, in this process."""
     settings = {"jobs": 1} | SETTINGS[name] | changes
     folders = {key: str(raw / v) for key, v in settings.items() if isinstance(v, Path)}
     return CORPORA[name].config(**settings | folders)
 
 
-def prepare(name: str, target: Path, raw: Path, **changes: Any) -> list[str]:
+def prepare(name: str, target: Path, raw: Path, /, **changes: Any) -> list[str]:
     """Prepares a corpus; returns the lines that it told."""
     told = []
     CORPORA[name].prepare(target, config(name, raw, **changes), told.append)
