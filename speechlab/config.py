@@ -5,6 +5,7 @@ mapping of those. An unknown name or a wrong type is an error.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -46,6 +47,23 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
             raise UserError(f"{type(config).__name__} has no setting '{name}'; set {meant}")
         config = override(config, **{first: value})
     return config
+
+
+def check_ranges(config: Any, **ranges: tuple[float, float]) -> None:
+    """UserError for a number outside its range, for NaN, and for a pair with low above high.
+
+    ranges: the lowest and highest value allowed, by the name of the field. Of a tuple all numbers
+    are checked. None passes.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        is_pair = hints[name] == tuple[float, float]
+        if not all(least <= x <= most for x in numbers) or (is_pair and value[0] > value[1]):
+            limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+            limits = f"(low, high) in {limits}" if is_pair else limits
+            raise UserError(f"{type(config).__name__}.{name} must be {limits}, not {value}")
 
 
 def _below(config: Any, name: str) -> list[str]:

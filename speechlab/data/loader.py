@@ -1,8 +1,7 @@
-"""Batches of examples, from any position on, made in this process or in others.
+"""Batches of examples from any position, made in this process or in others.
 
-A batch is a pure function of (examples, batch size, seed, position): an epoch visits its examples
-in an order drawn from (seed, epoch), and an example is what its key says. Processes and ranks only
-divide the work.
+A batch is a pure function of (examples, batch size, seed, position). The order of an epoch is drawn
+from (seed, epoch), and an example depends on its key. Processes and ranks only divide the work.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ Key = tuple[int, int]  # epoch, index
 Arrays = tuple[np.ndarray, np.ndarray]  # noisy (B, 1, T), clean (B, S, T)
 
 ORDER = 1  # stream of random numbers: examples have 0
-PREFETCHED = 4  # batches that a process makes ahead of their use
+PREFETCHED = 4  # batches that a process makes in advance
 
 
 class Batch(NamedTuple):
@@ -41,12 +40,18 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Batches without end, from a position (in batches) on; closing the iterator ends processes.
+    """Endless batches from a position on; closing the iterator ends its processes.
 
-    batch_size: of the global batch; an epoch has ceil(len(examples) / batch_size), the last of them
-    may be smaller. A rank gets every world_size-th example of each, where it gets none B and T are
-    0. n_workers: other processes that make the batches; 0: this one does.
-    Raises UserError of an example, and where a process dies; ValueError for impossible arguments.
+    examples: the examples of an epoch.
+    batch_size: of the global batch; the last of the ceil(len(examples) / batch_size) batches of an
+        epoch may be smaller.
+    seed: of order and examples.
+    position: of the first batch, counted from epoch 0.
+    n_workers: processes that make the batches; 0: this one.
+    rank: gets every world_size-th example of a batch; B and T are 0 if it gets none.
+    world_size: number of ranks.
+
+    Raises UserError of an example, or if a process dies; ValueError for impossible arguments.
     """
     _check(examples, batch_size, position, n_workers, rank, world_size)
     order = _Order(len(examples), batch_size, seed, rank, world_size)
@@ -62,7 +67,7 @@ def _batches(dataset: "_Made", order: "_Order", position: int, n_workers: int) -
 
 
 class _Order:
-    """Which examples are in the batch at a position."""
+    """The examples of the batch at a position."""
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.n, self.batch_size, self.seed = n, batch_size, seed
@@ -71,7 +76,7 @@ class _Order:
         self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
 
     def keys(self, position: int) -> list[Key]:
-        """Of this rank."""
+        """Keys of this rank."""
         epoch, batch = divmod(position, self.n_batches)
         if epoch != self._epoch:
             self._epoch = epoch
@@ -80,7 +85,7 @@ class _Order:
         return [(epoch, int(index)) for index in chosen[self.rank :: self.world_size]]
 
     def n_examples(self, position: int) -> int:
-        """Of all ranks."""
+        """Number of examples of all ranks."""
         return min(self.batch_size, self.n - position % self.n_batches * self.batch_size)
 
 
@@ -100,7 +105,7 @@ class _Made(Dataset):
         )
 
     def __getitem__(self, keys: list[Key]) -> Arrays | UserError:
-        """In another process; an error comes as a value, which torch does not wrap in a trace."""
+        """In another process. Errors are returned: torch would wrap raised ones in a traceback."""
         try:
             return self.made(keys)
         except UserError as error:
@@ -110,8 +115,8 @@ class _Made(Dataset):
 def _made_elsewhere(dataset: _Made, keys: Iterator[list[Key]], n_workers: int) -> Iterator[Arrays]:
     """Batches of the keys, in their order, from processes of one thread each.
 
-    They are started anew and not forked, which would copy locks of running threads, and send
-    arrays, not tensors: those would need shared memory, of which containers often have little.
+    Processes are not forked: a fork would copy locks of running threads. They send arrays:
+    tensors need shared memory, which is often small in containers.
     """
     loader = DataLoader(
         dataset,
@@ -139,7 +144,7 @@ def _made_elsewhere(dataset: _Made, keys: Iterator[list[Key]], n_workers: int) -
 
 
 def _begin(_: int) -> None:
-    # torch itself would look at the server of the processes, which outlives a killed parent
+    # torch checks the fork server, which survives a killed parent
     obey_parent()
 
 

@@ -1,9 +1,8 @@
-"""What a prepared corpus holds: one line per recording, in one CSV file per split.
+"""Manifests of a prepared corpus: one line per recording, one CSV file per split.
 
-A prepared folder has `corpus.json` (what it is, how it was made), `train.csv`, `dev.csv`,
-`test.csv` and sound files. `corpus.json` is written last: a folder without it is not read.
-Training reads "train" and "dev" by `read`; it has no way to the test split, whose pairs
-`speechlab evaluate FOLDER/test` scores.
+A prepared folder has `corpus.json` (source and options), `train.csv`, `dev.csv`, `test.csv` and
+sound files. `corpus.json` is written last: a folder without it is incomplete. Training reads train
+and dev by `read`, never test; `speechlab evaluate FOLDER/test` scores the test pairs.
 """
 
 import csv
@@ -26,20 +25,20 @@ KINDS = ("speech", "noise", "room", "mixture")
 
 @dataclass(frozen=True)
 class Item:
-    """One recording of a corpus, or one ready mixture with its clean sources."""
+    """A recording of a corpus, or a mixture with its clean sources."""
 
-    name: str  # once in a corpus
+    name: str  # unique in the corpus
     kind: str  # one of KINDS; a room is an impulse response
-    path: str  # the sound file, from the corpus folder on; of a mixture the noisy one
+    path: str  # of the sound file in the corpus folder; of a mixture the noisy one
     n_frames: int  # samples per channel
     sample_rate: int  # Hz
-    sources: tuple[str, ...] = ()  # of a mixture: its clean files, one per speaker
-    speakers: tuple[str, ...] = ()  # who talks: of a mixture one per source
-    recordings: tuple[str, ...] = ()  # what it was cut from; shared by no two splits
-    gain_db: float = 0.0  # to apply when the file is read
-    snr_db: float | None = None  # of a mixture, where it is known
-    text: str = ""  # what is said
-    sha256: str = ""  # of the sound file, where it was taken
+    sources: tuple[str, ...] = ()  # clean files of a mixture, one per speaker
+    speakers: tuple[str, ...] = ()  # of a mixture one per source
+    recordings: tuple[str, ...] = ()  # original recordings; no two splits share one
+    gain_db: float = 0.0  # applied when the file is read
+    snr_db: float | None = None  # of a mixture, if known
+    text: str = ""  # transcript
+    sha256: str = ""  # of the sound file, if known
 
     @property
     def seconds(self) -> float:
@@ -52,7 +51,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Item))
 def write(
     folder: str | Path, splits: Mapping[str, Sequence[Item]], about: Mapping[str, Any]
 ) -> None:
-    """Write the manifests of a corpus and, last, `corpus.json`. ValueError where splits overlap.
+    """Write the manifests of a corpus and, last, `corpus.json`. ValueError if splits overlap.
 
     about: plain JSON values; the name, licence, source, options and resampler of the corpus.
     """
@@ -69,7 +68,7 @@ def write(
 
 
 def read(folder: str | Path, split: Literal["train", "dev"]) -> list[Item]:
-    """The recordings that training may read. UserError for any other split, or a damaged corpus."""
+    """The recordings of train or dev. UserError for another split or a damaged corpus."""
     if split not in ("train", "dev"):
         raise UserError(f"{folder}: training reads 'train' and 'dev', never '{split}'")
     about(folder)
@@ -77,7 +76,7 @@ def read(folder: str | Path, split: Literal["train", "dev"]) -> list[Item]:
 
 
 def about(folder: str | Path) -> dict[str, Any]:
-    """What `corpus.json` tells. UserError where the folder is not prepared or it is damaged."""
+    """The content of `corpus.json`. UserError if the folder is not prepared or damaged."""
     path = Path(folder) / ABOUT
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -91,9 +90,9 @@ def about(folder: str | Path) -> dict[str, Any]:
 
 
 def data_hash(folder: str | Path) -> str:
-    """SHA-256 over the options and the manifests, and so over all that these tell of sound files.
+    """SHA-256 of the options and the manifests, and so of the hashes of sound files in them.
 
-    UserError where those of train and dev are not as they were written; that of test is not opened.
+    UserError if the manifest of train or dev was changed; that of test is not opened.
     """
     known = about(folder)
     try:
@@ -108,7 +107,7 @@ def data_hash(folder: str | Path) -> str:
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Item]]) -> None:
-    """ValueError where a speaker, a recording or a file is in two splits, or a name there twice."""
+    """ValueError if a speaker, recording or file is in two splits, or a name is not unique."""
     seen: dict[tuple[str, str], str] = {}
     names: set[str] = set()
     for split, items in splits.items():
@@ -125,14 +124,14 @@ def check_disjoint(splits: Mapping[str, Iterable[Item]]) -> None:
 
 
 def origins(item: Item) -> list[tuple[str, str]]:
-    """Who and what it was made of, which no two splits may share: what that is, and its name."""
+    """Speakers and recordings, which no two splits may share, as (kind, name)."""
     return [("speaker", speaker) for speaker in item.speakers] + [
         ("recording", recording) for recording in item.recordings
     ]
 
 
 def parse(path: Path) -> list[Item]:
-    """The rows of one manifest. UserError where it is missing or damaged, with the line."""
+    """The items of one manifest. UserError if it is missing, or names the damaged line."""
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     except OSError as error:
@@ -180,6 +179,6 @@ def _cell(value: Any) -> str:
 
 
 def _combined(hashes: Mapping[str, str], about: Mapping[str, Any]) -> str:
-    """With the options: other references may lie beside the same mixtures."""
+    """With the options: the same mixtures may have other references."""
     words = [*(hashes[split] for split in SPLITS), json.dumps(about.get("options"), sort_keys=True)]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -1,10 +1,10 @@
 """Training examples: mixtures made on the fly from speech, noise and rooms, and crops of pairs.
 
-An example is a pure function of (seed, epoch, index): nothing is remembered, no global generator
-is used, so that training resumes exactly and any number of processes give the same.
+An example is a pure function of (seed, epoch, index): it has no state and uses no global generator.
+So training resumes exactly, and any number of processes gives the same examples.
 
-Levels are in dB of the mean square re full scale, over the segment; the SNR is that of all speech,
-as it arrives with its room, over the noise.
+Levels are mean squares over the segment, in dBFS. The SNR is that of all speech, with its room, to
+the noise.
 """
 
 import math
@@ -19,13 +19,14 @@ import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from torch import Tensor
 
+from speechlab.config import check_ranges
 from speechlab.data.recordings import Source, available, crop
 from speechlab.errors import UserError
 
-EARLY_S = 0.05  # after the direct path: reflections that the ear takes for the speech itself
-N_DRAWS = 50  # of a crop that is not silent
+EARLY_S = 0.05  # after the direct path: reflections that count as speech
+N_DRAWS = 50  # silent crops in a row before an error
 
-Short = Literal["pad", "repeat"]  # what fills a segment that a recording does not
+Short = Literal["pad", "repeat"]  # filling of a segment longer than its recording
 
 
 class Example(NamedTuple):
@@ -34,7 +35,7 @@ class Example(NamedTuple):
 
 
 class Examples(Protocol):
-    """What training reads: `len` examples in an epoch, each of them a function of its key."""
+    """Examples for training: `len` in an epoch, each a function of its key."""
 
     sample_rate: int  # Hz
     n_sources: int
@@ -45,14 +46,14 @@ class Examples(Protocol):
 
 
 class Mixture(NamedTuple):
-    """A mixture with all that went into it; `speech` + `noise` is `noisy`."""
+    """A mixture and its parts; `speech` + `noise` is `noisy`."""
 
     noisy: Tensor  # (1, T)
     clean: Tensor  # (S, T), the reference
-    speech: Tensor  # (S, T), as it is in the mixture
+    speech: Tensor  # (S, T), as in the mixture
     noise: Tensor  # (1, T)
-    snr_db: float  # as drawn; NaN without noise
-    recordings: tuple[str, ...]  # the items' names: speakers, then noise
+    snr_db: float  # as drawn, dB; NaN without noise
+    recordings: tuple[str, ...]  # names of items: speech, then noise
 
 
 @dataclass(frozen=True)
@@ -60,46 +61,52 @@ class MixtureConfig:
     segment_s: float = 4.0  # s, of an example
     sample_rate: int = 16000  # Hz; recordings of another rate are resampled
     n_sources: int = 1  # speakers: 1 for enhancement, 2 for separation
-    snr_db: tuple[float, float] = (-5.0, 25.0)  # dB, drawn from the range
-    n_snr_levels: int | None = None  # equally spaced SNRs to draw from; None: any in the range
-    level_db: tuple[float, float] = (-35.0, -15.0)  # dB re full scale, of the mixture
-    peak: float = 0.99  # of full scale; a mixture that would pass it gets less than its level
+    snr_db: tuple[float, float] = (-5.0, 25.0)  # dB, range to draw from
+    n_snr_levels: int | None = None  # number of equally spaced SNRs; None: any in the range
+    level_db: tuple[float, float] = (-35.0, -15.0)  # dBFS, of the mixture
+    peak: float = 0.99  # of full scale; louder mixtures are scaled down
     source_level_db: tuple[float, float] = (
         -2.5,
         2.5,
-    )  # dB; 1st below its middle, 2nd above
-    speeds: tuple[float, ...] = (1.0,)  # factors of a speaker's speed, and with it the pitch
-    p_room: float = 0.0  # share of the examples with all speakers in rooms
-    reference: Literal["early", "reverberant"] = "early"  # `clean`: 50 ms of the room, or all of it
-    short: Short = "pad"  # speech shorter than the segment: somewhere in zeros, or repeated
-    silence_db: float = -60.0  # dB re full scale; quieter crops of speech or noise are drawn again
+    )  # dB; 1st in its lower half, 2nd in its upper
+    speeds: tuple[float, ...] = (1.0,)  # factors of the speed and pitch of a speaker
+    p_room: float = 0.0  # share of the examples with speakers in rooms
+    reference: Literal["early", "reverberant"] = (
+        "early"  # of `clean`: 50 ms of the room response, or all
+    )
+    short: Short = "pad"  # filling of short speech: zeros on both sides, or repetition
+    silence_db: float = -60.0  # dBFS; quieter crops of speech or noise are drawn again
 
     def __post_init__(self) -> None:
-        for name in ("snr_db", "level_db", "source_level_db"):
-            low, high = getattr(self, name)
-            _check(-200 <= low <= high <= 200, name, "(low, high), both in -200 to 200")
-        _check(self.n_sources in (1, 2), "n_sources", "1 or 2")
-        _check_segment(self.segment_s, self.sample_rate)
-        some = bool(self.speeds) and all(0.1 <= speed <= 10 for speed in self.speeds)
-        _check(some, "speeds", "some factors of 0.1 to 10")
-        _check(not math.isnan(self.silence_db), "silence_db", "a number")
-        _check(0 <= self.p_room <= 1, "p_room", "0 to 1")
-        _check(self.n_snr_levels is None or self.n_snr_levels > 1, "n_snr_levels", "2 or more")
-        _check(0 < self.peak <= 1, "peak", "above 0, at most 1")
+        check_ranges(
+            self,
+            **dict.fromkeys(("snr_db", "level_db", "source_level_db"), (-200, 200)),
+            sample_rate=(1, math.inf),
+            segment_s=(1 / max(1, self.sample_rate), 3600),
+            n_sources=(1, 2),
+            speeds=(0.1, 10),
+            silence_db=(-math.inf, math.inf),
+            p_room=(0, 1),
+            n_snr_levels=(2, math.inf),
+            peak=(1e-6, 1),
+        )
+        if not self.speeds:
+            raise UserError("MixtureConfig.speeds must be one or more factors, not empty")
 
 
 @dataclass(frozen=True)
 class PairConfig:
     segment_s: float = 4.0  # s, of an example
     sample_rate: int = 16000  # Hz; recordings of another rate are resampled
-    short: Short = "repeat"  # what a pair shorter than the segment is; "pad": zeros at its end
+    short: Short = "repeat"  # filling of short pairs; "pad": zeros at the end
 
     def __post_init__(self) -> None:
-        _check_segment(self.segment_s, self.sample_rate)
+        shortest_s = 1 / max(1, self.sample_rate)
+        check_ranges(self, sample_rate=(1, math.inf), segment_s=(shortest_s, 3600))
 
 
 def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
-    """The random numbers of one key; `stream` tells apart what is drawn for it independently."""
+    """The random numbers of one key; each `stream` is independent of the others."""
     key = (seed, epoch, index, stream)
     if not all(0 <= word < 2**32 for word in key):  # beyond, two keys could be one
         raise ValueError(f"seed, epoch and index must fit in 32 bits: {key}")
@@ -107,11 +114,11 @@ def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.G
 
 
 class Mixtures:
-    """Speech at a drawn SNR in noise, in a room or not, at a drawn level; or two speakers.
+    """Mixtures of one or two speakers in noise, at a drawn SNR and level, some in rooms.
 
-    Recordings are drawn alike, however long; so are crops. Two sources are of different speakers,
-    at two places of one room where a corpus has several (items of one `recordings`), else each in
-    a room of its own draw; without `noise` the mixture is their sum.
+    Recordings are equally likely, whatever their length; so are crops. Two sources have different
+    speakers. They are at two places of one room if a corpus has those (items of one `recordings`),
+    else in two drawn rooms. Without `noise` the mixture is the sum of the speakers.
     """
 
     def __init__(
@@ -122,7 +129,7 @@ class Mixtures:
         config: MixtureConfig,
         n_per_epoch: int,
     ) -> None:
-        """rooms: impulse responses. UserError where `config` needs what is not there."""
+        """rooms: impulse responses. UserError if a kind that `config` needs is empty."""
         self.speech = sorted(speech, key=lambda source: source.item.speakers)
         self.noise, self.rooms = list(noise), list(rooms)
         self.config, self.n_per_epoch = config, n_per_epoch
@@ -148,7 +155,7 @@ class Mixtures:
         return self.n_per_epoch
 
     def example(self, seed: int, epoch: int, index: int) -> Example:
-        """The example of a key. UserError where a recording is missing, broken or silent."""
+        """The example of a key. UserError if a recording is missing, damaged or silent."""
         return Example(*self.mixture(seed, epoch, index)[:2])
 
     def mixture(self, seed: int, epoch: int, index: int) -> Mixture:
@@ -169,7 +176,7 @@ class Mixtures:
         return Mixture(*map(torch.from_numpy, parts), snr_db, names)
 
     def _speech(self, rng: np.random.Generator) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-        """Names, references (S, T), and what of them is in the mixture (S, T)."""
+        """Names, references (S, T), and speech as in the mixture (S, T)."""
         in_room = rng.random() < self.config.p_room
         rooms = self._rooms(rng) if in_room else [None] * self.n_sources
         low, high = self.config.source_level_db
@@ -188,7 +195,7 @@ class Mixtures:
         return names, np.stack(clean), np.stack(speech)
 
     def _voice(self, rng: np.random.Generator, taken: range, room: np.ndarray | None) -> "_Drawn":
-        """A crop of speech, not of `taken`, behind what of the recording still echoes in it."""
+        """A crop of speech not in `taken`, after the part of the recording that echoes into it."""
         index = int(rng.integers(len(self.speech) - len(taken)))
         source = self.speech[index + (len(taken) if index >= taken.start else 0)]
         speed = self.config.speeds[rng.integers(len(self.config.speeds))]
@@ -206,7 +213,7 @@ class Mixtures:
         return _Drawn(source, samples, 0, n_there)
 
     def _noise(self, rng: np.random.Generator) -> "_Drawn":
-        """A crop of noise; from a shorter recording, from somewhere on, over and over."""
+        """A crop of noise; a shorter recording is repeated from a random position."""
         source = self.noise[rng.integers(len(self.noise))]
         rate, path, length = self.sample_rate, source.item.path, self._length
         n_there = available(source, rate)
@@ -217,7 +224,7 @@ class Mixtures:
         return _Drawn(source, np.resize(samples, length), 0, length)
 
     def _audible(self, draw: Callable[[], "_Drawn"]) -> "_Drawn":
-        """The first draw that is not silent: nothing could be set in a ratio to silence."""
+        """The first draw that is not silent: an SNR needs power."""
         for _ in range(N_DRAWS):
             drawn = draw()
             if _power(drawn.samples[drawn.n_before :]) > 10 ** (self.config.silence_db / 10):
@@ -245,7 +252,7 @@ class Mixtures:
         return room
 
     def _in_room(self, voice: "_Drawn", room: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Reference and what is in the mixture, (T,) each, with the direct path at no delay."""
+        """Reference and speech in the mixture, (T,) each; the direct path has no delay."""
         if room is None:
             return voice.samples, voice.samples
         direct = int(np.abs(room).argmax())
@@ -264,7 +271,7 @@ class Mixtures:
         return float(low + share * (high - low))
 
     def _gain(self, level_db: float, noisy: np.ndarray, clean: np.ndarray) -> np.float32:
-        """To the level wanted, or as near to it as full scale allows."""
+        """The gain to `level_db`, or to the peak if that is less."""
         gain = 10 ** (level_db / 20) / math.sqrt(_power(noisy))
         highest = max(np.abs(noisy).max(), np.abs(clean).max())
         return np.float32(min(gain, self.config.peak / highest))
@@ -289,10 +296,10 @@ class _Drawn(NamedTuple):
 
 
 class Pairs:
-    """Crops of ready mixtures with their clean sources, each of them once in an epoch."""
+    """Crops of prepared mixtures and their clean sources, each mixture once in an epoch."""
 
     def __init__(self, mixtures: Sequence[Source], config: PairConfig) -> None:
-        """UserError where there are none, or they have different numbers of sources."""
+        """UserError if there are none, or if their numbers of sources differ."""
         self.mixtures, self.config = list(mixtures), config
         if not self.mixtures:
             raise UserError("no mixtures to train on: this split of the corpus has none")
@@ -309,7 +316,7 @@ class Pairs:
         return len(self.mixtures)
 
     def example(self, seed: int, epoch: int, index: int) -> Example:
-        """The crop of a key. UserError where a file is missing or broken."""
+        """The crop of a key. UserError if a file is missing or damaged."""
         source = self.mixtures[index]
         length = round(self.config.segment_s * self.sample_rate)
         n_there = available(source, self.sample_rate)
@@ -325,7 +332,7 @@ class Pairs:
 def whole_pairs(
     mixtures: Sequence[Source], sample_rate: int
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, noisy (1, T) and clean (S, T) of ready mixtures in full length, to score a model on."""
+    """Name, noisy (1, T) and clean (S, T) of whole mixtures, for validation."""
     for source in mixtures:
         rows = _rows(source, 0, available(source, sample_rate), sample_rate)
         noisy, clean = torch.from_numpy(rows).split([1, len(rows) - 1])
@@ -339,22 +346,12 @@ def _rows(source: Source, begin: int, length: int, sample_rate: int) -> np.ndarr
 
 
 def _convolved(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """All of it, (n + m - 1,)."""
+    """Full convolution, (n + m - 1,)."""
     length = len(samples) + len(response) - 1
     n_fft = next_fast_len(length, real=True)
     return irfft(rfft(samples, n_fft) * rfft(response, n_fft), n_fft)[:length]
 
 
 def _power(samples: np.ndarray) -> float:
-    """Mean square; not by BLAS, whose sums differ with the number of threads."""
+    """Mean square, without BLAS: its sums depend on the number of threads."""
     return float(np.square(samples, dtype=np.float64).mean())
-
-
-def _check_segment(segment_s: float, sample_rate: int) -> None:
-    _check(segment_s <= 3600, "segment_s", "at most an hour")  # NaN is no length either
-    _check(segment_s * sample_rate >= 1, "segment_s", "at least a sample")
-
-
-def _check(holds: bool, name: str, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"{name} must be {wanted}")

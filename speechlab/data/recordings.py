@@ -1,6 +1,6 @@
-"""Crops of the recordings of prepared corpora, at the rate and speed that are wanted.
+"""Crops of the recordings of prepared corpora, at any rate and speed.
 
-Of a file of hours only what the crop needs is read. Of several channels the first is used.
+Only the part of a file that a crop needs is read. The first channel is used.
 """
 
 import math
@@ -18,28 +18,28 @@ from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 
-CONTEXT_S = 0.02  # read on both sides of a crop, for the filter of the resampler
-ALONE = {"sources": (), "sha256": ""}  # of a mixture's item, where one of its sources is meant
+CONTEXT_S = 0.02  # read on both sides of a crop, for the resampler
+ALONE = {"sources": (), "sha256": ""}  # fields of a source, made from the item of its mixture
 
 
 class Source(NamedTuple):
-    """A recording and the corpus it lies in."""
+    """A recording and the folder of its corpus."""
 
     folder: Path
     item: Item
 
 
 def sources(folder: str | Path, split: Literal["train", "dev"], kind: str) -> list[Source]:
-    """What a prepared corpus has of one kind (see manifest.KINDS). UserError for another split."""
+    """The recordings of one kind (see manifest.KINDS). UserError for another split."""
     return [
         Source(Path(folder), item) for item in manifest.read(folder, split) if item.kind == kind
     ]
 
 
 def speakers(mixtures: Iterable[Source]) -> list[Source]:
-    """The sources of ready mixtures as speech of one speaker each, to be mixed anew.
+    """The sources of mixtures as speech of one speaker each, for new mixtures.
 
-    Not of a mixture with noise (its SNR is known), which would be lost, nor of unnamed speakers.
+    Mixtures with noise (a known SNR) or unnamed speakers are skipped.
     """
     return [
         Source(folder, replace(item, name=path, kind="speech", path=path, **ALONE, speakers=(who,)))
@@ -50,7 +50,7 @@ def speakers(mixtures: Iterable[Source]) -> list[Source]:
 
 
 def available(source: Source, sample_rate: int, speed: float = 1.0) -> int:
-    """Samples that a recording has at a rate in Hz, played at a speed."""
+    """Number of samples of a recording at a rate in Hz and a speed."""
     return resampled_length(source.item.n_frames, _file_rate(source, speed), sample_rate)
 
 
@@ -59,12 +59,21 @@ def crop(
 ) -> np.ndarray:
     """Samples [begin, begin + length) of `available`, (length,) float32, with the item's gain.
 
-    path: one of the item's files, from the corpus folder on. Only about the crop is read.
-    UserError where the file is missing, broken, or is not what the manifest says.
+    source: the recording.
+    path: one of the files of its item, in the corpus folder.
+    begin: first sample, at `sample_rate`.
+    length: in samples, at `sample_rate`.
+    sample_rate: of the crop, Hz.
+    speed: factor of speed and pitch.
+
+    UserError if the file is missing, damaged, or differs from the manifest.
     """
     rate = _file_rate(source, speed)
     divisor = math.gcd(rate, sample_rate)
-    step_in, step_out = rate // divisor, sample_rate // divisor  # from here on the grids meet again
+    step_in, step_out = (
+        rate // divisor,
+        sample_rate // divisor,
+    )  # input and output samples of one step of both grids
     n_context = 0 if rate == sample_rate else round(CONTEXT_S * sample_rate)
     n_steps = max(0, begin - n_context) // step_out
     first = n_steps * step_in
@@ -81,7 +90,7 @@ def crop(
 
 
 def _file_rate(source: Source, speed: float) -> int:
-    """Hz that a file is taken to have: of more samples a second, it is over sooner."""
+    """Rate of a file in Hz, times the speed."""
     return round(source.item.sample_rate * speed)
 
 

@@ -1,4 +1,4 @@
-"""What every corpus tells of itself, and how it is prepared."""
+"""The type of a corpus: licence, source, settings, how to prepare it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-Tell = Callable[[str], None]  # takes one line for the person who waits
+Tell = Callable[[str], None]  # reports one line of progress
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of speech, noise or mixtures that can become a prepared folder (see `manifest`)."""
+    """A source of speech, noise or mixtures to convert into a prepared folder (see `manifest`)."""
 
     name: str  # as in `speechlab data prepare NAME`
     title: str
     licence: str
-    source: str  # where it comes from: address or doi
+    source: str  # address or DOI
     gigabytes: float  # on disk, once prepared with the default options
-    layout: str  # what its raw folders look like, one line each
-    module: str  # of this package: has `prepare` and the class of the options
+    layout: str  # of the raw folders, one line each
+    module: str  # of this package, with `prepare` and the class of the options
     options: str  # name of that class, a frozen dataclass with defaults
-    former: str = ""  # its name in version 0.1: folders and runs of that name still open
+    former: str = ""  # name in version 0.1; folders and runs of that name still open
 
     @property
     def config(self) -> type:

@@ -1,13 +1,13 @@
-"""DNS-2020 (arXiv 2005.13981): noisy clips made of its clean and noise folders, and its test set.
+"""DNS-2020 (arXiv 2005.13981): noisy clips from its clean and noise folders, and its test set.
 
-The recipe restates that of the challenge's synthesiser: files are joined, with a pause between
-them, until a clip is full; clipped files and clips with little speech are drawn again; noise is
-scaled to an SNR over the whole clip, the sum to a level, and all of it down where it would clip.
-Here a clip is a pure function of (seed, split, index) and the file names, so any number of
-processes makes the same clips, and the clips of 10 hours are the first of those of 500.
+The recipe is that of the challenge's synthesiser. Files are joined with pauses until a clip is
+full; clipped files and clips with little speech are drawn again. Noise is scaled to an SNR over the
+whole clip and the mixture to a level; both are scaled down if they would clip. A clip is a pure
+function of (seed, split, index) and the file names: any number of processes makes the same clips,
+and 10 hours are the first clips of 500 hours.
 
-Not restated: files are drawn at random rather than in a shuffled order, and the level is a real
-number rather than an integer.
+Two deviations: files are drawn at random instead of in a shuffled order, and the level is a real
+number instead of an integer.
 """
 
 import hashlib
@@ -30,12 +30,11 @@ from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import download
-from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["dns2020"]
-CLIPPED = 0.99  # of full scale: a file beyond it is not used, a clip is scaled down to it
-TRIES = 50  # draws in a row that may be useless
-SPLITS = ("train", "dev")  # their place is part of a clip's random seed
+CLIPPED = 0.99  # of full scale: louder files are skipped, louder clips scaled down
+TRIES = 50  # useless draws in a row before an error
+SPLITS = ("train", "dev")  # the position is part of the random seed of a clip
 READER = re.compile(r"(book_\d+_chp_\d+_reader_(\d+))")
 
 
@@ -48,7 +47,7 @@ class Dns2020Config:
     silence_s: float = 0.2  # between files that are joined
     snr_min_db: float = -5.0  # CleanUMamba's range; the challenge's own default is 0 to 40
     snr_max_db: float = 25.0
-    n_snrs: int = 31  # levels from the least to the greatest, evenly spaced
+    n_snrs: int = 31  # evenly spaced levels, both ends included
     level_min_db: float = -35.0  # dBFS, RMS of the noisy clip
     level_max_db: float = -15.0
     min_activity: float = 0.6  # share of a clean clip that must be speech
@@ -61,7 +60,7 @@ class Dns2020Config:
 
 @dataclass(frozen=True)
 class Material:
-    """The files that a split is made of, by their paths from `root` on, sorted."""
+    """The files of a split, as sorted paths relative to `root`."""
 
     root: Path
     clean: tuple[str, ...]
@@ -70,7 +69,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Clip:
-    """Signals (T,) float64 and what they were made of."""
+    """Signals (T,) float64 and the files used."""
 
     noisy: np.ndarray
     clean: np.ndarray
@@ -84,17 +83,17 @@ class _Task:
     split: str
     index: int
     name: str
-    material: str  # digest of the file names: clips of other files are not gone on with
-    pair: test_sets.Mixture | None = None  # of the test set, which is copied as it is
+    material: str  # digest of the file names, so that clips of other files are not reused
+    pair: test_sets.Mixture | None = None  # of the test set, copied unchanged
 
 
 @preparing.alone
 def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
-    """Make the clips of train and dev, and take the test set over. UserError: what is missing."""
+    """Make the clips of train and dev; copy the test set. UserError names missing folders."""
     if preparing.is_ready(target, CORPUS, config):
         return tell(f"{target} is prepared already")
     root, test = _found(Path(config.raw).expanduser() if config.raw else target / "raw")
-    if not (target / "train").exists():  # what was begun has its share already
+    if not (target / "train").exists():  # not when resuming
         seconds = (config.hours + config.dev_hours) * 3600  # of two files of 16 bits
         download.check_space(target, seconds * config.sample_rate * 4, "dns2020")
     _materials.cache_clear()
@@ -116,7 +115,7 @@ def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
 
 
 def _found(raw: Path) -> tuple[Path, list[test_sets.Mixture]]:
-    """The folder `datasets` and the pairs of the test set. UserError says all that is missing."""
+    """The folder `datasets` and the pairs of the test set. UserError names all missing folders."""
     root = next((f for f in (raw / "datasets", raw) if (f / "clean").is_dir()), raw)
     test = root / "test_set" / "synthetic" / "no_reverb"
     wanted = (root / "clean", root / "noise", test / "noisy", test / "clean")
@@ -140,7 +139,7 @@ def split_material(root: Path, config: Dns2020Config) -> dict[str, Material]:
     unnamed = [path for path in paths["clean"] if not READER.search(path)]
     if unnamed:
         raise UserError(
-            f"{root}: {preparing.some(unnamed)} tells no reader; the published names are "
+            f"{root}: {preparing.some(unnamed)} names no reader; the published names are "
             "book_…_chp_…_reader_…_….wav"
         )
     groups = {path: READER.search(path)[2] for path in paths["clean"]}
@@ -160,13 +159,13 @@ def split_material(root: Path, config: Dns2020Config) -> dict[str, Material]:
 
 
 def noise_recording(path: str) -> str:
-    """What a noise file was cut from: Freesound's clips are numbered, an AudioSet id is one."""
+    """The recording of a noise file: a Freesound clip without its number, or an AudioSet id."""
     stem = Path(path).stem
     return stem if len(stem) == 11 else re.sub(r"[_-]\d+$", "", stem)  # ids have 11 characters
 
 
 def make_clip(config: Dns2020Config, material: Material, split: str, index: int) -> Clip:
-    """Clip `index` of a split, always the same. UserError where no usable files are found."""
+    """Clip `index` of a split, deterministic. UserError if no usable files are found."""
     rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
     length = round(config.clip_s * config.sample_rate)
     for _ in range(TRIES):
@@ -190,7 +189,7 @@ def mixed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(noisy, clean), each (T,): noise at an SNR over the whole clip, noisy at an RMS in dBFS.
 
-    Both are scaled down together where a sample of the noisy one would pass 0.99.
+    Both are scaled down together if a sample of the noisy one would exceed 0.99.
     """
     noisy = clean + noise * (_rms(clean) / _rms(noise) * 10 ** (-snr_db / 20))
     gain = 10 ** (level_db / 20) / _rms(noisy)
@@ -199,7 +198,7 @@ def mixed(
 
 
 def activity(signal: np.ndarray, sample_rate: int) -> float:
-    """Share of 50-ms windows of a signal (T,) that hold speech, by their energy.
+    """Share, 0 to 1, of 50-ms windows of a signal (T,) that contain speech, by their energy.
 
     The challenge's detector: energy at -25 dBFS through a logistic curve, smoothed with a fast
     attack and a slow release, against a threshold. Silence is 0.
@@ -217,7 +216,7 @@ def activity(signal: np.ndarray, sample_rate: int) -> float:
 def _joined(
     rng: np.random.Generator, root: Path, paths: Sequence[str], length: int, config: Dns2020Config
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Files joined to `length` samples, (T,) float64, with pauses; the last is cut at random."""
+    """Files joined with pauses to `length` samples, (T,) float64; the last is cut at random."""
     signal, used = np.zeros(0), []
     n_useless = 0
     while len(signal) < length:
@@ -252,50 +251,36 @@ def _n_clips(config: Dns2020Config, split: str) -> int:
     return round(hours * 3600 / config.clip_s)
 
 
-_materials = cache(split_material)  # listed once per process: they are too long to be sent
+_materials = cache(split_material)  # listed once per process: too long to send
 
 
 def _make(task: _Task, target: Path, root: Path, config: Dns2020Config) -> Item:
     if task.pair is not None:
         return _take(task, task.pair, target)
     clip = make_clip(config, _materials(root, config)[task.split], task.split, task.index)
-    paths = {kind: f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")}
-    for kind, signal in (("noisy", clip.noisy), ("clean", clip.clean)):
+    paths = [f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")]
+    for path, signal in zip(paths, (clip.noisy, clip.clean), strict=True):
         waveform = torch.from_numpy(signal).float()[None]  # (1, T)
-        audio.save(target / paths[kind], waveform, config.sample_rate)
+        audio.save(target / path, waveform, config.sample_rate)
     readers = [READER.search(path) for path in clip.clean_files]
     recordings = [found[1] for found in readers]
     recordings += [f"noise {noise_recording(path)}" for path in clip.noise_files]
-    return Item(
+    return preparing.mixture(
+        target,
+        paths,
         name=task.name,
-        kind="mixture",
-        path=paths["noisy"],
-        n_frames=len(clip.noisy),
-        sample_rate=config.sample_rate,
-        sources=(paths["clean"],),
         speakers=tuple(dict.fromkeys(found[2] for found in readers)),
         recordings=tuple(dict.fromkeys(recordings)),
         snr_db=clip.snr_db,
-        sha256=sha256(target / paths["noisy"]),
     )
 
 
 def _take(task: _Task, pair: test_sets.Mixture, target: Path) -> Item:
-    """A pair of the test set, the same bytes under the same names."""
+    """Copy a pair of the test set; its names stay."""
     (source,) = pair.sources
     noisy, clean = f"test/noisy/{pair.mixture.name}", f"test/clean/{source.name}"
     preparing.copy(pair.mixture, target / noisy)
     preparing.copy(source, target / clean)
-    recording = audio.Recording(target / noisy)
     snr = re.search(r"_snr(-?\d+)_", pair.mixture.name)
-    return Item(
-        name=f"test_{task.name}",
-        kind="mixture",
-        path=noisy,
-        n_frames=recording.n_frames,
-        sample_rate=recording.file_rate,
-        sources=(clean,),
-        recordings=(f"test_{task.name}",),
-        snr_db=float(snr[1]) if snr else None,
-        sha256=sha256(target / noisy),
-    )
+    name, snr_db = f"test_{task.name}", float(snr[1]) if snr else None
+    return preparing.mixture(target, (noisy, clean), name=name, recordings=(name,), snr_db=snr_db)

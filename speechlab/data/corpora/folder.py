@@ -1,12 +1,13 @@
 """A user's own recordings: noisy and clean pairs, or speech and noise to be mixed.
 
-Where `raw` has train/ and dev/ (and test/), they are taken as they are, and refused where a speaker
-or a recording is in two of them. Where it has none, speakers are held out for dev by their names,
-always the same ones, and there is no test set. Of speech and noise in dev (and test) mixtures are
-made, which a model is chosen by; pairs are taken as they are.
+If `raw` has train/ and dev/ (and test/), these are the splits; a speaker or recording in two of
+them is an error. Otherwise some speakers, chosen by a hash of their names, are held out for dev,
+and there is no test set. Speech and noise of dev (and test) are mixed, for the selection of a
+model; pairs stay as they are.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Literal
 import torch
 
 from speechlab.audio import files as audio
+from speechlab.config import check_ranges
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.corpus import Tell
@@ -34,47 +36,48 @@ KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 class FolderConfig:
     sample_rate: int = 16000  # Hz of the prepared files; channels are averaged
     speakers: Literal["prefix", "folder", "none"] = "prefix"
-    # what tells a speaker: a file's name up to the first _ or -, the folder it lies in, or nothing
-    dev_percent: float = 10.0  # of the speakers and of the noise files, where raw has no dev/
-    n_mixtures: int = 40  # made of speech and noise in each of dev and test
-    mixture_s: float = 6.0  # s, of each at most
+    # the speaker's name: the file name up to the first _ or -, the name of the folder, or none
+    dev_percent: float = 10.0  # of the speakers and of the noise files, if raw has no dev/
+    n_mixtures: int = 40  # of speech and noise, in each of dev and test
+    mixture_s: float = 6.0  # s, longest mixture
     snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of these mixtures: from, to
     seed: int = 0  # of these mixtures
     raw: str = elsewhere()  # the recordings
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
     def __post_init__(self) -> None:
-        _check(0 < self.dev_percent < 100, "dev_percent", "between 0 and 100")
-        _check(self.n_mixtures >= 0, "n_mixtures", "0 or more")
-        _check(0.1 <= self.mixture_s <= 3600, "mixture_s", "0.1 to 3600")
-        _check(self.snr_db[0] <= self.snr_db[1], "snr_db", "(low, high)")
-        _check(0 <= self.seed < 2**32, "seed", "0 or more, under 2**32")
-
-
-def _check(holds: bool, name: str, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"folder: {name} must be {wanted}")
+        check_ranges(
+            self,
+            n_mixtures=(0, math.inf),
+            mixture_s=(0.1, 3600),
+            snr_db=(-200, 200),
+            seed=(0, 2**32 - 1),
+        )
+        if not 0 < self.dev_percent < 100:
+            raise UserError(
+                f"FolderConfig.dev_percent is {self.dev_percent}; it must be in 0 to 100"
+            )
 
 
 @dataclass(frozen=True)
 class Recording:
     """A sound file of speech or noise, or a pair."""
 
-    name: str  # its path below its folder, without the ending
+    name: str  # relative path without the suffix
     kind: str  # "mixture" (a pair), "speech" or "noise"
-    files: tuple[Path, ...]  # of a pair noisy and clean
-    content: str  # digest of the file, of a pair of the clean one: one recording, whatever its name
-    speaker: str  # empty where it is not known, and of noise
+    files: tuple[Path, ...]  # noisy and clean for a pair
+    content: str  # digest of the (clean) file: copies are one recording
+    speaker: str  # empty for noise and for unknown speakers
 
     @property
     def group(self) -> str:
-        """What must not be torn apart by a split."""
+        """The unit of splitting: recordings of one group go to one split."""
         return self.speaker or self.content
 
 
 @preparing.alone
 def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
-    """Convert the recordings and split them. UserError says what `raw` must hold."""
+    """Split and convert the recordings. UserError describes the layout of `raw`."""
     if preparing.is_ready(target, CORPUS, config):
         return tell(f"{target} is prepared already; for other recordings name another --folder")
     raw = Path(config.raw).expanduser()
@@ -89,7 +92,7 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
         tell("speakers are not known: the same voice may be in train and in dev")
     remedy = f"move or remove one of them, or look at the setting speakers ({config.speakers})"
     planned = {name: [_item(name, r, config) for r in found] for name, found in splits.items()}
-    preparing.check(target, planned, remedy)  # before hours of converting
+    preparing.check(target, planned, remedy)  # before the conversion
     tasks = {
         name: list(zip(planned[name], [r.files for r in found], strict=True))
         for name, found in splits.items()
@@ -104,7 +107,7 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
 
 
 def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[str, list[Recording]]:
-    """Some speakers, and some noise files, held out for dev. UserError where there is only one."""
+    """Hold some speakers and noise files out for dev. UserError if there is only one."""
     held: set[str] = set()
     groups_of: dict[str, set[str]] = {}
     for recording in recordings:
@@ -113,10 +116,10 @@ def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[st
         if len(groups) < 2:
             what = "recording" if kind == "noise" else "speaker"
             raise UserError(
-                f"{raw}: only one {what} of {kind} is told by the names, none can be held out; "
+                f"{raw}: only one {what} of {kind} is known by the names, none can be held out; "
                 "add others, lay out train/ and dev/ yourself, or set speakers=none or folder"
             )
-        held |= preparing.held_out(groups, dev_percent)  # of pairs and of speech: one way for both
+        held |= preparing.held_out(groups, dev_percent)  # the same for pairs and speech
     for kind, groups in groups_of.items():
         if groups <= held:
             raise UserError(
@@ -134,7 +137,7 @@ def _kinds(folder: Path) -> list[str]:
 
 
 def _recordings(folder: Path, config: FolderConfig) -> list[Recording]:
-    """What lies in noisy/ and clean/, speech/ and noise/. UserError for a file without partner."""
+    """Recordings in noisy/ and clean/, speech/ and noise/. UserError for a file without partner."""
     kinds = _kinds(folder)
     if not kinds or ("noisy" in kinds) != ("clean" in kinds):
         raise UserError(f"folder: {folder} has {' and '.join(kinds) or 'none'} of {_LAYOUT}")
@@ -190,7 +193,7 @@ def _speaker(name: str, config: FolderConfig, path: Path) -> str:
 
 
 def _item(split: str, recording: Recording, config: FolderConfig) -> Item:
-    """What a recording will be; its length and hash still open."""
+    """The manifest line of a recording, without length and hash."""
     kinds = ("noisy", "clean") if recording.kind == "mixture" else (recording.kind,)
     paths = [f"{split}/{kind}/{recording.name}.wav" for kind in kinds]
     return Item(
@@ -207,31 +210,22 @@ def _item(split: str, recording: Recording, config: FolderConfig) -> Item:
 
 def _make(task: tuple[Item, tuple[Path, ...]], target: Path) -> Item:
     item, files = task
-    paths = (item.path, *item.sources)
-    lengths = [
-        preparing.convert(source, target / path, item.sample_rate)
-        for source, path in zip(files, paths, strict=True)
-    ]
-    if len(set(lengths)) > 1:
-        raise UserError(
-            f"{files[0]} and {files[1]} are of different length "
-            f"({lengths[0]} and {lengths[1]} samples at {item.sample_rate} Hz); "
-            "cut them to one length"
-        )
-    return replace(item, n_frames=lengths[0], sha256=sha256(target / item.path))
+    paths = [target / path for path in (item.path, *item.sources)]
+    n_frames = preparing.convert_all(files, paths, item.sample_rate)
+    return replace(item, n_frames=n_frames, sha256=sha256(paths[0]))
 
 
 def _mixtures(
     target: Path, split: str, items: Sequence[Item], config: FolderConfig, tell: Tell
 ) -> list[Item]:
-    """Ready mixtures of a split's speech and noise: its recordings by turns, in a fixed order."""
+    """Mix the speech and noise of a split; recordings take turns in a fixed order."""
     speech, noise = (
         [Source(target, item) for item in items if item.kind == kind]
         for kind in ("speech", "noise")
     )
     if not speech or not noise or not config.n_mixtures:
         if speech and config.n_mixtures:
-            tell(f"{split}: no noise to mix its speech with, so that no mixtures are made of it")
+            tell(f"{split}: no noise to mix its speech with; no mixtures are made")
         return []
     by_name = {source.item.name: source.item for source in speech + noise}
     speech.sort(key=lambda source: hashlib.sha256(source.item.name.encode()).digest())
@@ -246,27 +240,23 @@ def _mixtures(
         try:
             mixture = Mixtures([voice], noise, [], recipe, 1).mixture(config.seed, 0, index)
         except UserError as error:
-            reason = str(error).partition(";")[0]  # what it advises, training can do
+            reason = str(error).partition(";")[0]  # without its advice, which is for training
             raise UserError(f"{reason}; take it out of raw, or set n_mixtures=0") from error
         name = f"mixed_{index:04d}"
         paths = [f"{split}/{kind}/{name}.wav" for kind in ("noisy", "clean")]
-        # in whole steps of 16 bits, so that their difference is the noise, exactly
+        # rounded to 16 bits, so that their difference is exactly the noise
         clean, added = (torch.round(x * 2**15) / 2**15 for x in (mixture.clean, mixture.noise))
         for path, waveform in zip(paths, (clean + added, clean), strict=True):
             audio.save(target / path, waveform, config.sample_rate, "PCM_16")
         of = [by_name[name] for name in mixture.recordings]
         made.append(
-            Item(
+            preparing.mixture(
+                target,
+                paths,
                 name=paths[0].removesuffix(".wav"),
-                kind="mixture",
-                path=paths[0],
-                n_frames=clean.shape[-1],
-                sample_rate=config.sample_rate,
-                sources=tuple(paths[1:]),
                 speakers=voice.item.speakers,
                 recordings=tuple(dict.fromkeys(key for item in of for key in item.recordings)),
                 snr_db=round(mixture.snr_db, 2),
-                sha256=sha256(target / paths[0]),
             )
         )
     tell(f"{split}: {len(made)} mixtures made of its speech and noise")

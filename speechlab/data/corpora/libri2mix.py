@@ -1,12 +1,12 @@
 """Libri2Mix (arXiv 2005.11262): two speakers of LibriSpeech, with or without WHAM! noise.
 
 The mixtures are those of the published metadata: each recording times its gain, resampled, cut to
-the shorter speaker (min) or padded to the longer one (max), and added. The test is the published
-one; its dev set shares no speaker with train, so it is the dev set here.
+the shorter speaker (min) or padded to the longer one (max), and added. The dev and test sets are
+the published ones; they share no speaker with train.
 
-Of the published kinds, `mix_clean` and `mix_both` are made, not `mix_single`. `mix_both_reverb` is
-our own: the speakers of `mix_both` stand in one simulated room (see `rooms`), drawn from the seed
-and the mixture's name; the noise, recorded in real rooms, is added as it is.
+The published `mix_clean` and `mix_both` are supported, `mix_single` is not. `mix_both_reverb` is
+our own: the speakers of `mix_both` are in one simulated room (see `rooms`), drawn from the seed
+and the name of the mixture. The noise, recorded in real rooms, is added unchanged.
 """
 
 import csv
@@ -35,10 +35,10 @@ from speechlab.storage.atomic import sha256
 CORPUS = CORPORA["libri2mix"]
 RATE = 16000  # Hz of LibriSpeech and of the noise
 PEAK = 0.99  # of full scale
-EARLY_S = 0.05  # after the direct path: reflections that the ear takes for the speech itself
+EARLY_S = 0.05  # after the direct path: reflections that count as speech
 DISTANCE_M = (0.5, 2.5)  # metres between a speaker and the microphone
-CROSSFADE_S = 0.5  # where a noise shorter than the mixture is repeated
-SPEEDS = ("sp08", "sp12")  # endings of the noise files that LibriMix makes at other speeds
+CROSSFADE_S = 0.5  # at the joins of a repeated noise
+SPEEDS = ("sp08", "sp12")  # suffixes of the noise files at other speeds, made by LibriMix
 COLUMNS = (
     "mixture_ID",
     "source_1_path",
@@ -58,7 +58,9 @@ class Libri2MixConfig:
     # without noise; with noise; with noise and in a room
     train: tuple[Literal["train-clean-100", "train-clean-360"], ...] = ("train-clean-100",)
     rt60_s: tuple[float, float] = (0.2, 0.6)  # reverberation times, for mix_both_reverb
-    reference: Literal["early", "reverberant"] = "early"  # s1, s2: 50 ms of the room, or all of it
+    reference: Literal["early", "reverberant"] = (
+        "early"  # of s1, s2: 50 ms of the room response, or all
+    )
     seed: int = 0  # of the rooms
     librispeech: str = elsewhere()  # folder with train-clean-100/, dev-clean/, test-clean/
     wham_noise: str = elsewhere()  # folder with tr/, cv/, tt/; needed for noise
@@ -71,9 +73,9 @@ class Mixture:
     """One row of the metadata."""
 
     name: str
-    speech: tuple[str, str]  # recordings, from the folder of LibriSpeech on
+    speech: tuple[str, str]  # paths in LibriSpeech
     gains: tuple[float, float]
-    noise: str  # from the folder of the noise on
+    noise: str  # path in WHAM!
     noise_gain: float
 
     @property
@@ -86,14 +88,14 @@ class Mixture:
 
     @property
     def noise_recording(self) -> str:
-        """As "tr/01oo0109_…", whatever speed it is played at."""
+        """As "tr/01oo0109_…", without the suffix of the speed."""
         stem = self.noise.removesuffix(".wav")
         return next((stem.removesuffix(end) for end in SPEEDS if stem.endswith(end)), stem)
 
 
 @preparing.alone
 def prepare(target: Path, config: Libri2MixConfig, tell: Tell) -> None:
-    """Make the mixtures of the metadata. UserError says what is missing."""
+    """Make the mixtures of the metadata. UserError names missing files."""
     if preparing.is_ready(target, CORPUS, config):
         return tell(f"{target} is prepared already")
     files = _metadata(config)
@@ -118,7 +120,7 @@ def prepare(target: Path, config: Libri2MixConfig, tell: Tell) -> None:
 
 
 def _metadata(config: Libri2MixConfig) -> dict[str, list[Path]]:
-    """Metadata files by split. UserError with all that is missing, and where to get it."""
+    """Metadata files by split. UserError names all missing folders and their sources."""
     folder = Path(config.metadata).expanduser()
     subsets = {"train": config.train, "dev": ("dev-clean",), "test": ("test-clean",)}
     files = {
@@ -170,7 +172,7 @@ def _row(row: dict[str, str]) -> Mixture:
 
 
 def _check_recordings(mixtures: Iterable[Mixture], config: Libri2MixConfig) -> None:
-    """UserError where a recording is missing: before hours of work, not after them."""
+    """UserError if a recording is missing, before any conversion."""
     wanted = {_speech(config) / path for mixture in mixtures for path in mixture.speech}
     if config.mixture != "mix_clean":
         wanted |= {_noise(config) / mixture.noise for mixture in mixtures}
@@ -196,7 +198,7 @@ def _noise(config: Libri2MixConfig) -> Path:
 def mixed(
     recordings: Sequence[np.ndarray], gains: Sequence[float], sample_rate: int, mode: str
 ) -> list[np.ndarray]:
-    """Recordings (T,) float32 at 16 kHz -> the same, scaled, resampled and of one length."""
+    """Scale and resample recordings (T,) float32 at 16 kHz; all results have one length."""
     signals = [
         resample_poly(recording * np.float32(gain), sample_rate, RATE)
         for recording, gain in zip(recordings, gains, strict=True)
@@ -209,7 +211,7 @@ def mixed(
 
 
 def responses(name: str, config: Libri2MixConfig) -> list[np.ndarray]:
-    """Of one room with two speakers, (T,) each at 16 kHz: always the same for a mixture's name."""
+    """Impulse responses of two speakers in one room, (T,) each at 16 kHz, drawn from `name`."""
     digest = hashlib.sha256(name.encode()).digest()[:8]
     random = np.random.default_rng([config.seed, int.from_bytes(digest)])
     room, first = rooms.drawn_response(random, config.rt60_s, RATE)
@@ -222,7 +224,7 @@ def responses(name: str, config: Libri2MixConfig) -> list[np.ndarray]:
 
 
 def heard(recording: np.ndarray, response: np.ndarray, kept_s: float = np.inf) -> np.ndarray:
-    """A recording (T,) in a room, in time with the dry one; `kept_s` of what follows the direct."""
+    """A recording (T,) in a room, aligned with the dry one; `kept_s` of the response is used."""
     direct = rooms.direct_at(RATE)
     kept = response if kept_s == np.inf else response[: direct + round(kept_s * RATE)]
     convolved = fftconvolve(recording.astype(np.float64), kept)
@@ -230,7 +232,7 @@ def heard(recording: np.ndarray, response: np.ndarray, kept_s: float = np.inf) -
 
 
 def extended(noise: np.ndarray, length: int) -> np.ndarray:
-    """`length` samples of a noise (T,): repeated with a crossfade, then cut."""
+    """A noise (T,) repeated with crossfades, then cut to `length` samples."""
     n_fade = round(CROSSFADE_S * RATE) + 1
     window = np.hanning(2 * n_fade - 1).astype(np.float32)
     rise, fall = window[:n_fade], window[n_fade - 1 :]
@@ -250,7 +252,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _signals(mixture: Mixture, config: Libri2MixConfig) -> dict[str, np.ndarray]:
-    """What is heard and given back, (T,) each at the mixture's rate: speech, noise, s1, s2."""
+    """The signals speech, noise, s1 and s2, (T,) each, at the rate of the mixture."""
     recordings = [_read(_speech(config) / path) for path in mixture.speech]
     images = references = recordings
     if config.mixture == "mix_both_reverb":
@@ -271,7 +273,7 @@ def _signals(mixture: Mixture, config: Libri2MixConfig) -> dict[str, np.ndarray]
     first, second, noise, s1, s2 = parts
     signals = {"speech": first + second, "noise": noise, "s1": s1, "s2": s2}
     peak = max(np.abs(signal).max() for signal in (first + second + noise, s1, s2))
-    gain = np.float32(min(1.0, PEAK / peak))  # 1 for what is published; a room is louder
+    gain = np.float32(min(1.0, PEAK / peak))  # 1 for published mixtures; a room is louder
     return {kind: gain * signal for kind, signal in signals.items()}
 
 
@@ -288,15 +290,11 @@ def _make(task: tuple[str, Mixture], target: Path, config: Libri2MixConfig) -> I
     if config.mixture != "mix_clean":
         recordings = (*recordings, mixture.noise_recording)
         snr_db = float(10 * np.log10(np.mean(speech**2) / np.mean(noise**2)))
-    return Item(
+    return preparing.mixture(
+        target,
+        paths,
         name=mixture.name,
-        kind="mixture",
-        path=paths[0],
-        n_frames=len(speech),
-        sample_rate=config.sample_rate,
-        sources=tuple(paths[1:]),
         speakers=mixture.speakers,
         recordings=recordings,
         snr_db=snr_db,
-        sha256=sha256(target / paths[0]),
     )

@@ -1,8 +1,8 @@
-"""How other people's files become a prepared corpus: in parallel, resumable, the same every time.
+"""Conversion of raw files into a prepared corpus: parallel, resumable, deterministic.
 
-A corpus names one task per recording and a function that makes the task's sound files and tells
-its manifest line. Lines of finished tasks are kept in shards under `<target>/unfinished/` until the
-manifests are written, so a killed preparation goes on where it stopped.
+A corpus defines one task per recording and a function that writes the task's sound files and
+returns its manifest line. Lines of finished tasks are stored in shards in `<target>/unfinished/`
+until the manifests are written, so that an interrupted preparation resumes.
 """
 
 import dataclasses
@@ -24,30 +24,30 @@ from speechlab.data.corpora.corpus import Corpus, Tell
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import locks
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import replacing, sha256
 from speechlab.version import __version__
 
-SHARD = 50  # tasks whose lines are kept together; what is lost at worst, per process
-OPTIONS = "options.json"  # in `unfinished/`: those that the files there were made with
+SHARD = 50  # tasks per shard; an interruption repeats at most so many per process
+OPTIONS = "options.json"  # in `unfinished/`: the options of the files there
 
 Task = TypeVar("Task")
 
 
 def elsewhere(default: Any = "") -> Any:
-    """A setting that says where or how fast, and changes no sample: a folder, the processes."""
+    """A setting that changes no sample, as a folder or the number of processes."""
     return dataclasses.field(default=default, metadata={"changes_data": False})
 
 
 def resampler() -> dict[str, str]:
-    """What `audio` resamples with, for `corpus.json`."""
+    """Library, version and quality of the resampler, for `corpus.json`."""
     return {"name": "soxr", "version": soxr.__version__, "quality": "HQ"}
 
 
 def alone(prepare: Callable[[Path, Any, Tell], None]) -> Callable[[Path, Any, Tell], None]:
-    """A corpus's `prepare` that one process at a time runs in a folder.
+    """Lock the target folder while `prepare` runs.
 
-    A second one waits, and then finds the corpus prepared. What is prepared already is only read,
-    and may lie where nobody can write.
+    A second process waits, and then finds the corpus prepared. A prepared corpus is only read and
+    not locked: its folder may be read-only.
     """
 
     @functools.wraps(prepare)
@@ -62,10 +62,10 @@ def alone(prepare: Callable[[Path, Any, Tell], None]) -> Callable[[Path, Any, Te
 
 
 def is_ready(target: Path, corpus: Corpus, config: Any) -> bool:
-    """Whether the corpus is there, whole, made with these options.
+    """Whether `target` holds the complete corpus, prepared with these options.
 
-    Raises UserError where the folder holds files of other options, or of something else: they are
-    neither mixed with new ones nor removed.
+    Raises UserError if the folder holds files of other options or of something else. They are
+    neither changed nor removed.
     """
     if (target / manifest.ABOUT).exists():
         known = manifest.about(target)
@@ -91,12 +91,18 @@ def items(
     make: Callable[[Task], Item],
     tell: Tell,
 ) -> dict[str, list[Item]]:
-    """The manifest lines of all tasks, in their order, from `config.jobs` processes (0: all).
+    """The manifest lines of all tasks, in their order, made by `config.jobs` processes.
 
-    `make` is a function of a module (or a partial of one); it writes a task's files whole.
+    target: folder of the prepared corpus.
+    corpus: type of the corpus.
+    config: options; `jobs` is the number of processes, 0 for one per processor.
+    splits: tasks by split.
+    make: writes a task's files atomically and returns its line; a function of a module, or a
+        partial of one.
+    tell: reports progress.
     """
     if config.jobs < 0:
-        raise UserError(f"jobs is {config.jobs}; it must be 0, one per processor, or more")
+        raise UserError(f"jobs is {config.jobs}; it must be 0 (one per processor) or more")
     with replacing(_unfinished(target) / OPTIONS) as part:
         part.write_text(json.dumps(_options(corpus, config)) + "\n", encoding="utf-8")
     shards = [
@@ -108,7 +114,7 @@ def items(
     n_all = sum(len(shard.tasks) for shard in shards)
     n_done = told = n_all - sum(len(shard.tasks) for shard in waiting)
     if n_done:
-        tell(f"{n_done} of {n_all} recordings are there already")
+        tell(f"{n_done} of {n_all} recordings are finished already")
     jobs = config.jobs or parallel.n_processors()
     for n in parallel.finished(_make, waiting, jobs) if waiting else ():
         n_done += n
@@ -129,10 +135,14 @@ def finish(
     remedy: str,
     **notes: Any,
 ) -> None:
-    """Write the manifests and `corpus.json`, then remove what was kept for going on.
+    """Write the manifests and `corpus.json`, then remove `unfinished/`.
 
-    remedy: what to do where two splits share a speaker or a recording. notes: what else
-    `corpus.json` is to tell, as plain JSON values.
+    target: folder of the prepared corpus.
+    corpus: type of the corpus.
+    config: options.
+    splits: manifest lines by split.
+    remedy: advice if two splits share a speaker or a recording.
+    notes: further JSON values for `corpus.json`.
     """
     about = {
         "corpus": corpus.name,
@@ -150,7 +160,7 @@ def finish(
 
 
 def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> None:
-    """UserError, with what to do, where two splits share a speaker or a recording."""
+    """UserError, with `remedy`, if two splits share a speaker or a recording."""
     try:
         manifest.check_disjoint(splits)
     except ValueError as error:
@@ -158,9 +168,9 @@ def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> No
 
 
 def convert(source: Path, target: Path, sample_rate: int) -> int:
-    """A sound file as mono WAV at `sample_rate` (channels averaged): how many samples it has.
+    """Write a sound file as mono WAV at `sample_rate` (channels averaged); returns its length.
 
-    In 16 bits, and in float where these would cut a sample at full scale.
+    The file has 16 bits, or floats if 16 bits would clip.
     """
     recording = files.Recording(source, sample_rate)
     for subtype in ("PCM_16", "FLOAT"):
@@ -172,16 +182,46 @@ def convert(source: Path, target: Path, sample_rate: int) -> int:
     return writer.n_frames
 
 
+def convert_all(sources: Sequence[Path], targets: Sequence[Path], sample_rate: int) -> int:
+    """Convert a mixture and its sources. UserError if they differ in length."""
+    pairs = zip(sources, targets, strict=True)
+    lengths = [convert(source, target, sample_rate) for source, target in pairs]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"{' and '.join(map(str, sources))} are of different length "
+            f"({' and '.join(map(str, lengths))} samples at {sample_rate} Hz); "
+            "replace them by files of one length"
+        )
+    return lengths[0]
+
+
 def copy(source: Path, target: Path) -> None:
-    """The same bytes in another place."""
+    """Copy a file atomically."""
     with replacing(target) as part:
         shutil.copyfile(source, part)
 
 
-def sounds(folder: Path) -> dict[str, Path]:
-    """Sound files at any depth, by their path from `folder` on without the ending, sorted.
+def mixture(target: Path, paths: Sequence[str], **about: Any) -> Item:
+    """The manifest line of a mixture in `target`: its file, then those of its sources.
 
-    Raises UserError where two files differ in their ending alone.
+    Length, rate and hash are those of the mixture's file. about: the other fields.
+    """
+    recording = files.Recording(target / paths[0])
+    return Item(
+        kind="mixture",
+        path=paths[0],
+        n_frames=recording.n_frames,
+        sample_rate=recording.file_rate,
+        sources=tuple(paths[1:]),
+        sha256=sha256(target / paths[0]),
+        **about,
+    )
+
+
+def sounds(folder: Path) -> dict[str, Path]:
+    """Sound files at any depth, sorted, by their relative path without the suffix.
+
+    Raises UserError if two files differ only in their suffix.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
@@ -197,9 +237,9 @@ def sounds(folder: Path) -> dict[str, Path]:
 
 
 def held_out(groups: Iterable[str], percent: float) -> set[str]:
-    """About `percent` of the groups (speakers, recordings), at least one, and never all of them.
+    """About `percent` of the groups (speakers, recordings), at least one, never all.
 
-    A group's own name decides, so the choice stays when others are added.
+    The choice depends on a hash of each name, so it stays the same if other groups are added.
     """
     ranks = {
         group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
@@ -211,13 +251,13 @@ def held_out(groups: Iterable[str], percent: float) -> set[str]:
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _options(corpus: Corpus, config: Any) -> dict[str, Any]:
-    """What decides the samples, as plain JSON values."""
+    """The options that change samples, as plain JSON values."""
     kept = [f.name for f in dataclasses.fields(config) if f.metadata.get("changes_data", True)]
     values = to_dict(config)
     return {"corpus": corpus.name, **{name: values[name] for name in kept}}
@@ -241,7 +281,7 @@ def _unfinished(target: Path) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """Some tasks, and where their lines are kept."""
+    """Some tasks, and the file of their lines."""
 
     make: Callable[[Any], Item]
     tasks: tuple[Any, ...]
@@ -250,7 +290,7 @@ class _Shard:
 
     @property
     def path(self) -> Path:
-        """Named by its tasks, so that lines of other raw files are not taken for these."""
+        """Named by a hash of its tasks, so that lines of other raw files are not reused."""
         name = hashlib.sha256(repr(self.tasks).encode()).hexdigest()[:24]
         return self.folder / f"{self.split}_{name}.json"
 
@@ -263,7 +303,7 @@ class _Shard:
 
 
 def _make(shard: _Shard) -> int:
-    """Do the tasks of a shard: how many they are."""
+    """Run the tasks of a shard; returns their number."""
     made = [shard.make(task) for task in shard.tasks]
     with replacing(shard.path) as part:
         part.write_text(json.dumps([to_dict(item) for item in made]), encoding="utf-8")

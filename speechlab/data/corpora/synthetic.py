@@ -1,12 +1,10 @@
-"""The embedded default corpus: synthetic speech, noise and rooms, made anywhere from a seed.
+"""The default corpus: synthetic speech, noise and rooms, generated from a seed.
 
-Every split has folders `speech`, `noise` and `rooms` of single recordings; `dev` and `test` also
-have ready mixtures in `noisy` and `clean` (same names), which `speechlab evaluate FOLDER/test`
-understands. A file is a function of (options, seed, split, kind, index) alone: the same bytes in
-whatever order and process it is made. Arithmetic is float64 and ends in 16 bits, so that the last
-bits, in which processors differ, do not reach the files: the default corpus is the same bytes with
-and without a processor's AVX and FMA. Other versions of `PACKAGES`, and builds of them for another
-system, may give other files; `corpus.json` tells that by its `key` and `data_hash`.
+Every split has recordings in `speech`, `noise` and `rooms`. `dev` and `test` also have mixtures in
+`noisy` and `clean` (same names) for `speechlab evaluate FOLDER/test`. A file depends only on
+(options, seed, split, kind, index), not on order or process. Arithmetic is float64 and rounded to
+16 bits, so that the default corpus has the same bytes with and without AVX and FMA. Other versions
+or builds of `PACKAGES` may give other files; `key` and `data_hash` in `corpus.json` then differ.
 """
 
 import dataclasses
@@ -25,7 +23,7 @@ import numpy as np
 import torch
 
 from speechlab.audio import files
-from speechlab.config import to_dict
+from speechlab.config import check_ranges, to_dict
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
@@ -38,22 +36,22 @@ from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["synthetic"]
-GENERATOR = 1  # one more with every change that changes a file
-PACKAGES = ("espeakng-loader", "numpy", "pyroomacoustics", "soxr")  # they decide the bytes, too
-EXTRA = ("espeakng_loader", "pyroomacoustics")  # modules that the extra `synth` brings
+GENERATOR = 1  # increase it with every change that changes a file
+PACKAGES = (
+    "espeakng-loader",
+    "numpy",
+    "pyroomacoustics",
+    "soxr",
+)  # their versions change the bytes
+EXTRA = ("espeakng_loader", "pyroomacoustics")  # modules of the extra `synth`
 
 NOISES = ("coloured", "modulated", "babble", "impulsive", "hum")
-N_SENTENCES = 2  # in a recording: about 6 seconds
-N_SPEAKERS = 6  # in a babble
-LEVEL_DB = -26.0  # of speech and noise files: power over the file, full scale at 0
-SPEECH_LEVEL_DB = (-34.0, -24.0)  # in ready mixtures
-PEAK = 0.9  # no sample is louder
-ROOM_GAIN_DB = 6.0  # what room files were turned down by, to stay under full scale
-
-
-def _check(good: bool, name: str, value: object, wanted: str) -> None:
-    if not good:
-        raise UserError(f"SyntheticConfig.{name} is {value}; it has to be {wanted}")
+N_SENTENCES = 2  # in a recording of about 6 seconds
+N_SPEAKERS = 6  # in babble noise
+LEVEL_DB = -26.0  # dBFS, power of speech and noise files
+SPEECH_LEVEL_DB = (-34.0, -24.0)  # dBFS, in mixtures
+PEAK = 0.9  # largest sample
+ROOM_GAIN_DB = 6.0  # attenuation of room files, to stay below full scale
 
 
 @dataclass(frozen=True)
@@ -61,27 +59,28 @@ class SyntheticConfig:
     """How much to make; the defaults give 24, 4 and 4 minutes of speech."""
 
     n_train: int = 240  # recordings of speech, about 6 s each
-    n_held_out: int = 40  # the same in each of dev and test, and as many ready mixtures
+    n_held_out: int = 40  # the same in each of dev and test, and the number of mixtures
     n_noises: int = 8  # recordings of each kind of noise, for training
     n_noises_held_out: int = 3  # the same in each of dev and test
     noise_s: float = 12.0  # s, of each
     n_rooms: int = 20  # for training
     n_rooms_held_out: int = 4  # in each of dev and test
-    rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times of the rooms: from, to
-    snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of the ready mixtures: from, to
+    rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times: low, high
+    snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of the mixtures: low, high
     sample_rate: int = 16000  # Hz
     seed: int = 0
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
     def __post_init__(self) -> None:
-        for name, value in to_dict(self).items():
-            _check(not name.startswith("n_") or value >= 1, name, value, "1 or more")
-            _check(not isinstance(value, list) or value[0] <= value[1], name, value, "(low, high)")
-        _check(self.noise_s >= 1, "noise_s", self.noise_s, "1 or more")
-        within = self.rt60_s[0] >= 0.1 and self.rt60_s[1] <= 0.8  # longer ones need much memory
-        _check(within, "rt60_s", self.rt60_s, "0.1 to 0.8")
-        within = 8000 <= self.sample_rate <= 48000
-        _check(within, "sample_rate", self.sample_rate, "8000 to 48000")
+        counts = [field.name for field in dataclasses.fields(self) if field.name.startswith("n_")]
+        check_ranges(
+            self,
+            **dict.fromkeys(counts, (1, math.inf)),
+            noise_s=(1, math.inf),
+            snr_db=(-math.inf, math.inf),
+            rt60_s=(0.1, 0.8),  # longer ones need much memory
+            sample_rate=(8000, 48000),
+        )
 
 
 SMOKE = SyntheticConfig(10, 5, 1, 1, 4.0, 2, 1)  # made in seconds
@@ -91,24 +90,26 @@ SMOKE = SyntheticConfig(10, 5, 1, 1, 4.0, 2, 1)  # made in seconds
 class Recipe:
     """An item and how its files are made.
 
-    `make(folder, *arguments)` gives the whole 16-bit steps (T,) of its file, then of its sources.
+    `make(folder, *arguments)` returns the 16-bit samples (T,) of its file, then of its sources.
     """
 
-    item: Item  # its length and hash still open
-    make: Callable[..., tuple[np.ndarray, ...]] = dataclasses.field(repr=False)  # it has an address
+    item: Item  # without length and hash
+    make: Callable[..., tuple[np.ndarray, ...]] = dataclasses.field(
+        repr=False
+    )  # its repr has an address
     arguments: tuple[Any, ...]
-    key: str  # of the corpus; so that nothing made by other versions is taken for this
+    key: str  # of the corpus, so that files of other versions are not reused
 
 
 @preparing.alone
 def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
-    """Make the corpus in `target`; nothing where it is there, the rest where that was interrupted.
+    """Make the corpus in `target`, or resume an interrupted preparation.
 
-    UserError where the folder holds anything else, a corpus of other options or versions included,
-    or the extra `synth` is not installed.
+    UserError if the folder holds anything else, as a corpus of other options or versions, or if
+    the extra `synth` is not installed.
     """
     wanted = key(config)
-    jobs, config = config.jobs, dataclasses.replace(config, jobs=0)  # in no recipe
+    jobs, config = config.jobs, dataclasses.replace(config, jobs=0)  # not part of a recipe
     if preparing.is_ready(target, CORPUS, config):
         _refuse_other_versions(target, wanted)
         return tell(f"{target} is prepared already")
@@ -117,7 +118,7 @@ def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
         for of_split in (_recordings, _babbles, _mixtures)
     )
     splits: dict[str, list[Item]] = {split: [] for split in manifest.SPLITS}
-    # what is made of other files comes after them, and quicker than another process starts
+    # files made of other files come last; they take less time than the start of a process
     for what, recipes, n in (
         ("speech, rooms and noise", recordings, jobs),
         ("babble", babble, 1),
@@ -134,7 +135,7 @@ def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
         CORPUS,
         config,
         splits,
-        "report this: the generator parts its splits itself",
+        "report this: the generator makes disjoint splits",
         key=wanted,
         generator=GENERATOR,
         versions=_versions(),
@@ -145,9 +146,9 @@ def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
 
 
 def key(config: SyntheticConfig) -> str:
-    """SHA-256 of all that decides the bytes: options, this generator, and the packages it calls.
+    """SHA-256 of all that changes the bytes: options, generator, versions of packages.
 
-    UserError where the extra `synth` is not installed.
+    UserError if the extra `synth` is not installed.
     """
     missing = [module for module in EXTRA if importlib.util.find_spec(module) is None]
     if missing:
@@ -179,7 +180,7 @@ def _refuse_other_versions(target: Path, wanted: str) -> None:
 
 
 def _cook(target: Path, recipe: Recipe) -> Item:
-    """Make an item's files, whole or not at all, and tell what they are."""
+    """Write the files of an item atomically; returns it with length and hash."""
     item = recipe.item
     made = recipe.make(target, *recipe.arguments)
     for path, steps in zip((item.path, *item.sources), made, strict=True):
@@ -190,13 +191,13 @@ def _cook(target: Path, recipe: Recipe) -> Item:
 
 
 def _random(config: SyntheticConfig, *words: object) -> np.random.Generator:
-    """Random numbers that depend on the seed and the words alone."""
+    """Random numbers that depend only on the seed and the words."""
     text = "/".join(map(str, (config.seed, *words)))
     return np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))
 
 
 def _recordings(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
-    """What is made of nothing else: speech, rooms, and noise but for babble."""
+    """Recordings made of no other files: speech, rooms, and noise except babble."""
     train = split == "train"
     n_rooms = config.n_rooms if train else config.n_rooms_held_out
     kinds = [kind for kind in NOISES if kind != "babble"]
@@ -223,7 +224,7 @@ def _item(config: SyntheticConfig, split: str, kind: str, name: str, **more: Any
 
 
 def _talks(config: SyntheticConfig, split: str) -> list[tuple[Item, speech.Utterance]]:
-    """Speakers by turns, two sentences each; sentences come again when all have been said."""
+    """Speakers take turns, with two sentences each; sentences repeat when all are used."""
     texts = speech.sentences(split)
     n_talks = config.n_train if split == "train" else config.n_held_out
     n_rounds = math.ceil(n_talks * N_SENTENCES / len(texts))
@@ -264,7 +265,7 @@ def _noise(
 
 
 def _babbles(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
-    """Noise that is made of the split's speech, but for the sentences that it is mixed with."""
+    """Babble of the split's speech, without the sentences that it is mixed with."""
     talks = [item for item, _ in _talks(config, split)]
     mixed = talks[NOISES.index("babble") :: len(NOISES)] if split != "train" else []
     taboo = {recording for talk in mixed for recording in talk.recordings}
@@ -285,7 +286,7 @@ def _babbles(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
 
 
 def _mixtures(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
-    """Of dev and test: each talk once in noise, kinds by turns, SNRs spread evenly in each kind."""
+    """Mixtures of dev and test: each speech file once, noises by turns, SNRs evenly spread."""
     if split == "train":
         return []
     noise = [r.item for of in (_recordings, _babbles) for r in of(config, split, wanted)]
@@ -362,7 +363,7 @@ def _mixed(
     noise: str,
     snr_db: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy and clean; the SNR is that of the powers over the whole file."""
+    """Noisy and clean; the SNR is over the whole file."""
     random = _random(config, split, "mix", index)
     clean, added = _read(folder / talk), _read(folder / noise)
     start = random.integers(max(1, len(added) - len(clean)))
@@ -371,17 +372,17 @@ def _mixed(
     added = added * noises.rms(clean) / noises.rms(added) * 10 ** (-snr_db / 20)
     quieter = min(1.0, PEAK / np.abs(clean + added).max())
     clean, added = _steps(clean * quieter), _steps(added * quieter)
-    return clean + added, clean  # in whole steps: their difference is the noise, exactly
+    return clean + added, clean  # rounded: their difference is exactly the noise
 
 
 def _at_level(samples: np.ndarray) -> np.ndarray:
-    """At LEVEL_DB, or less where its peak would be over PEAK."""
+    """Scale to LEVEL_DB, or lower if a sample would exceed PEAK."""
     samples = samples * (10 ** (LEVEL_DB / 20) / noises.rms(samples))
     return samples * min(1.0, PEAK / np.abs(samples).max())
 
 
 def _steps(samples: np.ndarray) -> np.ndarray:
-    """Full scale 1 -> whole steps of 16 bits, as float64."""
+    """Round to 16 bits: integers as float64, from samples of full scale 1."""
     return np.rint(samples * 2**15)
 
 

@@ -1,14 +1,15 @@
-"""Two speakers at once, made from another prepared corpus: its speech, and its noise where wanted.
+"""Mixtures of two speakers, made from the speech and noise of another prepared corpus.
 
-    source: speech, noise ─ at 8 kHz ─► train, dev, test     splits, speakers and names stay
-            rooms of two places each ─►                      simulated, in two_speakers_noisy
-                       dev, test ─► ready mixtures in mix/, s1/, s2/
+    source: speech, noise ─ at 8 kHz ─► train, dev, test     same splits, speakers, names
+            rooms of two places each ─►                      simulated, if noisy
+                       dev, test ─► mixtures in mix/, s1/, s2/
 
-`two_speakers` is their sum, as WSJ0-2mix; `two_speakers_noisy` has both in one room and noise, as
-U-Mamba-Net's data (arXiv 2412.18217). Ready mixtures are drawn as `data.mixing` draws
-training examples, of their own split alone. Files are in whole steps of 16 bits.
+`two_speakers` is the sum of both, as WSJ0-2mix. `two_speakers_noisy` has both in one room, and
+noise, as the data of U-Mamba-Net (arXiv 2412.18217). Mixtures are drawn from their own split, as
+`data.mixing` draws training examples. Files have 16 bits.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from speechlab.audio import files
+from speechlab.config import check_ranges
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
@@ -32,52 +34,51 @@ from speechlab.storage.atomic import sha256
 
 CORPUS, NOISY = CORPORA["two_speakers"], CORPORA["two_speakers_noisy"]
 FOLDERS = ("mix", "s1", "s2")
-ROOM_GAIN_DB = 6.0  # what room files were turned down by, to stay under full scale
-ROOMS = 2  # their stream of random numbers; mixtures have 0
+ROOM_GAIN_DB = 6.0  # attenuation of room files, to stay below full scale
+ROOMS = 2  # stream of random numbers; mixtures have 0
 
 
 @dataclass(frozen=True)
 class TwoSpeakersConfig:
     sample_rate: int = 8000  # Hz
-    n_mixtures: int = 40  # ready ones, in each of dev and test
+    n_mixtures: int = 40  # in each of dev and test
     mixture_s: float = 4.0  # s, of each
-    source_level_db: tuple[float, float] = (-2.5, 2.5)  # dB, of the speakers: see MixtureConfig
+    source_level_db: tuple[float, float] = (-2.5, 2.5)  # dB, see MixtureConfig
     seed: int = 0
-    source: str = elsewhere("data/synthetic")  # a prepared corpus that has speech
+    source: str = elsewhere("data/synthetic")  # a prepared corpus with speech
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
     def __post_init__(self) -> None:
-        _check(0.1 <= self.mixture_s <= 3600, "mixture_s", "0.1 to 3600")
-        _check(1 <= self.n_mixtures <= 10**6, "n_mixtures", "1 to 10**6")
-        _check(8000 <= self.sample_rate <= 48000, "sample_rate", "8000 to 48000")
-        _check(0 <= self.seed < 2**32, "seed", "0 or more, under 2**32")
-        recipe(self)  # says what else cannot be
+        check_ranges(
+            self,
+            mixture_s=(0.1, 3600),
+            n_mixtures=(1, 10**6),
+            sample_rate=(8000, 48000),
+            seed=(0, 2**32 - 1),
+        )
+        recipe(self)  # checks the rest
 
 
 @dataclass(frozen=True)
 class NoisyTwoSpeakersConfig(TwoSpeakersConfig):
-    """The same with both speakers in a room, and noise."""
+    """The same in a room and with noise."""
 
-    snr_db: tuple[float, float] = (0.0, 15.0)  # dB of both speakers over the noise
+    snr_db: tuple[float, float] = (0.0, 15.0)  # dB, both speakers to noise
     n_rooms: int = 20  # for training
     n_rooms_held_out: int = 4  # in each of dev and test
     rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times
-    reference: Literal["early", "reverberant"] = "early"  # s1, s2: 50 ms of the room, or all of it
+    reference: Literal["early", "reverberant"] = (
+        "early"  # of s1, s2: 50 ms of the room response, or all
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(min(self.n_rooms, self.n_rooms_held_out) >= 1, "n_rooms", "1 or more")
-        low, high = self.rt60_s
-        _check(0.1 <= low <= high <= 0.8, "rt60_s", "(low, high) in 0.1 to 0.8")
-
-
-def _check(holds: bool, name: str, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"two speakers: {name} must be {wanted}")
+        n_rooms = (1, math.inf)
+        check_ranges(self, n_rooms=n_rooms, n_rooms_held_out=n_rooms, rt60_s=(0.1, 0.8))
 
 
 def recipe(config: TwoSpeakersConfig) -> MixtureConfig:
-    """How a mixture is drawn, of dev and test, and in training as its base."""
+    """Settings of mixtures of dev and test; a training starts from them."""
     clean = MixtureConfig(
         segment_s=config.mixture_s,
         sample_rate=config.sample_rate,
@@ -90,16 +91,16 @@ def recipe(config: TwoSpeakersConfig) -> MixtureConfig:
 
 
 class _Task(NamedTuple):
-    """A file to be made: from one of the source's, or a place in a room from nothing."""
+    """A file to make: a converted recording, or the response of a place in a room."""
 
-    item: Item  # its length and hash still open
+    item: Item  # without length and hash
     file: str  # empty for a room
-    room: tuple[str, int, int] = ("", 0, 0)  # split, number of the room, which place
+    room: tuple[str, int, int] = ("", 0, 0)  # split, room, place
 
 
 @preparing.alone
 def prepare(target: Path, config: TwoSpeakersConfig, tell: Tell) -> None:
-    """Convert the source's recordings and mix. UserError where it has too few speakers."""
+    """Convert the recordings of the source and mix them. UserError for too few speakers."""
     source = Path(config.source).expanduser()
     corpus = NOISY if isinstance(config, NoisyTwoSpeakersConfig) else CORPUS
     is_ready = preparing.is_ready(target, corpus, config)
@@ -121,11 +122,11 @@ def prepare(target: Path, config: TwoSpeakersConfig, tell: Tell) -> None:
 
 
 def _tasks(split: str, source: Path, config: TwoSpeakersConfig) -> list[_Task]:
-    """Speech of one known speaker each; where it is to be noisy, noise and rooms, too."""
+    """Speech of one named speaker each; for the noisy corpus also noise and rooms."""
     items = manifest.parse(source / f"{split}.csv")
     kept = [item for item in items if item.kind == "speech" and len(item.speakers) == 1]
     if split != "test" and len({item.speakers for item in kept}) < 2:
-        raise UserError(f"{source}: needs speech of two known speakers or more in {split}")
+        raise UserError(f"{source}: needs speech of two or more named speakers in {split}")
     noisy = isinstance(config, NoisyTwoSpeakersConfig)
     noise = [item for item in items if item.kind == "noise"] if noisy else []
     if noisy and not noise and (kept or split != "test"):
@@ -140,7 +141,7 @@ def _tasks(split: str, source: Path, config: TwoSpeakersConfig) -> list[_Task]:
 
 
 def _places(split: str, config: NoisyTwoSpeakersConfig) -> Iterator[_Task]:
-    """Two in each room."""
+    """Two places in each room."""
     for number in range(config.n_rooms if split == "train" else config.n_rooms_held_out):
         for place in range(2):
             name = f"{split}_room_{number:04d}_{place + 1}"
@@ -172,13 +173,13 @@ def _make(task: _Task, target: Path, config: TwoSpeakersConfig) -> Item:
 def _mixtures(
     target: Path, split: str, items: Sequence[Item], config: TwoSpeakersConfig, tell: Tell
 ) -> list[Item]:
-    """Ready mixtures of a split's own recordings."""
+    """Mixtures of the recordings of a split."""
     speech, noise, places = (
         [Source(target, item) for item in items if item.kind == kind]
         for kind in ("speech", "noise", "room")
     )
     if len({source.item.speakers for source in speech}) < 2:
-        tell(f"{split}: no speech of two speakers in the source, so that it has no mixtures")
+        tell(f"{split}: no speech of two speakers in the source; no mixtures are made")
         return []
     by_name = {source.item.name: source.item for source in (*speech, *noise)}
     examples = Mixtures(speech, noise, places, recipe(config), config.n_mixtures)
@@ -193,17 +194,13 @@ def _mixtures(
             _save(target / path, waveform, config)
         of = [by_name[name] for name in mixture.recordings]
         made.append(
-            Item(
+            preparing.mixture(
+                target,
+                paths,
                 name=name,
-                kind="mixture",
-                path=paths[0],
-                n_frames=clean.shape[-1],
-                sample_rate=config.sample_rate,
-                sources=tuple(paths[1:]),
                 speakers=tuple(item.speakers[0] for item in of[:2]),
                 recordings=tuple(dict.fromkeys(key for item in of for key in item.recordings)),
                 snr_db=round(mixture.snr_db, 2) if noise else None,
-                sha256=sha256(target / paths[0]),
             )
         )
     tell(f"{split}: {len(made)} mixtures of two speakers")

@@ -1,8 +1,8 @@
-"""VoiceBank-DEMAND, 28 speakers (doi 10.7488/ds/2117): fetched, resampled, with a dev set.
+"""VoiceBank-DEMAND, 28 speakers (doi 10.7488/ds/2117): download, conversion, dev set.
 
-The published set has no dev split. Two of its 28 training speakers are held out here, p226 and
-p287, so 26 are left to train on; the test set (p232, p257) stays as it is, in `test/noisy` and
-`test/clean`, where `speechlab evaluate` finds it.
+The published set has no dev split. Two of its 28 training speakers, p226 and p287, are held out,
+so that 26 remain for training. The test set (p232, p257) is in `test/noisy` and `test/clean`,
+where `speechlab evaluate` finds it.
 """
 
 import re
@@ -18,7 +18,6 @@ from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import archive as archives
 from speechlab.storage import download as downloads
-from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["voicebank_demand"]
 DEV_SPEAKERS = ("p226", "p287")
@@ -30,9 +29,9 @@ DISK_BYTES = 15e9  # archives and 48 kHz files together, while preparing
 @dataclass(frozen=True)
 class VoiceBankDemandConfig:
     sample_rate: int = 16000  # Hz of the prepared files; the published ones have 48000
-    raw: str = elsewhere()  # folder with the archives or what they hold; empty: <target>/raw
-    download: bool = elsewhere(True)  # fetch what is missing in `raw`
-    mirror: str = elsewhere()  # address of a folder with the same archives, tried first
+    raw: str = elsewhere()  # folder of the archives, packed or unpacked; empty: <target>/raw
+    download: bool = elsewhere(True)  # missing archives
+    mirror: str = elsewhere()  # address of the same archives, tried first
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
 
@@ -40,10 +39,10 @@ class VoiceBankDemandConfig:
 class Archive:
     """A file of the dataset's page on Edinburgh DataShare."""
 
-    name: str  # without .zip; so is the folder in it called
-    bitstream: str  # its id there
-    md5: str = ""  # as that page tells it; empty where it could not be had: see `downloads.fetch`
-    n_bytes: int | None = None  # where it is known
+    name: str  # without .zip; also the name of its folder
+    bitstream: str  # id on DataShare
+    md5: str = ""  # as published; empty if unknown: see `downloads.fetch`
+    n_bytes: int | None = None  # if known
     needed: bool = True
 
     def urls(self, mirror: str) -> tuple[str, ...]:
@@ -55,7 +54,7 @@ class Archive:
         return (f"{mirror.rstrip('/')}/{self.name}.zip", *official) if mirror else official
 
 
-# The small ones first: a broken preparation does not leave them out.
+# Small ones first, so that an interrupted download has them.
 ARCHIVES = (
     Archive(
         "logfiles",
@@ -103,7 +102,7 @@ class _Task:
 
 @preparing.alone
 def prepare(target: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
-    """Fetch what is missing, resample, hold two speakers out. UserError says what is missing."""
+    """Download, resample and hold two speakers out. UserError names missing archives."""
     if preparing.is_ready(target, CORPUS, config):
         return tell(f"{target} is prepared already")
     raw = Path(config.raw).expanduser() if config.raw else target / "raw"
@@ -127,7 +126,7 @@ def prepare(target: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
 
 
 def _get(raw: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
-    """Have the folders of all archives in `raw`. UserError names those that are missing."""
+    """Download and unpack archives into `raw`. UserError names missing ones."""
     absent = [archive for archive in ARCHIVES if not (raw / archive.name).is_dir()]
     zipped = [a for a in absent if (raw / f"{a.name}.zip").is_file()]
     missing = [a.name for a in absent if a.needed and a not in zipped]
@@ -140,13 +139,13 @@ def _get(raw: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
         downloads.check_space(raw, DISK_BYTES * len(missing) / 4, "preparing voicebank_demand")
     for archive in absent:
         if archive not in zipped and not missing:
-            continue  # what is needed is there: no reason to ask the network for the rest
+            continue  # optional: not worth a download
         try:
             _unpack(raw, archive, config.mirror, tell)
         except UserError as error:
             if archive.needed:
                 raise
-            tell(f"going on without SNR or transcripts: {error}")
+            tell(f"continuing without SNR or transcripts: {error}")
 
 
 def _unpack(raw: Path, archive: Archive, mirror: str, tell: Tell) -> None:
@@ -168,12 +167,12 @@ def _unpack(raw: Path, archive: Archive, mirror: str, tell: Tell) -> None:
         archives.unpack(zipped, raw / archive.name)
     except UserError:
         if not archive.md5:
-            downloads.forget(zipped)  # what was trusted was no archive: the next time starts anew
+            downloads.forget(zipped)  # download it again next time
         raise
 
 
 def _tasks(raw: Path) -> dict[str, list[_Task]]:
-    """One task per pair and split. UserError for a file without its partner."""
+    """The tasks of each split, one per pair. UserError for a file without its partner."""
     snrs, texts = _snrs(raw / "logfiles"), {}
     for name in ("trainset_28spk_txt", "testset_txt"):
         texts |= {path.stem: path for path in (raw / name).rglob("p*.txt")}
@@ -195,7 +194,7 @@ def _tasks(raw: Path) -> dict[str, list[_Task]]:
 
 
 def _wavs(folder: Path) -> dict[str, Path]:
-    """Sound files of an unpacked archive by utterance, at whatever depth they lie."""
+    """Sound files of an unpacked archive, at any depth, by utterance."""
     found = {path.stem: path for path in preparing.sounds(folder).values()}
     wrong = [name for name in found if not re.fullmatch(r"p\d+_\d+", name)]
     if wrong or not found:
@@ -213,7 +212,7 @@ def _speaker(name: str) -> str:
 
 
 def _snrs(folder: Path) -> dict[str, float]:
-    """Utterance -> the SNR that its log line tells: "p226_001 cafeteria 15"."""
+    """Utterance -> SNR in dB, from log lines as "p226_001 cafeteria 15"."""
     snrs = {}
     for path in sorted(folder.rglob("log_*set*.txt")):
         for line in _read(path).splitlines():
@@ -224,26 +223,15 @@ def _snrs(folder: Path) -> dict[str, float]:
 
 
 def _make(task: _Task, target: Path, sample_rate: int) -> Item:
-    lengths = {}
-    for kind, source in (("noisy", task.noisy), ("clean", task.clean)):
-        path = target / task.split / kind / f"{task.name}.wav"
-        lengths[kind] = preparing.convert(source, path, sample_rate)
-    if lengths["noisy"] != lengths["clean"]:
-        raise UserError(
-            f"{task.noisy} and {task.clean} are of different length ({lengths['noisy']} and "
-            f"{lengths['clean']} samples at {sample_rate} Hz); unpack the archives again"
-        )
-    noisy, clean = (f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean"))
-    return Item(
+    paths = [f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")]
+    sources = (task.noisy, task.clean)
+    preparing.convert_all(sources, [target / path for path in paths], sample_rate)
+    return preparing.mixture(
+        target,
+        paths,
         name=task.name,
-        kind="mixture",
-        path=noisy,
-        n_frames=lengths["noisy"],
-        sample_rate=sample_rate,
-        sources=(clean,),
         speakers=(_speaker(task.name),),
         recordings=(task.name,),
         snr_db=task.snr_db,
         text=task.text,
-        sha256=sha256(target / noisy),
     )

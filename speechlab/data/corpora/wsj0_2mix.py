@@ -1,14 +1,14 @@
-"""WSJ0-2mix: two speakers at once (arXiv 1508.04306), taken over or built from WSJ0.
+"""WSJ0-2mix: mixtures of two speakers (arXiv 1508.04306), copied or built from WSJ0.
 
-Two ways in. `raw` holds mixtures that are there, as pywsj0-mix lays them out. Or `wsj0` holds the
-recordings (LDC93S6A, bought from the LDC) and `lists` the published mixing lists and active levels;
-then the mixtures are built by the published rule: each speaker divided by the root of its active
-level, put at its gain, cut to the shorter (min) or padded to the longer one (max), and all scaled
-to a peak of at most 0.9.
+Either `raw` holds finished mixtures in the layout of pywsj0-mix. Or `wsj0` holds the recordings
+(LDC93S6A, bought from the LDC) and `lists` the published mixing lists and active levels. Mixtures
+are then built by the published rule: each speaker is divided by the root of its active level,
+scaled by its gain, and cut to the shorter (min) or padded to the longer one (max); all three
+signals are scaled to a peak of at most 0.9.
 
-The published cv set has the speakers of tr, so a model chosen by it is chosen on known voices.
-Here some speakers of tr and cv are held out: dev has the mixtures with two of them, train has those
-of tr with none. A mixture with one of them is in neither. The test set is tt, whole.
+The published cv set has the speakers of tr: it would select models on known voices. Here some
+speakers of tr and cv are held out. Dev has the mixtures of two such speakers, train those of tr
+with none; mixtures with one are left out. The test set is the whole of tt.
 """
 
 import itertools
@@ -31,7 +31,6 @@ from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
-from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["wsj0_2mix"]
 PARTS = ("tr", "cv", "tt")
@@ -54,17 +53,17 @@ class Wsj0TwoMixConfig:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One line of a list, or one file that is there."""
+    """One line of a mixing list, or one finished mixture."""
 
     part: str  # of PARTS
     utterances: tuple[str, str]
-    gains_db: tuple[str, str]  # as written in the list, which is also how files are named
-    files: tuple[Path, ...]  # mix, s1, s2; or the two recordings to build it from
-    levels: tuple[float, ...] = ()  # active level (power) of each recording; none where taken over
+    gains_db: tuple[str, str]  # as written in the list and in file names
+    files: tuple[Path, ...]  # mix, s1, s2; or the two recordings
+    levels: tuple[float, ...] = ()  # active level (power) of each recording, if built
 
     @property
     def name(self) -> str:
-        """As pywsj0-mix names files: gains with 8 significant digits."""
+        """The file name of pywsj0-mix: gains have 8 significant digits."""
         gains = [f"{float(gain):.8g}" for gain in self.gains_db]
         return "_".join(itertools.chain(*zip(self.utterances, gains, strict=True)))
 
@@ -78,7 +77,7 @@ Build = Callable[[Mixture, list[Path], Wsj0TwoMixConfig], None]  # writes mix, s
 
 @preparing.alone
 def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
-    """Take over or build the mixtures, and hold speakers out. UserError says what is missing."""
+    """Copy or build the mixtures and hold speakers out. UserError names missing files."""
     if preparing.is_ready(target, CORPUS, config):
         return tell(f"{target} is prepared already")
     if config.raw:
@@ -105,7 +104,7 @@ def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
 
 
 def split(mixtures: list[Mixture], dev_percent: float) -> dict[str, list[Mixture]]:
-    """Mixtures by split: no speaker is in two of them. UserError where none are left for one."""
+    """Mixtures by split; no two splits share a speaker. UserError if a split is empty."""
     speakers = {speaker for m in mixtures if m.part != "tt" for speaker in m.speakers}
     held = preparing.held_out(speakers, dev_percent)
     splits = {
@@ -123,7 +122,7 @@ def split(mixtures: list[Mixture], dev_percent: float) -> dict[str, list[Mixture
 
 
 def _taken(raw: Path, config: Wsj0TwoMixConfig) -> list[Mixture]:
-    """The mixtures that lie in `raw`. UserError where one of their three files is missing."""
+    """The mixtures in `raw`. UserError if one of their three files is missing."""
     inner = Path(f"wav{config.sample_rate // 1000}k") / config.mode
     root = next((raw / p / inner for p in ("", "2speakers") if (raw / p / inner).is_dir()), None)
     missing = [f"{part}/{kind}" for part in PARTS for kind in FOLDERS]
@@ -153,7 +152,7 @@ def _taken(raw: Path, config: Wsj0TwoMixConfig) -> list[Mixture]:
 
 
 def _listed(config: Wsj0TwoMixConfig) -> list[Mixture]:
-    """The mixtures that the published lists name. UserError says what is missing."""
+    """The mixtures of the published lists. UserError names missing files."""
     lists, wsj0 = Path(config.lists).expanduser(), Path(config.wsj0).expanduser()
     paths = {part: lists / f"mix_2_spk_{part}.txt" for part in PARTS}
     missing = [str(path) for path in paths.values() if not (config.lists and path.is_file())]
@@ -172,7 +171,7 @@ def _listed(config: Wsj0TwoMixConfig) -> list[Mixture]:
 def _parsed(
     part: str, line: str, wsj0: Path, levels: Mapping[str, float], where: str
 ) -> list[Mixture]:
-    """One line "wsj0/si_tr_s/40n/40na010x.wav 1.9857 wsj0/… -1.9857"; none where it is empty."""
+    """The mixture of a line "wsj0/si_tr_s/40n/40na010x.wav 1.9857 wsj0/… -1.9857"."""
     words = line.split()
     if not words:
         return []
@@ -188,10 +187,10 @@ def _parsed(
 
 
 def _recording(wsj0: Path, listed: str) -> Path:
-    """A recording as WAV, or as it is on the discs (.wv1); UserError where it is neither."""
+    """A recording as WAV or, as on the discs, .wv1. UserError if there is neither."""
     place = wsj0 / listed
     if not place.parent.is_dir():
-        place = wsj0 / Path(*Path(listed).parts[1:])  # wsj0 itself is named, not what holds it
+        place = wsj0 / Path(*Path(listed).parts[1:])  # `wsj0` is the inner folder
     for path in (place, place.with_suffix(".wv1")):
         if path.is_file():
             return path
@@ -260,16 +259,12 @@ def _make(task: tuple[str, Mixture], build: Build, target: Path, config: Wsj0Two
             f"{mixture.files[0]}: mix, s1 and s2 differ in length, or are not at "
             f"{config.sample_rate} Hz; make them again"
         )
-    return Item(
+    return preparing.mixture(
+        target,
+        files,
         name=f"{mixture.part}_{mixture.name}",
-        kind="mixture",
-        path=files[0],
-        n_frames=headers[0].n_frames,
-        sample_rate=config.sample_rate,
-        sources=tuple(files[1:]),
         speakers=mixture.speakers,
         recordings=mixture.utterances,
-        sha256=sha256(target / files[0]),
     )
 
 

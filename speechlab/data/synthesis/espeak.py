@@ -1,9 +1,8 @@
 """The program that speaks one utterance by espeak-ng, in a process of its own.
 
-espeak-ng keeps hidden state from one utterance to the next and starts its random numbers from the
-clock; so each utterance gets a fresh process and a seed, and is the same bytes whenever and in
-whatever order it is spoken. `speech.say` starts it; the standard library is all it needs, since
-importing more would take longer than speaking.
+espeak-ng keeps hidden state between utterances and seeds its random numbers from the clock. So each
+utterance gets a new process and a seed, and always has the same bytes. `speech.say` starts the
+program. It imports only the standard library, as more would take longer than the speech.
 """
 
 import contextlib
@@ -17,15 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PATH_BYTES_MAX = (
-    120  # espeak-ng cuts the names of its data files at 160 bytes, their folder's included
-)
-RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples go to the callback, as fast as they come
+PATH_BYTES_MAX = 120  # of the data folder; espeak-ng cuts paths of files at 160 bytes
+RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples go to the callback
 TEXT_IS_UTF8 = 1  # espeakCHARS_UTF8
 # espeak_PARAMETER -> its value, or the request's key for it
 PARAMETERS = {
     1: "words_per_minute",
-    2: 30,  # volume in per cent: at the usual 100 loud voices are cut at full scale
+    2: 30,  # volume in per cent; at the default of 100 loud voices clip
     3: "pitch",
     4: "pitch_range",
 }
@@ -35,7 +32,7 @@ CALLBACK = ctypes.CFUNCTYPE(
 
 
 def speak(request: dict[str, Any]) -> tuple[int, bytes]:
-    """Sample rate (Hz) and int16 samples. RuntimeError where espeak-ng refuses.
+    """Sample rate (Hz) and int16 samples. RuntimeError if espeak-ng refuses.
 
     request: library and data (paths), text, voice (as "en-us+f2"), words_per_minute, pitch (0-99),
     pitch_range (0-99) and seed (below 2**31).
@@ -69,7 +66,7 @@ def speak(request: dict[str, Any]) -> tuple[int, bytes]:
 
 @contextlib.contextmanager
 def short_path(data: str) -> Iterator[str]:
-    """A way to the folder that espeak-ng's buffers can hold: itself, a link, or else a copy."""
+    """A path to the data that fits the buffers of espeak-ng: itself, a link, or a copy."""
     if len(os.fsencode(data)) <= PATH_BYTES_MAX:
         yield data
         return
@@ -77,7 +74,7 @@ def short_path(data: str) -> Iterator[str]:
         short = Path(folder, "espeak-ng-data")
         try:
             short.symlink_to(Path(data).resolve(), target_is_directory=True)
-        except OSError:  # a system, or a user on it, without links
+        except OSError:  # no links here
             shutil.copytree(data, short)
         yield str(short)
 

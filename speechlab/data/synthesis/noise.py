@@ -1,7 +1,7 @@
-"""Noise by rule: five kinds, each a function of a random generator.
+"""Five kinds of noise, each a function of a random generator.
 
-All return (T,) float64 at any level; `synthetic` sets it. Random numbers and spectra are float64
-and end as 16 bits, so that the last bits of a processor's arithmetic do not reach the file.
+All return (T,) float64; `synthetic` sets the level. Arithmetic is float64 and rounded to 16 bits,
+so that files do not depend on the processor.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from numpy.random import Generator
 
 # Power spectral density is proportional to frequency ** slope.
 SLOPES = {"white": 0.0, "pink": -1.0, "brown": -2.0, "blue": 1.0}
-LOWEST_HZ = 30.0  # below it coloured noise is flat: loudspeakers give, and ears hear, nothing there
-DECAY_DB = 60.0  # a decay time is that to -60 dB
+LOWEST_HZ = 30.0  # coloured noise is flat below: inaudible
+DECAY_DB = 60.0  # definition of a decay time
 
 
 def coloured(random: Generator, n_frames: int, sample_rate: int, slope: float) -> np.ndarray:
-    """Gaussian noise of a spectral slope; its end goes on into its beginning."""
+    """Gaussian noise of a spectral slope; it continues seamlessly from its end to its start."""
     spec = np.fft.rfft(random.standard_normal(n_frames))
     hertz = np.maximum(np.fft.rfftfreq(n_frames, 1 / sample_rate), LOWEST_HZ)
     return np.fft.irfft(spec * hertz ** (slope / 2), n_frames)
 
 
 def modulated(random: Generator, n_frames: int, sample_rate: int) -> np.ndarray:
-    """Noise that swells and fades in each of three bands for itself, as wind and traffic do."""
+    """Noise whose level changes independently in three bands, as wind and traffic do."""
     edges = np.sort(random.uniform(np.log(100.0), np.log(0.45 * sample_rate), 2))
     low, high = np.exp(edges)  # Hz
     hertz = np.fft.rfftfreq(n_frames, 1 / sample_rate)
@@ -47,7 +47,7 @@ def impulsive(random: Generator, n_frames: int, sample_rate: int) -> np.ndarray:
     for _ in range(max(1, random.poisson(per_second * n_frames / sample_rate))):
         event = _click if random.random() < share_of_clicks else _knock
         sound = event(random, sample_rate)
-        # between equal peaks, where clicks are not heard, and equal powers, where they are all peak
+        # between equal peaks (clicks inaudible) and equal powers (clicks too loud)
         even = np.sqrt(np.abs(sound).max() * np.linalg.norm(sound))
         sound *= 10 ** (random.normal(0.0, 4.0) / 20) / even
         start = random.integers(n_frames)
@@ -57,7 +57,7 @@ def impulsive(random: Generator, n_frames: int, sample_rate: int) -> np.ndarray:
 
 
 def hum(random: Generator, n_frames: int, sample_rate: int) -> np.ndarray:
-    """Mains and its harmonics, half of the time a motor besides, over a weak floor."""
+    """Mains and its harmonics, in half of the cases also a motor, over a weak floor."""
     mains = random.choice([50.0, 60.0]) * random.uniform(0.998, 1.002)
     total = _harmonics(random, n_frames, sample_rate, mains)
     if random.random() < 0.5:
@@ -68,7 +68,7 @@ def hum(random: Generator, n_frames: int, sample_rate: int) -> np.ndarray:
 
 
 def babble(random: Generator, talks: Sequence[np.ndarray], n_frames: int) -> np.ndarray:
-    """Many speakers at once: each talk (T,) repeated from a random place, levels 3 dB apart."""
+    """Sum of speakers: each talk (T,) repeated from a random position, at -3 to 3 dB."""
     total = np.zeros(n_frames)
     for talk in talks:
         level_db = random.uniform(-3.0, 3.0)
@@ -78,7 +78,7 @@ def babble(random: Generator, talks: Sequence[np.ndarray], n_frames: int) -> np.
 
 
 def _slow(random: Generator, n_frames: int, sample_rate: int, fastest_hz: float) -> np.ndarray:
-    """Gaussian of variance 1 that holds nothing above `fastest_hz`."""
+    """Gaussian of variance 1, low-pass at `fastest_hz`."""
     spec = np.fft.rfft(random.standard_normal(n_frames))
     hertz = np.fft.rfftfreq(n_frames, 1 / sample_rate)
     slow = np.fft.irfft(spec * np.exp(-((hertz / fastest_hz) ** 2)), n_frames)
@@ -86,7 +86,7 @@ def _slow(random: Generator, n_frames: int, sample_rate: int, fastest_hz: float)
 
 
 def _harmonics(random: Generator, n_frames: int, sample_rate: int, hertz: float) -> np.ndarray:
-    """A tone and its harmonics up to 4 kHz, with random levels, phases and slow swells."""
+    """A tone and its harmonics up to 4 kHz, with random phases and slowly changing levels."""
     seconds = np.arange(n_frames) / sample_rate
     steepness = random.uniform(0.7, 1.8)
     total = np.zeros(n_frames)

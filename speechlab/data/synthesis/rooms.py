@@ -1,13 +1,12 @@
 """Room impulse responses by the image-source method (Allen and Berkley 1979).
 
-pyroomacoustics finds the image sources; they are summed here, in float64, because its own sum is
-float32 by several threads and changes with their number. All walls absorb alike, and so much
-that the level falls by 60 dB in the reverberation time that is asked for.
+pyroomacoustics finds the image sources. They are summed here in float64: its own sum is float32
+and depends on the number of threads. All walls have the absorption that makes the level fall by
+60 dB in the requested reverberation time.
 
-In every response the direct sound stands at sample `direct_at(sample_rate)` with level 1 in its
-band, louder than what follows: speech convolved with the response, and cut from that sample on, is
-in time and at one level with the dry speech. What a model shall give back (the dry speech, or that
-with the first 50 ms of the response) is for `data.mixing` to say.
+In every response the direct sound is at sample `direct_at(sample_rate)` with level 1 in its band,
+louder than all reflections. Speech convolved with the response, cut from that sample on, has the
+time and level of the dry speech. `data.mixing` chooses the reference of a model.
 """
 
 from dataclasses import dataclass, replace
@@ -17,18 +16,18 @@ from numpy.random import Generator
 
 from speechlab.errors import UserError
 
-DIRECT_S = 0.004  # what is before it in a response is the rise of the band limit
+DIRECT_S = 0.004  # of the direct sound; the rise of the low-pass comes before it
 SOUND_M_PER_S = 343.0
-FINER = 16  # the images' arrivals are rounded to that part of a sample
-HIGH_PASS_HZ = 20.0  # an image-source response has a level at 0 Hz, which no room has
+FINER = 16  # arrivals are rounded to this part of a sample
+HIGH_PASS_HZ = 20.0  # removes the level at 0 Hz, which no room has
 SIZES_M = ((3.0, 8.0), (3.0, 6.0), (2.4, 3.6))  # length, width, height
 FROM_WALL_M = 0.5
-RT60_TOLERANCE = 0.15  # of what is asked
+RT60_TOLERANCE = 0.15  # relative to the request
 
 
 @dataclass(frozen=True)
 class Room:
-    """A box with a speaker and a microphone in it; places in metres from one corner."""
+    """A box with a speaker and a microphone; positions in metres from one corner."""
 
     size: tuple[float, ...]
     speaker: tuple[float, ...]
@@ -41,8 +40,8 @@ def drawn_response(
 ) -> tuple[Room, np.ndarray]:
     """A random room and its response, (T,) float64.
 
-    Drawn again where two reflections that coincide are louder than the direct sound, or where the
-    measured reverberation time is more than 15 % off, as in a box with too few reflections.
+    Drawn again if coinciding reflections are louder than the direct sound, or if the measured
+    reverberation time is more than 15 % off, as in a box with too few reflections.
     """
     while True:
         room = draw(random, rt60_s)
@@ -61,7 +60,7 @@ def drawn_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Responses of two speakers in one random room, at least 0.5 m apart, (T,) float64 each.
 
-    Drawn again where one of them would be drawn again alone.
+    Drawn again if one of them fails the tests of `drawn_response`.
     """
     while True:
         room, first = drawn_response(random, rt60_s, sample_rate)
@@ -92,7 +91,7 @@ def direct_at(sample_rate: int) -> int:
 
 
 def response(room: Room, sample_rate: int) -> np.ndarray:
-    """(T,) float64, T up to the time that the level has fallen by 60 dB."""
+    """(T,) float64, as long as the level takes to fall by 60 dB."""
     distances, orders = _images(room)  # metres, numbers of reflections
     later_s = (distances - distances.min()) / SOUND_M_PER_S  # than the direct sound
     spread = distances.min() / distances  # level by distance
@@ -106,7 +105,7 @@ def response(room: Room, sample_rate: int) -> np.ndarray:
 
 
 def _images(room: Room) -> tuple[np.ndarray, np.ndarray]:
-    """Distances (N,) in metres of the images and how often each was reflected (N,)."""
+    """Distances (N,) of the images in metres, and their numbers of reflections (N,)."""
     try:
         import pyroomacoustics
     except ImportError as error:
@@ -129,7 +128,7 @@ def _images(room: Room) -> tuple[np.ndarray, np.ndarray]:
 def _reflection(
     later_s: np.ndarray, spread: np.ndarray, orders: np.ndarray, rt60_s: float
 ) -> float:
-    """The level, 0 to 1, that a wall gives back, so that the reverberation time is the one asked.
+    """The reflection of a wall, 0 to 1, that gives the requested reverberation time.
 
     By bisection, as Sabine's and Eyring's formulas are off by up to a third in such boxes.
     """
@@ -147,7 +146,7 @@ def _reflection(
 def decay_s(energy: np.ndarray, rate: int) -> float:
     """Reverberation time of an energy decay (T,) at `rate` (Hz): T20, of ISO 3382-1.
 
-    Three times the seconds from -5 to -25 dB of the energy that is still to come.
+    Three times the seconds from -5 to -25 dB of the remaining energy.
     """
     left = np.cumsum(energy[::-1])[::-1]
     level_db = 10 * np.log10(left / left[0] + 1e-30)
@@ -157,7 +156,7 @@ def decay_s(energy: np.ndarray, rate: int) -> float:
 
 def _band_limited(fine: np.ndarray, n_frames: int, sample_rate: int) -> np.ndarray:
     """Impulses (T * FINER,) at the finer rate -> (T,): low-pass, high-pass, fewer samples."""
-    padding = direct_at(sample_rate)  # so that the filters' tails do not come in at the other end
+    padding = direct_at(sample_rate)  # against wrap-around of the filters
     spec = np.fft.rfft(fine, (n_frames + padding) * FINER)[: (n_frames + padding) // 2 + 1]
     hertz = np.fft.rfftfreq(n_frames + padding, 1 / sample_rate)
     rolled = np.clip((hertz / sample_rate - 0.42) / 0.08, 0.0, 1.0)  # 0.42 to 0.5 of the rate

@@ -1,8 +1,8 @@
-"""Speech from text, by espeak-ng: sentences of our own and voices, both parted into splits.
+"""Speech from text, by espeak-ng: our own sentences and voices, in disjoint splits.
 
-A speaker is a variant of espeak-ng (a vocal tract: formants, breath, roughness). No split shares
-one, and variants that sound alike are in one split or left out; so are the robots, the whispers
-and those of the Klatt synthesiser. Accent, speed and pitch change from one utterance to the next.
+A speaker is a variant of espeak-ng (a vocal tract: formants, breath, roughness). No two splits
+share one, and similar variants are in one split. Robots, whispers and variants of the Klatt
+synthesiser are left out. Accent, speed and pitch change between utterances.
 """
 
 import csv
@@ -20,7 +20,7 @@ from speechlab.errors import UserError
 
 SENTENCES = Path(__file__).with_name("sentences.csv")
 PROGRAM = Path(__file__).with_name("espeak.py")
-SECONDS_MAX = 60  # for one utterance; it takes a tenth of a second
+SECONDS_MAX = 60  # for one utterance, which takes 0.1 s
 ACCENTS = (
     "en-us",
     "en-us-nyc",
@@ -45,7 +45,7 @@ VOICES = {
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is said and how; the samples are a function of it."""
+    """Text and voice; they determine the samples."""
 
     text: str
     voice: str  # accent and variant, as "en-us+f2"
@@ -57,25 +57,25 @@ class Utterance:
 
 @cache
 def sentences(split: str) -> tuple[str, ...]:
-    """Our own sentences of a split; no split shares one."""
+    """Our own sentences of a split; no two splits share one."""
     with SENTENCES.open(encoding="utf-8", newline="") as file:
         return tuple(row["text"] for row in csv.DictReader(file) if row["split"] == split)
 
 
 def speaker(split: str, index: int) -> str:
-    """The variant that speaks recording `index`: women and men by turns, each as often."""
+    """The variant that speaks recording `index`; women and men take turns."""
     variants = VOICES[split][index % 2].split()
     return variants[index // 2 % len(variants)]
 
 
 def say(utterance: Utterance, sample_rate: int) -> np.ndarray:
-    """The utterance as (T,) float64 at sample_rate (Hz), full scale 1, silence at both ends cut.
+    """The utterance, (T,) float64 at sample_rate (Hz), full scale 1, without silence at the ends.
 
-    UserError where espeak-ng is not installed or refuses the voice or the text.
+    UserError if espeak-ng is not installed or refuses the voice or the text.
     """
     rate, samples = _spoken(utterance)
     samples = _without_silence(samples / 2**15, rate)
-    # float64 all the way: in float32 the last bits, and so some of 16, depend on the processor
+    # float64: in float32 the result would depend on the processor
     return soxr.resample(samples, rate, sample_rate, "VHQ")
 
 
@@ -100,7 +100,7 @@ def _spoken(utterance: Utterance) -> tuple[int, np.ndarray]:
 
 
 def _installed() -> tuple[str, str]:
-    """Where the library and its data are."""
+    """Paths of the library and its data."""
     try:
         import espeakng_loader
     except ImportError as error:

@@ -64,7 +64,7 @@ def test_interrupted_and_resumed_with_other_processes_the_bytes_are_the_same(
         prepare(made.name, target, made.raw, sample_rate=made.other_rate)
     min((target / "unfinished").glob("train_*.json")).unlink()
     told = prepare(made.name, target, made.raw)
-    assert any("recordings are there already" in line for line in told)
+    assert any("recordings are finished already" in line for line in told)
     assert content(target) == content(made.folder)
 
 

@@ -194,7 +194,7 @@ def test_clips_of_other_files_are_not_gone_on_with(raw, tmp_path, monkeypatch):
 def test_a_name_without_a_reader_is_told(raw, tmp_path):
     tiny_corpora.noise(tmp_path / "clean" / "mine.wav")
     tiny_corpora.noise(tmp_path / "noise" / "a.wav")
-    with pytest.raises(UserError, match=r"clean/mine\.wav tells no reader"):
+    with pytest.raises(UserError, match=r"clean/mine\.wav names no reader"):
         dns2020.split_material(tmp_path, SHORT)
 
 

@@ -66,7 +66,7 @@ def test_lines_come_in_the_order_of_the_tasks_and_are_kept(tmp_path, monkeypatch
     for told in ([], []):
         found = preparing.items(tmp_path, TOY, ToyConfig(), tasks, make, told.append)
         assert found == {split: [item(task) for task in names] for split, names in tasks.items()}
-    assert told == ["8 of 8 recordings are there already"]
+    assert told == ["8 of 8 recordings are finished already"]
     assert made == tasks["train"] + tasks["dev"]
     more = {**tasks, "train": [*tasks["train"][:6], "other"]}
     preparing.items(tmp_path, TOY, ToyConfig(), more, make, lambda line: None)

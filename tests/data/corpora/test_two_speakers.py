@@ -76,7 +76,7 @@ def test_two_places_of_a_room_are_two_responses():
 
 def test_what_the_source_lacks_is_said(tmp_path):
     alone = tiny_corpora.speakers_and_noise(tmp_path / "alone", SPEAKERS | {"dev": ("dan",)})
-    with pytest.raises(UserError, match="two known speakers or more in dev"):
+    with pytest.raises(UserError, match="two or more named speakers in dev"):
         tiny_corpora.prepare("two_speakers", tmp_path / "two", alone)
     quiet = tiny_corpora.speakers_and_noise(tmp_path / "quiet", noisy=())
     with pytest.raises(UserError, match="has no noise in train"):

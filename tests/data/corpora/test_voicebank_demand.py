@@ -138,11 +138,11 @@ def test_a_trusted_download_that_is_no_archive_is_not_trusted_again(raw, tmp_pat
         good = server.files["testset_txt.zip"]
         server.files["testset_txt.zip"] = b"<html>sorry</html>"
         told = fetch(tmp_path / "fetched", server)
-        assert any("going on without" in line and "damaged" in line for line in told)
+        assert any("continuing without" in line and "damaged" in line for line in told)
         assert not list((tmp_path / "fetched" / "raw").glob("testset_txt*"))
         server.files["testset_txt.zip"] = good
         told = fetch(tmp_path / "again", server)
-        assert not any("going on without" in line for line in told)
+        assert not any("continuing without" in line for line in told)
 
 
 def test_what_is_not_needed_may_be_missing(raw, tmp_path):
