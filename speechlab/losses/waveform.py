@@ -5,7 +5,7 @@ Half precision is computed in single. Values and gradients are finite, also for 
 in its example, where the training loop finds it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -33,24 +33,11 @@ def l1(estimate: Tensor, reference: Tensor) -> Tensor:
     return (estimate - reference).abs().mean((-2, -1))
 
 
-def _full(mag: Tensor) -> Tensor:
-    return mag
-
-
-def _high_as_published(mag: Tensor) -> Tensor:
-    """The second half of the time frames, all bins: "high" in CleanUNet's published code."""
-    return mag[..., mag.shape[-1] // 2 :]
-
-
-def _high(mag: Tensor) -> Tensor:
-    """The upper half of the bins: 4 to 8 kHz at 16 kHz."""
-    return mag[..., mag.shape[-2] // 2 :, :]
-
-
 BANDS: dict[str, Callable[[Tensor], Tensor]] = {  # mag (..., F, L) -> the compared part
-    "full": _full,
-    "high_as_published": _high_as_published,
-    "high": _high,
+    "full": lambda mag: mag,
+    # the second half of the frames, all bins: "high" in CleanUNet's published code
+    "high_as_published": lambda mag: mag[..., mag.shape[-1] // 2 :],
+    "high": lambda mag: mag[..., mag.shape[-2] // 2 :, :],  # upper half of the bins: 4 to 8 kHz
 }
 
 
@@ -141,20 +128,6 @@ def si_snr(estimate: Tensor, reference: Tensor) -> Tensor:
     """Negative SI-SDR in dB of signals without their means (Luo and Mesgarani 2019)."""
     estimate, reference = (x - x.mean(-1, keepdim=True) for x in _signals(estimate, reference))
     return si_sdr(estimate, reference)
-
-
-def at_lengths(loss: Loss, n_samples: Sequence[int]) -> Loss:
-    """The loss of examples of unequal length, padded into one batch.
-
-    n_samples: of each example, B of them; later samples do not count.
-    """
-
-    def cut(estimate: Tensor, reference: Tensor) -> Tensor:
-        triples = zip(estimate, reference, n_samples, strict=True)
-        values = [loss(est[None, :, :n], ref[None, :, :n]) for est, ref, n in triples]
-        return torch.cat(values) if values else loss(estimate, reference)
-
-    return cut
 
 
 def _signals(estimate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from speechlab.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -24,6 +26,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Atomic write, text in UTF-8. UserError if it fails; an older file stays."""
+    content = content.encode() if isinstance(content, str) else content
+    try:
+        with replacing(path) as part:
+            part.write_bytes(content)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path}: cannot be written ({reason})") from error
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing
 
 if TYPE_CHECKING:  # `values` reads the JSON alone, without the import of torch
     from torch import Tensor
@@ -36,16 +35,6 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Any]:
         return _put_back(outline, deserialise(content))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(_damage(path, str(error))) from error
-
-
-def write(path: Path, content: bytes) -> None:
-    """Atomic write. UserError if it fails; the older file stays."""
-    try:
-        with replacing(path) as part:
-            part.write_bytes(content)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{path}: cannot be written ({reason}); the older one is kept") from error
 
 
 def read(path: Path) -> bytes:

@@ -30,7 +30,7 @@ from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.parallel import threads
 from speechlab.storage import state as snapshots
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import write
 from speechlab.training.distributed import World, is_writer, joined
 from speechlab.training.objectives import Objective, Phase, Supervised
 from speechlab.training.progress import Record, Tell, recording
@@ -75,7 +75,8 @@ def fit(
     device = next(objective.parameters()).device
     with closing(objective), threads(config.n_threads), contextlib.ExitStack() as stack:
         world = stack.enter_context(joined(device))
-        stack.enter_context(_own_random_numbers(device))
+        # the caller's random generators stay as they are
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         if world.writes:
             stack.enter_context(run.locked())
             run.agree(to_dict(config), FREE)
@@ -87,7 +88,7 @@ def fit(
         if score_start and state.best is None and not state.step:
             _validate(state, dev, run, world, record)
         if world.writes and not run.last.exists():
-            snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
+            write(run.last, snapshots.to_bytes(state.state_dict()))
         portions = stack.enter_context(_portions(train, config, state.step, world))
         objective.train()
         while not state.ended():
@@ -108,7 +109,7 @@ def fit(
                 _validate(state, dev, run, world, record)
             # after bad steps the state from before them is kept
             if world.writes and (state.n_bad == 0 or state.ended()):
-                snapshots.write(run.last, snapshots.to_bytes(state.state_dict()))
+                write(run.last, snapshots.to_bytes(state.state_dict()))
     return run
 
 
@@ -245,14 +246,9 @@ def _save_best(
     about |= {"seed": config.seed, "git_commit": known.get("git_commit", "")}
     about |= {"data_hash": known["data_hash"], "means": means.to_dict()}
     checkpoints.save(run.best, model, about)
-    try:
-        with replacing(run.folder / "dev.csv") as part:
-            frame.to_csv(part, index=False)
-        with replacing(run.folder / "best.json") as part:
-            readable = about | {"config": to_dict(model.config)}
-            part.write_text(json.dumps(readable, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{run.folder}: cannot be written ({error.strerror})") from error
+    write(run.folder / "dev.csv", frame.to_csv(index=False))
+    readable = about | {"config": to_dict(model.config)}
+    write(run.folder / "best.json", json.dumps(readable, indent=2) + "\n")
 
 
 def _not_finite(state: State, run: Run) -> UserError:
@@ -269,10 +265,3 @@ def _mixed(seed: int, step: int, rank: int) -> int:
     """A seed for one step of one process, unrelated to those of other steps."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # PyTorch takes 63 bits
-
-
-@contextlib.contextmanager
-def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Random draws inside leave the caller's generators unchanged."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechlab.errors import UserError
 from speechlab.storage import locks, state
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import write
 from speechlab.version import __version__
 
 if TYPE_CHECKING:  # imported on use: torch and pandas take seconds, `speechlab runs` needs none
@@ -198,12 +198,7 @@ class Run:
         return self.folder / "config.json"
 
     def _write_settings(self, settings: Mapping[str, Any]) -> None:
-        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-        try:
-            with replacing(self._config) as part:
-                part.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{self._config}: cannot be written ({error.strerror})") from error
+        write(self._config, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
     def _refuse_other(self, held: Mapping, asked: Mapping) -> None:
         held, asked = _flat(held), _flat(asked)

@@ -24,7 +24,7 @@ from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.storage import state as snapshots
-from speechlab.storage.atomic import replacing, sha256
+from speechlab.storage.atomic import sha256, write
 from speechlab.version import __version__
 from speechlab.weights import hub
 from speechlab.weights.converters import CONVERTERS, NAMED
@@ -66,11 +66,7 @@ def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = 
     system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
     header = {"system": system, "config": to_dict(model.config), "record": dict(record or {})}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        with replacing(path) as part:
-            part.write_bytes(serialise(tensors, {HEADER: json.dumps(header)}))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write(path, serialise(tensors, {HEADER: json.dumps(header)}))
     return path
 
 
@@ -91,8 +87,7 @@ def import_checkpoint(
     record["n_params"] = n_params(model)
     save(target, model, record)
     readable = _readable({"config": to_dict(model.config), "record": record})
-    with replacing(target.with_suffix(".json")) as part:
-        part.write_text(readable + "\n")
+    write(target.with_suffix(".json"), readable + "\n")
     return model
 
 

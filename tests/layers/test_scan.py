@@ -24,7 +24,7 @@ ROWS = ("u", "delta", "z", "y", "B", "C")  # golden tensors, channels first
 def test_published_implementation(shared, backend):
     folder = shared / "golden" / "mamba_layer" / "selective_scan"
     A, D, dt_bias, last, *rows = arrays(folder, "A", "D", "delta_bias", "last_state", *ROWS)
-    u, dt, z, y, B, C = (rows.transpose(1, 2) for rows in rows)
+    u, dt, z, y, B, C = (v.transpose(1, 2) for v in rows)
     found = selective_scan(u, dt, A, B, C, D, z, dt_bias, backend=backend)
     assert_near(found, [y, last], 1e-5)
 

@@ -10,6 +10,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from speechlab.errors import UserError
 from speechlab.storage import state as snapshots
@@ -32,7 +33,7 @@ def same(one, other):
     assert contents(one.folder, *names) == contents(other.folder, *names)
     known, wanted = one.best_known, other.best_known
     assert known.pop("run") != wanted.pop("run") and known == wanted
-    tensors = [snapshots.deserialise(run.best.read_bytes()) for run in (one, other)]
+    tensors = [load_file(run.best) for run in (one, other)]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[1])
     pd.testing.assert_frame_equal(
         one.history.drop(columns=TIMED), other.history.drop(columns=TIMED), check_exact=True
