@@ -1,4 +1,4 @@
-"""Data, training and runs by the command line: what it prints, where it writes, how it goes on."""
+"""Data, training and runs by the command line: what it prints, where it writes, how it resumes."""
 
 import ctypes
 import os

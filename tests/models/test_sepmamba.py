@@ -66,7 +66,7 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def mixtures(shared):
-    """Two seconds of two talkers each, (B, 1, T) at 8 kHz."""
+    """Two seconds of two speakers each, (B, 1, T) at 8 kHz."""
     files = sorted((shared / "audio/mix2/libri2mix_dev_8k/mix").iterdir())[:2]
     return torch.stack([audio.load(file, 8000)[0][:1, 8000:24001] for file in files])
 

@@ -235,7 +235,7 @@ def test_what_no_number_depends_on_may_change(toy, tmp_path):
 
 
 def test_corpora_are_disjoint_together_and_each_is_read_once(toy, corpus, tmp_path, monkeypatch):
-    """Each of them is in itself; that one scores a speaker of another is told before training."""
+    """Each of them is in itself; a speaker in both is reported before training."""
     parse, read = manifest.parse, []
     monkeypatch.setattr(manifest, "parse", lambda path: (read.append(path), parse(path))[1])
     other = prepared(tmp_path / "other", of="other ")

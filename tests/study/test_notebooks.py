@@ -278,7 +278,7 @@ def mpsenet_without_data(request, results):
 
 
 def separation_results(results: Path, name: str, system: str) -> None:
-    """Rows of talkers and all figures of a training of a few steps, beside its run."""
+    """Rows of speakers and all figures of a training of a few steps, beside its run."""
     output = results / "runs" / "smoke"
     assert len(pd.read_csv(output / name / "validations.csv")) == 2
     rows = pd.read_csv(output / "dev" / f"{name}.csv")

@@ -101,7 +101,7 @@ def test_the_average_is_what_is_saved(tmp_path):
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
-    """Not the weights, not the moments, no running mean; and the next one goes on."""
+    """Not the weights, not the moments, no running mean; and the next one continues."""
     objective = gan()
     state, _ = steps(2, objective)
     before = {k: v.clone() for k, v in objective.state_dict().items()}

@@ -60,7 +60,7 @@ def test_fewer_failed_files_are_better_than_any_mean(tmp_path, direction):
 
 
 def test_what_it_begins_with_is_scored_where_that_is_asked(tmp_path):
-    """So that no training on makes the best worse; a run that goes on scores it no more."""
+    """So that no training on makes the best worse; a resumed run does not score it again."""
     values = [0.1, 0.5, 0.2, 0.3]
     left = iter(values)
 

@@ -1,4 +1,4 @@
-"""What the corpora share: held-out groups, conversion, and work that can be gone on with."""
+"""What the corpora share: held-out groups, conversion, and resumable work."""
 
 import json
 import os

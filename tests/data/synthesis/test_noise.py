@@ -83,7 +83,7 @@ def test_colours_have_their_slopes(name, slope):
 
 
 def test_coloured_noise_has_no_seam():
-    """Its end goes on into its beginning."""
+    """It loops without a step."""
     samples = noise.coloured(generator(), *SIZE, slope=-2.0)
     steps = np.abs(np.diff(samples))
     assert abs(samples[0] - samples[-1]) < 4 * steps.std() + steps.mean()
