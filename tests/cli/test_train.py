@@ -101,35 +101,6 @@ def test_a_run_is_resumed_finetuned_and_compared(place, corpus, capsys):
     assert told["training.n_steps"] == ["5", "6"] and "training.batch_size" not in told
 
 
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        ("train", "train needs an EXPERIMENT; `speechlab train --list` lists them"),
-        ("train no", "no experiment 'no'; there are: cleanumamba-tiny, "),
-        ("train cleanumamba-tiny", "not there yet; run `speechlab data prepare synthetic`"),
-        ("train cleanumamba-tiny --list --set n_steps=3", "'n_steps'; set training.n_steps"),
-        ("train cleanumamba-tiny --list --set training.lr=fast", "TrainingConfig.lr must be float"),
-        ("train cleanumamba-tiny --set n_steps", "--set takes KEY=VALUE, not 'n_steps'"),
-        ("train cleanumamba-tiny --name a/b", "name is 'a/b'"),
-        ("resume results/runs/no", "results/runs/no: holds no run"),
-        ("finetune no.safetensors --name x", "no.safetensors: no such checkpoint"),
-        ("finetune x --name x --set model.d_model=8", "takes the model from the checkpoint"),
-        ("finetune x --name x --experiment no", "no experiment 'no'"),
-        ("runs no", "results/runs/no: holds no run"),
-        ("data prepare no", "no corpus 'no'; there are: synthetic, "),
-        ("data show no", "no corpus 'no'"),
-        ("data prepare synthetic --folder /dev/null", "/dev/null: is a file; name a folder"),
-        ("data prepare synthetic --set n_train=many", "SyntheticConfig.n_train must be int"),
-        ("data prepare synthetic --set n=1", "SyntheticConfig has no setting 'n'; it has: n_train"),
-    ],
-)
-def test_bad_input_is_one_line_and_writes_nothing(place, capsys, command, said):
-    assert main.main(command.split()) == 2
-    printed = capsys.readouterr()
-    assert said in printed.err and printed.err.startswith("speechlab: ")
-    assert printed.err.count("\n") == 1 and not printed.out and not list(place.iterdir())
-
-
 def test_what_there_is_to_train(capsys):
     assert main.main(["train", "--list"]) == 0
     page = capsys.readouterr().out

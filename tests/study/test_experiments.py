@@ -312,7 +312,7 @@ def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
 def test_the_state_of_a_training_is_no_checkpoint(toy, trained, tmp_path):
     with pytest.raises(UserError, match=r"last\.safetensors: is the state of a training") as error:
         launch.finetune(trained / "last.safetensors", toy, tmp_path, progress=False)
-    assert str(error.value).endswith(f"that is {trained / 'best.safetensors'}")
+    assert str(error.value).endswith(f"the model is {trained / 'best.safetensors'}")
     assert not list(tmp_path.iterdir())
 
 
