@@ -15,6 +15,7 @@ from speechlab.layers.bidirectional import (
 )
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block
+from tests.support.signals import noise
 
 D_MODEL = 8
 OPTIONS = {
@@ -29,9 +30,8 @@ def build(name, direction="both"):
     return sequence_layer(name, D_MODEL, direction, **OPTIONS[name]).double().eval()
 
 
-def sequence(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+def sequence(*shape):
+    return noise(*shape, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", SEQUENCE_LAYERS)

@@ -14,20 +14,15 @@ from speechlab.layers.dense import (
 )
 from speechlab.weights.codec import rename_codec
 from tests.support.phase_channels import PhaseChannels
-from tests.support.signals import arrays
+from tests.support.signals import arrays, noise
 
 CODECS = ("transposed", "subpixel")
 PUBLISHED = {"transposed": "semamba/small_h16_n2", "subpixel": "mpsenet/small_c16"}
 HALF = {"transposed": 100, "subpixel": 101}  # of 201 bins
 
 
-def features(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator)
-
-
 def without_norms(layer):
-    """A norm sees all frames; without it, what the convolutions see is seen."""
+    """A norm sees all frames; without it only the convolutions count."""
     for unit in layer.modules():
         if isinstance(unit, ConvUnit):
             unit.norm = torch.nn.Identity()
@@ -38,7 +33,7 @@ def without_norms(layer):
 @pytest.mark.parametrize("n_frames", [1, 2, 17])
 def test_shapes(codec, n_frames):
     torch.manual_seed(0)
-    hidden = Encoder(3, codec)(features(2, 2, n_frames, 201))
+    hidden = Encoder(3, codec)(noise(2, 2, n_frames, 201))
     assert hidden.shape == (2, 3, n_frames, HALF[codec])
     assert DenseBlock(3, codec)(hidden).shape == hidden.shape
     mask, phase = MagnitudeDecoder(3, 201, codec)(hidden), PhaseDecoder(3, codec)(hidden)
@@ -51,7 +46,7 @@ def test_what_an_output_sees(codec):
     """15 frames back (1 + 2 + 4 + 8), as many ahead where transposed; 4 bins to both sides."""
     torch.manual_seed(0)
     block = without_norms(DenseBlock(2, codec))
-    x = features(1, 2, 41, 15).requires_grad_()
+    x = noise(1, 2, 41, 15).requires_grad_()
     (seen,) = torch.autograd.grad(block(x)[0, :, 20, 7].sum(), x)
     frames = seen[0].abs().sum((0, 2)).nonzero().flatten()
     bins = seen[0].abs().sum((0, 1)).nonzero().flatten()
@@ -63,7 +58,7 @@ def test_what_an_output_sees(codec):
 def test_a_dense_block_is_written_out():
     """Each layer on all before it, the newest first."""
     torch.manual_seed(0)
-    block, x = DenseBlock(2, "transposed"), features(1, 2, 9, 5)
+    block, x = DenseBlock(2, "transposed"), noise(1, 2, 9, 5)
     one, two, three, four = block.layers
     a = one(x)
     b = two(torch.cat([a, x], 1))
@@ -75,7 +70,7 @@ def test_a_dense_block_is_written_out():
 def test_subpixel_reads_its_channels_by_turns():
     """Output bin 2 f + k is channel half k at bin f."""
     torch.manual_seed(0)
-    layer, x = SubpixelConv(3), features(1, 3, 4, 6)
+    layer, x = SubpixelConv(3), noise(1, 3, 4, 6)
     wide = torch.nn.functional.conv2d(x, layer.conv.weight, layer.conv.bias, padding=(0, 1))
     y = layer(x)
     assert y.shape == (1, 3, 4, 12)
@@ -86,7 +81,7 @@ def test_subpixel_reads_its_channels_by_turns():
 @pytest.mark.parametrize("codec", CODECS)
 def test_examples_are_independent(codec):
     torch.manual_seed(0)
-    encoder, x = Encoder(4, codec), features(2, 2, 30, 201)
+    encoder, x = Encoder(4, codec), noise(2, 2, 30, 201)
     torch.testing.assert_close(encoder(x[1:]), encoder(x)[1:], rtol=0, atol=1e-5)
 
 

@@ -1,13 +1,13 @@
 # ruff: noqa: ANN001, ANN201, ANN202
 """Products of a few rows with packed weights, inside numba kernels.
 
-A hop of a stream gives a layer 1 to 128 rows. BLAS is made for large matrices: on these it takes
-twice the time, and wakes up threads. Here a tile of the result, ROWS x LANES, stays in vector
-registers while the sums run over the inputs; LLVM does not do that to loops over arrays, so the
-instructions of the tile are written out (`_tile`).
+One hop of a stream has 1 to 128 rows per layer. BLAS is made for large matrices: for these it takes
+twice the time and starts threads. Here a tile of the result, ROWS x LANES, stays in vector
+registers while the sums run over the inputs. LLVM does not do that for loops over arrays, so
+`_tile` writes out the instructions.
 
-A sum runs over the inputs in their order, whatever the number of rows: a row has the same bits in
-a chunk of any length.
+A sum runs over the inputs in order, for any number of rows: so a row has the same bits in a chunk
+of any length.
 """
 
 from collections.abc import Callable

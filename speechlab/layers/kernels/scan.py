@@ -1,7 +1,7 @@
 """The selective scan as fused CPU kernels: one pass over time, vectorised over channels by numba.
 
-Letters as in `scan.py` (Mamba, arXiv 2312.00752, section 3). A task is one example and a group of
-blocks of channels. Per worker, of the block and the chunk (CHUNK steps) at work:
+Letters as in `layers.scan` (Mamba, arXiv 2312.00752, section 3). A task is one example and a group
+of blocks of channels. Per worker, of the current block and chunk (CHUNK steps):
 
 | buffer       | shape                          | holds                                            |
 |--------------|--------------------------------|--------------------------------------------------|
@@ -10,11 +10,11 @@ blocks of channels. Per worker, of the block and the chunk (CHUNK steps) at work
 | shared, sums | (tile, n, 2 TILE)              | B and C as the tiles read them; their gradients  |
 | tape         | (tile, state, TILE + 1, WIDTH) | backward: exp(step A), and h before the tile     |
 
-Steps run in tiles, so that one load of A and h serves TILE of them. The steps that the last tile
-lacks have size zero, which keeps the state bit for bit: a sequence gives the same numbers however
-it is cut. The forward pass keeps the state every CHUNK steps; the backward pass replays a chunk at
-a time from there. Sums over channels (of B and C) are made per block and added in a fixed order by
-the caller: gradients do not depend on threads.
+Steps run in tiles: one load of A and h serves TILE steps. The last tile is filled up with steps of
+size zero, which keep the state bit for bit: a sequence cut anywhere gives the same numbers. The
+forward pass keeps the state every CHUNK steps; the backward pass replays one chunk at a time from
+there. Sums over channels (of B and C) are made per block; the caller adds them in a fixed order, so
+gradients do not depend on threads.
 
 The kernels allocate nothing and count no references (`_nrt=False`): a count costs every view of a
 row two atomic operations, together a third of the time.

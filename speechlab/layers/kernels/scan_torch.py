@@ -1,8 +1,8 @@
-"""The kernels of `kernels.py` on torch tensors: views, buffers, threads.
+"""The kernels of `scan.py` on torch tensors: views, buffers, threads.
 
-Torch tensors become numpy views here; only tensors whose channels are not neighbours in memory are
-copied. Work is split over `torch.get_num_threads()` threads of our own, because the kernels run
-without the interpreter's lock and OpenMP survives neither a fork nor several callers.
+Torch tensors become numpy views; a tensor is copied only if its channels are not adjacent in
+memory. The work runs in `torch.get_num_threads()` threads of a pool: kernels run without the
+interpreter's lock. OpenMP is not used, since it fails after a fork and with several callers.
 """
 
 import os
@@ -20,7 +20,7 @@ from speechlab.layers.kernels.elementary import CONSTANTS
 if TYPE_CHECKING:
     from speechlab.layers.scan import Operands
 
-# Elements (b, L, d, n) below which one thread does it all: about 2 ms
+# Elements (b, L, d, n) up to which one thread is used: about 2 ms
 SERIAL_FORWARD, SERIAL_BACKWARD = 2**23, 2**22
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Gradients(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Buffers of one worker, see `kernels`."""
+    """Buffers of one worker, see `scan`."""
 
     rows: np.ndarray
     memory: np.ndarray
@@ -71,7 +71,7 @@ class Scratch(NamedTuple):
 
 
 class Split(NamedTuple):
-    """How the work is cut: blocks of `lanes` channels, `group` blocks a task, `workers` threads."""
+    """Division of work: blocks of `lanes` channels, `group` blocks a task, `workers` threads."""
 
     lanes: int
     group: int
@@ -89,10 +89,10 @@ def split(b: int, L: int, d: int, n: int, serial: int) -> Split:
 
 
 def forward(x: "Operands", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, L, d), last state (b, d, n), kept states (b, chunks, n, d), of no chunk unless `keep`.
+    """y (b, L, d), last state (b, d, n), kept states (b, chunks, n, d), with `keep`.
 
-    Outputs are made by numpy, which asks for huge pages: touching them first is a third of the time
-    where pages are small. Raises ValueError if A is positive anywhere.
+    Outputs are allocated by numpy, which requests huge pages: with small pages the first access is
+    a third of the time. Raises ValueError if A is positive anywhere.
     """
     (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
     chunks = -(-L // scan.CHUNK) if keep else 0
@@ -114,7 +114,7 @@ def forward(x: "Operands", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
 def backward(
     x: "Operands", dy: Tensor | None, dlast: Tensor | None, kept: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C, D, z, dt_bias and state; z: empty where there is none."""
+    """Gradients of u, dt, A, B, C, D, z, dt_bias and state; z: empty without a gate."""
     (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
     dtype = given.A.dtype
     cut = split(b, L, d, n, SERIAL_BACKWARD)
@@ -183,7 +183,7 @@ def _scratch(n: int, group: int, dtype: np.dtype, backward: bool) -> Scratch:
 
 def _run(work: Callable[[int], T], workers: int) -> list[T]:
     """[work(0), work(1), ...], side by side; the first one in this thread."""
-    key = os.getpid(), workers - 1  # threads do not live on in a fork
+    key = os.getpid(), workers - 1  # threads do not survive a fork
     if workers > 1 and key not in _pools:
         _pools[key] = ThreadPoolExecutor(workers - 1, "selective_scan")
     others = [_pools[key].submit(work, worker) for worker in range(1, workers)]

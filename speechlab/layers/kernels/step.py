@@ -1,9 +1,9 @@
 # ruff: noqa: ANN001, ANN201, ANN202
-"""One layer of a stream as one call: numba kernels for the layers of `models.cleanumamba`.
+"""One hop of a stream: a numba kernel for each layer of `models.cleanumamba`.
 
-Each takes the next L frames of one signal, channels last, and the state before them; it fills `y`
-and the state after them (`new_*`, `after`) and changes nothing else. All arrays are contiguous;
-weights are packed (`product.pack`), `scratch` is flat and large enough (see the callers in
+A kernel reads the next L frames of one signal, channels last, and the state before them. It writes
+`y` and the new state (`new_*`, `after`), and nothing else. All arrays are contiguous;
+weights are packed (`matmul.pack`), `scratch` is flat and large enough (see the callers in
 `inference.fused`). Letters are those of `layers.mixers`; e is d_inner, n is d_state.
 
 The kernels allocate nothing and run without the interpreter's lock.
@@ -229,7 +229,7 @@ def mamba_s4(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, s4_in, A_bar, 
              w_out, scratch, y, new_tail, new_h, constants):  # fmt: skip
     """x + MambaS4(norm(x)); A_bar (systems, n, n) transposed, h (systems + 1, n), both float64.
 
-    The last row of h is no state, but room to keep a system's last state in.
+    The last row of h is scratch: it holds the previous state of a system.
     """
     (length, d), e = x.shape, tail.shape[1]
     k, n_systems = registers(constants), b.shape[0]
@@ -314,7 +314,7 @@ def attend(x, start, end, keys, values, window, n_heads, w_qkv, w_out, norm1, no
     """Post-norm transformer layer, x (L, d) -> y (L, d).
 
     keys, values (d, capacity): columns start to end hold the past; the new ones go behind them,
-    where no older state looks. norm1, norm2 (2, d): weight and bias.
+    which no older state reads. norm1, norm2 (2, d): weight and bias.
     """
     length, d = x.shape
     k, d_head = registers(constants), d // n_heads
