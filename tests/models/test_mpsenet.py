@@ -21,7 +21,6 @@ from speechlab.models.mpsenet import (
     MPSENetConformerConfig,
     MPSENetMambaConfig,
 )
-from speechlab.weights.checkpoints import save
 from tests.support import small_models
 from tests.support.phase_channels import PhaseChannels
 from tests.support.signals import array
@@ -202,14 +201,6 @@ def test_gradients_reach_every_weight(system, axes):
     model.spectrum(torch.randn(2, 1, 100)).parts.square().mean().backward()
     model(torch.randn(2, 1, 100)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("axes", AXES)
-def test_save_and_load(system, axes, tmp_path):
-    model = build(system, axes=axes).eval()
-    noisy = torch.randn(2, 1, 100)
-    loaded = speechlab.load(save(tmp_path / "model.safetensors", model))
-    assert loaded.config == model.config and torch.equal(loaded(noisy), model(noisy))
 
 
 @pytest.mark.parametrize(

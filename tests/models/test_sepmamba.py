@@ -388,9 +388,3 @@ def test_what_is_missing_is_named(golden, tmp_path, drop, told):
 def test_settings_that_build_no_model_are_named(changes, told):
     with pytest.raises(UserError, match=told):
         SepMamba(override(TINY, **changes))
-
-
-@pytest.mark.parametrize("shape", [(1, 90), (1, 2, 90), (1, 1, 0)])
-def test_wrong_shapes_are_named(shape):
-    with pytest.raises(UserError, match=r"\(B, 1, T\)"):
-        tiny()(torch.zeros(shape, dtype=torch.float64))

@@ -8,14 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import speechlab
 from speechlab.errors import UserError
-from speechlab.inference.stream import Stream
 from speechlab.layers.mixers import Mamba
-from speechlab.models import SYSTEMS
 from speechlab.models.macs import count_macs, n_params
 from speechlab.models.umambanet import CONFIGS, UMambaNet, UNet
-from speechlab.weights.checkpoints import save
 
 TINY = CONFIGS["tiny"]
 VARIANTS = {
@@ -275,20 +271,6 @@ def test_it_is_of_the_papers_cost():
     main = built("f128")
     assert main.macs(4.0) == pytest.approx(2.5e9, rel=0.1)
     assert n_params(main) == pytest.approx(0.8 * 2.608e6, rel=0.1)
-
-
-def test_it_is_registered_saved_and_loaded(tmp_path):
-    config, kind = SYSTEMS["umambanet"]
-    model = kind(TINY).eval()
-    loaded = speechlab.load(save(tmp_path / "umambanet.safetensors", model))
-    mixture = torch.randn(1, 1, 500)
-    assert loaded.config == TINY and torch.equal(loaded(mixture), model(mixture))
-    assert isinstance(TINY, config)
-
-
-def test_it_refuses_to_stream():
-    with pytest.raises(UserError, match="cannot stream: its U-nets see both directions"):
-        Stream(UMambaNet(TINY))
 
 
 @pytest.mark.parametrize(

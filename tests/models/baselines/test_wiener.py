@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from speechlab.audio import files
-from speechlab.config import from_dict, override, to_dict
+from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import si_sdr
 from speechlab.models.baselines.wiener import WienerConfig, WienerFilter, gain, noise_power
-from speechlab.models.macs import n_params
 from tests.support.signals import noise
 
 CONFIG = WienerConfig()
@@ -196,19 +195,6 @@ def test_the_constants_mean_the_same_at_another_rate_and_hop():
     clean = spoken(24000, 8000)
     noisy = at_snr(clean, noisy, 5)
     assert score(WienerFilter(config)(noisy), clean) > score(noisy, clean) + 3
-
-
-def test_the_contract_of_a_model():
-    model = WienerFilter()
-    assert model.sample_rate == 16000 and model.look_ahead is None
-    assert n_params(model) == 0 and not model.state_dict()
-    assert from_dict(WienerConfig, to_dict(CONFIG)) == CONFIG
-
-
-@pytest.mark.parametrize("shape", [(1, 90), (1, 2, 90), (1, 1, 0)])
-def test_wrong_shapes_are_named(shape):
-    with pytest.raises(UserError, match=r"\(B, 1, T\)"):
-        WienerFilter()(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
