@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 import speechlab
-from speechlab.cli import main
+from speechlab.cli import main, process
+from speechlab.inference import separate
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -249,3 +250,8 @@ def test_a_command_keeps_its_function():
     """An argument that is called `run` would take its place."""
     for name, parser in parsers(main._parser()):
         assert all(action.dest != "run" for action in parser._actions), name
+
+
+def test_the_default_chunk_is_that_of_the_module():
+    """The parser has a copy, since importing the module takes seconds."""
+    assert process.CHUNK_S == separate.CHUNK_S
