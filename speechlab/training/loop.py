@@ -89,7 +89,7 @@ def fit(
             _validate(state, dev, run, world, record)
         if world.writes and not run.last.exists():
             write(run.last, snapshots.to_bytes(state.state_dict()))
-        portions = stack.enter_context(_portions(train, config, state.step, world))
+        portions = stack.enter_context(closing(_portions(train, config, state.step, world)))
         objective.train()
         while not state.ended():
             portion = next(portions)
@@ -153,11 +153,10 @@ def _restore(state: State, run: Run, world: World) -> None:
         ) from error
 
 
-@contextlib.contextmanager
 def _portions(
     train: Examples, config: TrainingConfig, step: int, world: World
-) -> Iterator[Iterator[list[Batch]]]:
-    """The batches of each step from `step` on, on the device."""
+) -> Iterator[list[Batch]]:
+    """The batches of each step from `step` on, on the device; closing it ends the workers."""
     source = batches(
         train,
         config.batch_size,
@@ -167,21 +166,13 @@ def _portions(
         rank=world.rank,
         world_size=world.size,
     )
-
-    def on_device(batch: Batch) -> Batch:
-        noisy, clean = (x.to(world.device) for x in (batch.noisy, batch.clean))
-        return batch._replace(noisy=noisy, clean=clean)
-
-    def portions() -> Iterator[list[Batch]]:
+    with closing(source):
         while True:
-            yield [on_device(next(source)) for _ in range(config.accumulate)]
+            yield [_moved(next(source), world.device) for _ in range(config.accumulate)]
 
-    try:
-        yield portions()
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()  # ends its workers
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return batch._replace(noisy=batch.noisy.to(device), clean=batch.clean.to(device))
 
 
 def _count(state: State, values: Mapping[str, float] | None) -> None:
