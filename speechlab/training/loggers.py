@@ -5,17 +5,15 @@ scoring of the dev files. Every row has its `step`.
 """
 
 import contextlib
-import csv
 import hashlib
-import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import write
 
 Row = Mapping[str, float]
 TABLES = ("history", "validations")
@@ -153,24 +151,23 @@ def _cut(path: Path, step: int) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     kept = whole[: whole.rfind(b"\n") + 1]
-    header, *rows = list(csv.reader(io.StringIO(kept.decode("utf-8")))) or [[]]
+    header, *rows = kept.decode().splitlines() or [""]
+    columns = header.split(",")
     try:
-        rows = [row for row in rows if int(row[header.index("step")]) <= step]
+        rows = [row for row in rows if int(row.split(",")[columns.index("step")]) <= step]
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: damaged; delete it or restore it") from error
-    cut = b"".join(map(_line, [header, *rows]))
+    cut = "".join(f"{line}\n" for line in (header, *rows)).encode()
     if not rows:
         path.unlink()
     elif cut != whole:
-        with replacing(path) as part:
-            part.write_bytes(cut)
-    return tuple(header) if rows else ()
+        write(path, cut)
+    return tuple(columns) if rows else ()
 
 
-def _line(cells: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8")
+def _line(cells: Iterable[str]) -> bytes:
+    """Names of columns and numbers need no quotes."""
+    return (",".join(cells) + "\n").encode()
 
 
 def _cell(value: float) -> str:
