@@ -59,7 +59,7 @@ class S4(nn.Module):
         return (y.transpose(1, 2) + u * self.D).to(u.dtype), state
 
     def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A_bar (H, n, n), b (H, n), c (H, n), in float64 whatever the type of the weights."""
+        """A_bar (H, n, n), b (H, n), c (H, n), in float64 for weights of any type."""
         real, imag = -self.log_A_real.double().exp(), -self.A_imag.double()  # (H, N)
         p = _stack(self.P.double())
         top = torch.cat([real.diag_embed(), -imag.diag_embed()], -1)  # (H, N, n)

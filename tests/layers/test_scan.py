@@ -224,7 +224,7 @@ def test_override_and_refusals(monkeypatch):
         selective_scan(*x, backend="numba")
 
 
-def test_status_tells_every_backend():
+def test_status_of_every_backend():
     status = scan.backend_status()
     assert list(status) == list(BACKENDS)
     assert status["numba"].startswith("available (numba ")

@@ -90,7 +90,7 @@ def test_no_layer_is_steeper_than_one():
             assert steepest.item() == pytest.approx(1, abs=1e-2)
 
 
-def test_what_is_no_discriminator_is_told_in_a_line(tmp_path, shared):
+def test_a_file_without_a_discriminator_is_named_in_one_line(tmp_path, shared):
     state = torch.load(shared / WEIGHTS, weights_only=True)
     faults = {
         "lacks": dict(list(state.items())[1:]),

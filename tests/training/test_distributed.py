@@ -61,7 +61,7 @@ def refused(works):
     return os.read(reader, 10_000).decode().splitlines()[:-1], codes
 
 
-def test_what_all_processes_refuse_one_of_them_tells():
+def test_an_error_of_all_processes_is_reported_once():
     def refuses(reason):
         raise UserError(reason)
 
@@ -70,14 +70,14 @@ def test_what_all_processes_refuse_one_of_them_tells():
     assert sorted(told) == [lr, here] and codes == [2, 2, 2]  # what differs is not kept back
 
 
-def test_what_the_writer_refuses_it_tells_alone(tmp_path):
+def test_only_the_writer_reports_its_error(tmp_path):
     """The others wait for it, and see no more than that it is gone."""
     train(tmp_path / "run", n_steps=2)
     told, codes = refused([lambda: train(tmp_path / "run", n_steps=3)] * 2)
     assert len(told) == 1 and "n_steps was 2, is 3" in told[0] and codes == [2, 2]
 
 
-def test_a_process_that_dies_is_told_in_a_line(tmp_path, monkeypatch):
+def test_a_dead_process_is_reported_in_one_line(tmp_path, monkeypatch):
     from speechlab.training import distributed
 
     def dies():

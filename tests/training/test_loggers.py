@@ -46,13 +46,13 @@ def test_other_columns_are_refused(tmp_path):
     log.close()
 
 
-def test_a_damaged_table_is_told(tmp_path):
+def test_a_damaged_table_is_named(tmp_path):
     (tmp_path / "history.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"history\.csv: damaged"):
         CsvLogger(tmp_path, SETTINGS, 5)
 
 
-def test_unknown_and_missing_loggers_are_told(tmp_path, monkeypatch):
+def test_unknown_and_missing_loggers_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no logger 'mlflow'; there are: csv, tensorboard, wandb"):
         started(["mlflow"], tmp_path, SETTINGS, 0)
     for name, module in (("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")):

@@ -45,7 +45,7 @@ def steps(n, objective=None, examples=None, **changes):
     return state, [take_step(state, portion, 1.0, ALONE) for portion in portions]
 
 
-def test_a_training_learns_and_tells(tmp_path):
+def test_a_training_learns_and_is_recorded(tmp_path):
     run = train(tmp_path / "run", n_steps=90, validate_every=30, log_every=10)
     history, validations = run.history, run.validations
     assert history["step"].tolist() == list(range(10, 91, 10))
@@ -156,7 +156,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path):
     assert Run.open(tmp_path / "run").step == 0
 
 
-def test_a_weight_of_no_loss_is_told():
+def test_a_weight_of_no_loss_is_refused():
     with pytest.raises(UserError, match="a weight for 'stft', which is no loss here"):
         Supervised(tiny(), {"mae": mae}, {"stft": 1.0})
 
@@ -278,7 +278,7 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     assert run.step == 2
 
 
-def test_a_model_that_cannot_be_saved_is_told_before_any_step(tmp_path):
+def test_a_model_that_cannot_be_saved_is_refused_before_any_step(tmp_path):
     with pytest.raises(TypeError, match="Linear is in no SYSTEMS"):
         train(tmp_path / "run", Objective(torch.nn.Linear(1, 1)))
 
@@ -310,7 +310,7 @@ WRONG += [{"accumulate": 0}, {"max_bad_steps": 0}, {"clip_norm": -1.0}, {"n_work
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:30])
-def test_impossible_settings_are_told(wrong):
+def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         check(TrainingConfig(**wrong))
 

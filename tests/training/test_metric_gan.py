@@ -287,7 +287,7 @@ def test_half_precision_of_the_model_alone():
     assert all(map(math.isfinite, values.values())) and state.is_finite()
 
 
-def test_what_cannot_be_trained_so_is_told():
+def test_models_and_terms_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="CleanUMamba: a metric discriminator judges compressed"):
         MetricGAN(tiny())
     with pytest.raises(UserError, match=r"gan\.weights names 'l1', which is no term"):

@@ -40,7 +40,7 @@ def test_a_line_about_once_a_minute(tmp_path, monkeypatch):
     assert all(numbers(line, "generator") > 0 < numbers(line, "samples/s") for line in lines[1:])
 
 
-def test_a_run_that_goes_on_tells_from_where(tmp_path):
+def test_a_resumed_run_reports_where_it_starts(tmp_path):
     train(tmp_path / "run", n_steps=12)
     lines = []
     train(tmp_path / "run", tell=lines.append, n_steps=12)
@@ -50,7 +50,7 @@ def test_a_run_that_goes_on_tells_from_where(tmp_path):
     assert [int(line.split()[2]) for line in lines] == [0, 0, 5, 10, 12]
 
 
-def test_what_fails_is_told(tmp_path):
+def test_failures_are_reported(tmp_path):
     """Steps that were skipped, and dev files without a score."""
     lines = []
     frame = pd.DataFrame({"file": ["a", "b"], "mse": [math.nan, 2.0]})

@@ -180,7 +180,7 @@ def test_a_checkpoint_between_rows_keeps_their_means(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "garbage", "not ours"])
-def test_a_damaged_state_is_told_in_a_line(tmp_path, damage):
+def test_a_damaged_state_is_named_in_one_line(tmp_path, damage):
     """Whoever damaged it: a killed training does not."""
     run = train(tmp_path / "run", n_steps=2)
     content = run.last.read_bytes()

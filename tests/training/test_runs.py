@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_run_tells_what_made_it(folder):
+def test_a_run_records_its_settings(folder):
     """By JSON alone."""
     known = json.loads((folder / "first/config.json").read_text())
     assert known["config"] == {"model": "tiny"} and known["data_hash"] == "hash of toys"
@@ -184,7 +184,7 @@ def test_two_processes_do_not_train_in_one_run(tmp_path):
     assert not run.is_running
 
 
-def test_a_run_where_nothing_can_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"config\.json: cannot be written"):
         Run.create(tmp_path / "file/run", {})
