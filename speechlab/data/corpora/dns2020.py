@@ -25,8 +25,7 @@ from speechlab.audio import files as audio
 from speechlab.data import test_sets
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import download
@@ -87,11 +86,10 @@ class _Task:
     pair: test_sets.Mixture | None = None  # of the test set, copied unchanged
 
 
-@preparing.alone
-def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
+@preparing.alone(CORPUS)
+def prepare(job: Preparation) -> None:
     """Make the clips of train and dev; copy the test set. UserError names missing folders."""
-    if preparing.is_ready(target, CORPUS, config):
-        return tell(f"{target} is prepared already")
+    target, config, tell = job.target, job.config, job.tell
     root, test = _found(Path(config.raw).expanduser() if config.raw else target / "raw")
     if not (target / "train").exists():  # not when resuming
         seconds = (config.hours + config.dev_hours) * 3600  # of two files of 16 bits
@@ -105,13 +103,11 @@ def prepare(target: Path, config: Dns2020Config, tell: Tell) -> None:
         tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in n_clips]
     tasks["test"] = [_Task("test", i, pair.name, "", pair) for i, pair in enumerate(test)]
     make = partial(_make, target=target, root=root, config=config)
-    items = preparing.items(target, CORPUS, config, tasks, make, tell)
+    items = job.items(tasks, make)
     known = test_sets.recognise(test)
     complete = known is not None and len(test) == known.n_files
     tell(f"test: {len(test)} pairs, {'the complete' if complete else 'not the'} no_reverb set")
-    preparing.finish(
-        target, CORPUS, config, items, "keep the published file names", complete_test=complete
-    )
+    job.finish(items, "keep the published file names", complete_test=complete)
 
 
 def _found(raw: Path) -> tuple[Path, list[test_sets.Mixture]]:

@@ -21,7 +21,7 @@ from speechlab.config import check_ranges
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.data.recordings import Source
@@ -75,11 +75,10 @@ class Recording:
         return self.speaker or self.content
 
 
-@preparing.alone
-def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
+@preparing.alone(CORPUS)
+def prepare(job: Preparation) -> None:
     """Split and convert the recordings. UserError describes the layout of `raw`."""
-    if preparing.is_ready(target, CORPUS, config):
-        return tell(f"{target} is prepared already; for other recordings name another --folder")
+    target, config, tell = job.target, job.config, job.tell
     raw = Path(config.raw).expanduser()
     given = [split for split in SPLITS if (raw / split).is_dir()]
     if not config.raw or not ({"train", "dev"} <= set(given) or _kinds(raw)):
@@ -97,10 +96,10 @@ def prepare(target: Path, config: FolderConfig, tell: Tell) -> None:
         name: list(zip(planned[name], [r.files for r in found], strict=True))
         for name, found in splits.items()
     }
-    items = preparing.items(target, CORPUS, config, tasks, partial(_make, target=target), tell)
+    items = job.items(tasks, partial(_make, target=target))
     for name in items.keys() & {"dev", "test"}:
         items[name] += _mixtures(target, name, items[name], config, tell)
-    preparing.finish(target, CORPUS, config, items, remedy, given_splits=given)
+    job.finish(items, remedy, given_splits=given)
     for name, found in items.items():
         minutes = sum(item.seconds for item in found) / 60
         tell(f"{name}: {len(found)} recordings, {minutes:.1f} minutes")

@@ -25,8 +25,7 @@ from scipy.signal import fftconvolve, resample_poly
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
@@ -93,30 +92,25 @@ class Mixture:
         return next((stem.removesuffix(end) for end in SPEEDS if stem.endswith(end)), stem)
 
 
-@preparing.alone
-def prepare(target: Path, config: Libri2MixConfig, tell: Tell) -> None:
+@preparing.alone(CORPUS)
+def prepare(job: Preparation) -> None:
     """Make the mixtures of the metadata. UserError names missing files."""
-    if preparing.is_ready(target, CORPUS, config):
-        return tell(f"{target} is prepared already")
-    files = _metadata(config)
+    files = _metadata(job.config)
     tasks = {
         split: [(split, mixture) for path in paths for mixture in _rows(path)]
         for split, paths in files.items()
     }
     mixtures = [mixture for found in tasks.values() for _, mixture in found]
-    _check_recordings(mixtures, config)
-    make = partial(_make, target=target, config=config)
-    items = preparing.items(target, CORPUS, config, tasks, make, tell)
-    preparing.finish(
-        target,
-        CORPUS,
-        config,
+    _check_recordings(mixtures, job.config)
+    make = partial(_make, target=job.target, config=job.config)
+    items = job.items(tasks, make)
+    job.finish(
         items,
         "take the published metadata",
         metadata={path.name: sha256(path) for paths in files.values() for path in paths},
         mixer={"name": "scipy.signal.resample_poly", "version": scipy.__version__},
     )
-    tell(", ".join(f"{split} {len(found)}" for split, found in items.items()))
+    job.tell(", ".join(f"{split} {len(found)}" for split, found in items.items()))
 
 
 def _metadata(config: Libri2MixConfig) -> dict[str, list[Path]]:

@@ -5,6 +5,7 @@ returns its manifest line. Lines of finished tasks are stored in shards in `<tar
 until the manifests are written, so that an interrupted preparation resumes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -38,125 +39,140 @@ def elsewhere(default: Any = "") -> Any:
     return dataclasses.field(default=default, metadata={"changes_data": False})
 
 
-def resampler() -> dict[str, str]:
-    """Library, version and quality of the resampler, for `corpus.json`."""
-    return {"name": "soxr", "version": soxr.__version__, "quality": "HQ"}
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """A corpus that is being prepared in the folder `target`."""
+
+    target: Path
+    corpus: Corpus
+    config: Any  # options; `jobs` is the number of processes, 0 for one per processor
+    tell: Tell
+
+    def is_ready(self) -> bool:
+        """Whether `target` holds the complete corpus, prepared with these options.
+
+        Raises UserError if the folder holds files of other options or of something else. They are
+        neither changed nor removed.
+        """
+        if (self.target / manifest.ABOUT).exists():
+            known = manifest.about(self.target)
+            self._refuse_other({"corpus": known.get("corpus"), **known.get("options", {})})
+            manifest.data_hash(self.target)
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+            return True
+        path = self._unfinished / OPTIONS
+        if path.exists():
+            self._refuse_other(json.loads(path.read_text(encoding="utf-8")))
+        elif any((self.target / f"{split}.csv").exists() for split in manifest.SPLITS):
+            raise UserError(f"{self.target} holds other files: name an empty folder or remove them")
+        return False
+
+    def items(
+        self, splits: Mapping[str, Sequence[Task]], make: Callable[[Task], Item], jobs: int = 0
+    ) -> dict[str, list[Item]]:
+        """The manifest lines of all tasks, in their order.
+
+        `make` is a function of a module (or a partial of one). It writes a task's files atomically
+        and returns its line. jobs: number of processes; 0: as `config` says.
+        """
+        if self.config.jobs < 0:
+            raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
+        with replacing(self._unfinished / OPTIONS) as part:
+            part.write_text(json.dumps(self._options) + "\n", encoding="utf-8")
+        shards = [
+            _Shard(make, tuple(tasks[i : i + SHARD]), self._unfinished, split)
+            for split, tasks in splits.items()
+            for i in range(0, len(tasks), SHARD)
+        ]
+        waiting = [shard for shard in shards if not shard.path.exists()]
+        n_all = sum(len(shard.tasks) for shard in shards)
+        n_done = told = n_all - sum(len(shard.tasks) for shard in waiting)
+        if n_done:
+            self.tell(f"{n_done} of {n_all} recordings are finished already")
+        jobs = jobs or self.config.jobs or parallel.n_processors()
+        for n in parallel.finished(_make, waiting, jobs) if waiting else ():
+            n_done += n
+            if n_done == n_all or n_done - told >= n_all / 20:
+                self.tell(f"{n_done} of {n_all} recordings")
+                told = n_done
+        found = {split: [] for split in splits}
+        for shard in shards:
+            found[shard.split] += shard.read()
+        return found
+
+    def finish(self, splits: Mapping[str, Sequence[Item]], remedy: str, **notes: Any) -> None:
+        """Write the manifests and `corpus.json`, then remove `unfinished/`.
+
+        remedy: advice if two splits share a speaker or a recording. notes: further JSON values for
+        `corpus.json`.
+        """
+        about = {
+            "corpus": self.corpus.name,
+            "title": self.corpus.title,
+            "licence": self.corpus.licence,
+            "source": self.corpus.source,
+            "speechlab": __version__,
+            "resampler": {"name": "soxr", "version": soxr.__version__, "quality": "HQ"},
+            "options": {k: v for k, v in self._options.items() if k != "corpus"},
+            **notes,
+        }
+        check(self.target, splits, remedy)
+        manifest.write(self.target, splits, about)
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.target / "unfinished"
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """The options that change samples, as plain JSON values."""
+        fields = dataclasses.fields(self.config)
+        kept = [field.name for field in fields if field.metadata.get("changes_data", True)]
+        values = to_dict(self.config)
+        return {"corpus": self.corpus.name, **{name: values[name] for name in kept}}
+
+    def _refuse_other(self, known: Mapping[str, Any]) -> None:
+        wanted = self._options
+        if self.corpus.former and known.get("corpus") == self.corpus.former:
+            known = {**known, "corpus": self.corpus.name}
+        names = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
+        if names:
+            what = ", ".join(f"{k} {known.get(k)} there, {wanted.get(k)} asked" for k in names)
+            raise UserError(
+                f"{self.target} was made with other options ({what}): "
+                "name another folder or remove it"
+            )
 
 
-def alone(prepare: Callable[[Path, Any, Tell], None]) -> Callable[[Path, Any, Tell], None]:
-    """Lock the target folder while `prepare` runs.
+def alone(
+    *corpora: Corpus, when_ready: Callable[[Preparation], None] = lambda job: None
+) -> Callable[[Callable[[Preparation], None]], Callable[[Path, Any, Tell], None]]:
+    """Makes the `prepare` of corpora of a function that prepares the files of one.
 
-    A second process waits, and then finds the corpus prepared. A prepared corpus is only read and
-    not locked: its folder may be read-only.
+    The target folder is locked: a second process waits, and then finds the corpus prepared. A
+    prepared corpus is only read and not locked: its folder may be read-only. `when_ready` may
+    refuse it.
     """
 
-    @functools.wraps(prepare)
-    def prepare_alone(target: Path, config: Any, tell: Tell) -> None:
-        if (target / manifest.ABOUT).exists():
-            return prepare(target, config, tell)
-        busy = f"{target}: another process prepares it; waiting for that"
-        with locks.waited_for(target.with_name(f"{target.name}.lock"), tell, busy):
-            return prepare(target, config, tell)
+    def decorated(make: Callable[[Preparation], None]) -> Callable[[Path, Any, Tell], None]:
+        @functools.wraps(make)
+        def prepare(target: Path, config: Any, tell: Tell) -> None:
+            corpus = next(c for c in corpora if c.options == type(config).__name__)
+            job = Preparation(target, corpus, config, tell)
+            lock = contextlib.nullcontext()
+            if not (target / manifest.ABOUT).exists():
+                busy = f"{target}: another process prepares it; waiting for that"
+                lock = locks.waited_for(target.with_name(f"{target.name}.lock"), tell, busy)
+            with lock:
+                if not job.is_ready():
+                    return make(job)
+                when_ready(job)
+                tell(f"{target} is prepared already; for other files name another folder")
 
-    return prepare_alone
+        return prepare
 
-
-def is_ready(target: Path, corpus: Corpus, config: Any) -> bool:
-    """Whether `target` holds the complete corpus, prepared with these options.
-
-    Raises UserError if the folder holds files of other options or of something else. They are
-    neither changed nor removed.
-    """
-    if (target / manifest.ABOUT).exists():
-        known = manifest.about(target)
-        known = {"corpus": known.get("corpus"), **known.get("options", {})}
-        _refuse_other(target, known, corpus, config)
-        manifest.data_hash(target)
-        shutil.rmtree(_unfinished(target), ignore_errors=True)
-        return True
-    path = _unfinished(target) / OPTIONS
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        _refuse_other(target, known, corpus, config)
-    elif any((target / f"{split}.csv").exists() for split in manifest.SPLITS):
-        raise UserError(f"{target} holds other files: name an empty folder or remove them")
-    return False
-
-
-def items(
-    target: Path,
-    corpus: Corpus,
-    config: Any,
-    splits: Mapping[str, Sequence[Task]],
-    make: Callable[[Task], Item],
-    tell: Tell,
-) -> dict[str, list[Item]]:
-    """The manifest lines of all tasks, in their order, made by `config.jobs` processes.
-
-    target: folder of the prepared corpus.
-    corpus: type of the corpus.
-    config: options; `jobs` is the number of processes, 0 for one per processor.
-    splits: tasks by split.
-    make: writes a task's files atomically and returns its line; a function of a module, or a
-        partial of one.
-    tell: reports progress.
-    """
-    if config.jobs < 0:
-        raise UserError(f"jobs is {config.jobs}; it must be 0 (one per processor) or more")
-    with replacing(_unfinished(target) / OPTIONS) as part:
-        part.write_text(json.dumps(_options(corpus, config)) + "\n", encoding="utf-8")
-    shards = [
-        _Shard(make, tuple(tasks[i : i + SHARD]), _unfinished(target), split)
-        for split, tasks in splits.items()
-        for i in range(0, len(tasks), SHARD)
-    ]
-    waiting = [shard for shard in shards if not shard.path.exists()]
-    n_all = sum(len(shard.tasks) for shard in shards)
-    n_done = told = n_all - sum(len(shard.tasks) for shard in waiting)
-    if n_done:
-        tell(f"{n_done} of {n_all} recordings are finished already")
-    jobs = config.jobs or parallel.n_processors()
-    for n in parallel.finished(_make, waiting, jobs) if waiting else ():
-        n_done += n
-        if n_done == n_all or n_done - told >= n_all / 20:
-            tell(f"{n_done} of {n_all} recordings")
-            told = n_done
-    found = {split: [] for split in splits}
-    for shard in shards:
-        found[shard.split] += shard.read()
-    return found
-
-
-def finish(
-    target: Path,
-    corpus: Corpus,
-    config: Any,
-    splits: Mapping[str, Sequence[Item]],
-    remedy: str,
-    **notes: Any,
-) -> None:
-    """Write the manifests and `corpus.json`, then remove `unfinished/`.
-
-    target: folder of the prepared corpus.
-    corpus: type of the corpus.
-    config: options.
-    splits: manifest lines by split.
-    remedy: advice if two splits share a speaker or a recording.
-    notes: further JSON values for `corpus.json`.
-    """
-    about = {
-        "corpus": corpus.name,
-        "title": corpus.title,
-        "licence": corpus.licence,
-        "source": corpus.source,
-        "speechlab": __version__,
-        "resampler": resampler(),
-        "options": {k: v for k, v in _options(corpus, config).items() if k != "corpus"},
-        **notes,
-    }
-    check(target, splits, remedy)
-    manifest.write(target, splits, about)
-    shutil.rmtree(_unfinished(target), ignore_errors=True)
+    return decorated
 
 
 def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> None:
@@ -254,29 +270,6 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """The first names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _options(corpus: Corpus, config: Any) -> dict[str, Any]:
-    """The options that change samples, as plain JSON values."""
-    kept = [f.name for f in dataclasses.fields(config) if f.metadata.get("changes_data", True)]
-    values = to_dict(config)
-    return {"corpus": corpus.name, **{name: values[name] for name in kept}}
-
-
-def _refuse_other(target: Path, known: Mapping[str, Any], corpus: Corpus, config: Any) -> None:
-    wanted = _options(corpus, config)
-    if corpus.former and known.get("corpus") == corpus.former:
-        known = {**known, "corpus": corpus.name}
-    names = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
-    if names:
-        what = ", ".join(f"{key} {known.get(key)} there, {wanted.get(key)} asked" for key in names)
-        raise UserError(
-            f"{target} was made with other options ({what}): name another folder or remove it"
-        )
-
-
-def _unfinished(target: Path) -> Path:
-    return target / "unfinished"
 
 
 @dataclasses.dataclass(frozen=True)

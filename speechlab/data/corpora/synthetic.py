@@ -27,8 +27,7 @@ from speechlab.config import check_ranges, to_dict
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.data.synthesis import noise as noises
 from speechlab.data.synthesis import rooms, speech
@@ -101,18 +100,29 @@ class Recipe:
     key: str  # of the corpus, so that files of other versions are not reused
 
 
-@preparing.alone
-def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
+def _refuse_other_versions(job: Preparation) -> None:
+    known = manifest.about(job.target)
+    if known.get("key") == key(job.config):
+        return
+    there = {"generator": known.get("generator"), **known.get("versions", {})}
+    here = {"generator": GENERATOR, **_versions()}
+    what = ", ".join(
+        f"{k} {there.get(k)} there, {v} here" for k, v in here.items() if there.get(k) != v
+    )
+    raise UserError(
+        f"{job.target} was made by other versions ({what}): name another folder or remove it"
+    )
+
+
+@preparing.alone(CORPUS, when_ready=_refuse_other_versions)
+def prepare(job: Preparation) -> None:
     """Make the corpus in `target`, or resume an interrupted preparation.
 
     UserError if the folder holds anything else, as a corpus of other options or versions, or if
     the extra `synth` is not installed.
     """
-    wanted = key(config)
-    jobs, config = config.jobs, dataclasses.replace(config, jobs=0)  # not part of a recipe
-    if preparing.is_ready(target, CORPUS, config):
-        _refuse_other_versions(target, wanted)
-        return tell(f"{target} is prepared already")
+    target, tell = job.target, job.tell
+    config, wanted = dataclasses.replace(job.config, jobs=0), key(job.config)  # no jobs in a recipe
     recordings, babble, mixtures = (
         {split: of_split(config, split, wanted) for split in manifest.SPLITS}
         for of_split in (_recordings, _babbles, _mixtures)
@@ -120,20 +130,15 @@ def prepare(target: Path, config: SyntheticConfig, tell: Tell) -> None:
     splits: dict[str, list[Item]] = {split: [] for split in manifest.SPLITS}
     # files made of other files come last; they take less time than the start of a process
     for what, recipes, n in (
-        ("speech, rooms and noise", recordings, jobs),
+        ("speech, rooms and noise", recordings, 0),
         ("babble", babble, 1),
         ("mixtures of dev and test", mixtures, 1),
     ):
         tell(f"{what}:")
-        options = dataclasses.replace(config, jobs=n)
-        make = partial(_cook, target)
-        made = preparing.items(target, CORPUS, options, recipes, make, tell)
+        made = job.items(recipes, partial(_cook, target), jobs=n)
         for split, items in made.items():
             splits[split] += items
-    preparing.finish(
-        target,
-        CORPUS,
-        config,
+    job.finish(
         splits,
         "report this: the generator makes disjoint splits",
         key=wanted,
@@ -163,20 +168,6 @@ def key(config: SyntheticConfig) -> str:
 
 def _versions() -> dict[str, str]:
     return {package: metadata.version(package) for package in PACKAGES}
-
-
-def _refuse_other_versions(target: Path, wanted: str) -> None:
-    known = manifest.about(target)
-    if known.get("key") == wanted:
-        return
-    there = {"generator": known.get("generator"), **known.get("versions", {})}
-    here = {"generator": GENERATOR, **_versions()}
-    what = ", ".join(
-        f"{k} {there.get(k)} there, {v} here" for k, v in here.items() if there.get(k) != v
-    )
-    raise UserError(
-        f"{target} was made by other versions ({what}): name another folder or remove it"
-    )
 
 
 def _cook(target: Path, recipe: Recipe) -> Item:

@@ -24,7 +24,7 @@ from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.mixing import MixtureConfig, Mixtures, generator
 from speechlab.data.recordings import Source
@@ -98,25 +98,25 @@ class _Task(NamedTuple):
     room: tuple[str, int, int] = ("", 0, 0)  # split, room, place
 
 
-@preparing.alone
-def prepare(target: Path, config: TwoSpeakersConfig, tell: Tell) -> None:
+def _refuse_other_source(job: Preparation) -> None:
+    source = Path(job.config.source).expanduser()
+    known = manifest.about(job.target).get("made_from")
+    if source.exists() and manifest.data_hash(source) != known:
+        raise UserError(f"{job.target} was made from another {source}: name another folder")
+
+
+@preparing.alone(CORPUS, NOISY, when_ready=_refuse_other_source)
+def prepare(job: Preparation) -> None:
     """Convert the recordings of the source and mix them. UserError for too few speakers."""
+    target, config, tell = job.target, job.config, job.tell
     source = Path(config.source).expanduser()
-    corpus = NOISY if isinstance(config, NoisyTwoSpeakersConfig) else CORPUS
-    is_ready = preparing.is_ready(target, corpus, config)
-    made_from = "" if is_ready and not source.exists() else manifest.data_hash(source)
-    if is_ready:
-        if made_from not in ("", manifest.about(target).get("made_from")):
-            raise UserError(f"{target} was made from another {source}: name another folder")
-        return tell(f"{target} is prepared already")
+    made_from = manifest.data_hash(source)
     tasks = {split: _tasks(split, source, config) for split in SPLITS}
     make = partial(_make, target=target, config=config)
-    splits = preparing.items(target, corpus, config, tasks, make, tell)
+    splits = job.items(tasks, make)
     for split in ("dev", "test"):
         splits[split] += _mixtures(target, split, splits[split], config, tell)
-    preparing.finish(
-        target, corpus, config, splits, "prepare the source again", made_from=made_from
-    )
+    job.finish(splits, "prepare the source again", made_from=made_from)
     minutes = sum(item.seconds for item in splits["train"] if item.kind == "speech") / 60
     tell(f"{target}: {minutes:.0f} minutes of speech to train on")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import archive as archives
@@ -100,23 +100,19 @@ class _Task:
     text: str
 
 
-@preparing.alone
-def prepare(target: Path, config: VoiceBankDemandConfig, tell: Tell) -> None:
+@preparing.alone(CORPUS)
+def prepare(job: Preparation) -> None:
     """Download, resample and hold two speakers out. UserError names missing archives."""
-    if preparing.is_ready(target, CORPUS, config):
-        return tell(f"{target} is prepared already")
+    target, config, tell = job.target, job.config, job.tell
     raw = Path(config.raw).expanduser() if config.raw else target / "raw"
     _get(raw, config, tell)
     tasks = _tasks(raw)
     make = partial(_make, target=target, sample_rate=config.sample_rate)
-    items = preparing.items(target, CORPUS, config, tasks, make, tell)
+    items = job.items(tasks, make)
     n_files = {split: len(found) for split, found in items.items()}
     if n_files != N_FILES:
         tell(f"incomplete: {n_files} pairs, the published set has {N_FILES}")
-    preparing.finish(
-        target,
-        CORPUS,
-        config,
+    job.finish(
         items,
         "keep the published names and folders",
         complete=n_files == N_FILES,

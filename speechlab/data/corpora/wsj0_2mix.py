@@ -27,8 +27,7 @@ from scipy.signal import resample_poly
 from speechlab.audio import files as audio
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
-from speechlab.data.corpora.prepare import elsewhere
+from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 
@@ -75,11 +74,10 @@ class Mixture:
 Build = Callable[[Mixture, list[Path], Wsj0TwoMixConfig], None]  # writes mix, s1, s2
 
 
-@preparing.alone
-def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
+@preparing.alone(CORPUS)
+def prepare(job: Preparation) -> None:
     """Copy or build the mixtures and hold speakers out. UserError names missing files."""
-    if preparing.is_ready(target, CORPUS, config):
-        return tell(f"{target} is prepared already")
+    target, config, tell = job.target, job.config, job.tell
     if config.raw:
         found, build = _taken(Path(config.raw).expanduser(), config), _take
     else:
@@ -88,11 +86,8 @@ def prepare(target: Path, config: Wsj0TwoMixConfig, tell: Tell) -> None:
     n_used = sum(map(len, splits.values()))
     tasks = {name: [(name, mixture) for mixture in mixtures] for name, mixtures in splits.items()}
     make = partial(_make, build=build, target=target, config=config)
-    items = preparing.items(target, CORPUS, config, tasks, make, tell)
-    preparing.finish(
-        target,
-        CORPUS,
-        config,
+    items = job.items(tasks, make)
+    job.finish(
         items,
         "keep the published names",
         built="from the recordings" if build is _build else "taken over as it was",

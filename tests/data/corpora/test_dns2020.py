@@ -149,7 +149,7 @@ def test_clipped_files_and_clips_without_speech_are_drawn_again(raw, tmp_path):
         dns2020.make_clip(SHORT, replace(material, clean=names[2:]), "train", 0)
 
 
-def test_the_test_set_is_taken_over_byte_for_byte(prepared, raw):
+def test_the_test_set_is_copied_byte_for_byte(prepared, raw):
     test = raw / "datasets" / "test_set" / "synthetic" / "no_reverb"
     assert tiny_corpora.content(prepared / "test") == tiny_corpora.content(test)
     assert [pair.name for pair in test_sets.find(prepared / "test")] == [
@@ -176,7 +176,7 @@ def test_plain_names_of_the_test_set_are_understood(raw, tmp_path):
     assert test_sets.recognise(pairs).title == "DNS-2020 synthetic no_reverb"
 
 
-def test_clips_of_other_files_are_not_gone_on_with(raw, tmp_path, monkeypatch):
+def test_clips_of_other_files_are_not_reused(raw, tmp_path, monkeypatch):
     target = tmp_path / "prepared"
     with monkeypatch.context() as broken:
         broken.setattr(dns2020.preparing.manifest, "write", lambda *_: 1 / 0)

@@ -30,6 +30,10 @@ class ToyConfig:
 TOY = Corpus("toy", "Toy", "none", "nowhere", 0.0, "", "toy", "ToyConfig")
 
 
+def job(target, config=None, tell=str):
+    return preparing.Preparation(target, TOY, config or ToyConfig(), tell)
+
+
 @given(GROUPS, st.floats(0, 100))
 def test_some_groups_are_held_out_and_never_all(groups, percent):
     held = preparing.held_out(groups, percent)
@@ -64,12 +68,12 @@ def test_lines_come_in_the_order_of_the_tasks_and_are_kept(tmp_path, monkeypatch
 
     tasks = {"train": [f"t{i}" for i in range(7)], "dev": ["d0"]}
     for told in ([], []):
-        found = preparing.items(tmp_path, TOY, ToyConfig(), tasks, make, told.append)
+        found = job(tmp_path, tell=told.append).items(tasks, make)
         assert found == {split: [item(task) for task in names] for split, names in tasks.items()}
     assert told == ["8 of 8 recordings are finished already"]
     assert made == tasks["train"] + tasks["dev"]
     more = {**tasks, "train": [*tasks["train"][:6], "other"]}
-    preparing.items(tmp_path, TOY, ToyConfig(), more, make, lambda line: None)
+    job(tmp_path).items(more, make)
     assert made[8:] == ["other"]
 
 
@@ -78,15 +82,13 @@ def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
     target, told = tmp_path / "corpus", []
     (reader, writer), (released, release) = os.pipe(), os.pipe()
 
-    @preparing.alone
-    def prepare(target, config, tell):
-        if preparing.is_ready(target, TOY, config):
-            return tell("ready")
+    @preparing.alone(TOY)
+    def prepare(job):
         os.write(writer, b"!")
         os.read(released, 1)
-        made = preparing.items(target, TOY, config, {"train": ["a"]}, item, lambda line: None)
-        preparing.finish(target, TOY, config, made, "mend it")
+        job.finish(job.items({"train": ["a"]}, item), "mend it")
 
+    ready = f"{target} is prepared already; for other files name another folder"
     child = forked(lambda: prepare(target, ToyConfig(), print))
     assert os.read(reader, 1) == b"!"
 
@@ -96,15 +98,15 @@ def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
 
     prepare(target, ToyConfig(), tell)
     assert ended(child) == 0
-    assert told == [f"{target}: another process prepares it; waiting for that", "ready"]
-    (tmp_path / "corpus.lock").mkdir()  # nobody could hold that
+    assert told == [f"{target}: another process prepares it; waiting for that", ready]
+    (tmp_path / "corpus.lock").mkdir()  # a lock file could not be made
     prepare(target, ToyConfig(), told.append)
-    assert told[2:] == ["ready"]
+    assert told[2:] == [ready]
 
 
 def test_a_preparation_that_fails_leaves_no_lock(tmp_path):
-    @preparing.alone
-    def prepare(target, config, tell):
+    @preparing.alone(TOY)
+    def prepare(job):
         raise UserError("nothing to prepare")
 
     with pytest.raises(UserError, match="nothing to prepare"):
@@ -114,35 +116,35 @@ def test_a_preparation_that_fails_leaves_no_lock(tmp_path):
 
 def test_a_corpus_tells_its_options_and_not_where_it_was_made(tmp_path):
     config = ToyConfig(raw=str(tmp_path / "private"))
-    assert not preparing.is_ready(tmp_path, TOY, config)
-    preparing.finish(tmp_path, TOY, config, {"train": [item("a")]}, "mend it", n_found=3)
+    assert not job(tmp_path, config).is_ready()
+    job(tmp_path, config).finish({"train": [item("a")]}, "mend it", n_found=3)
     about = json.loads((tmp_path / "corpus.json").read_text())
     assert about["options"] == {"level": 1.0}
     assert "private" not in (tmp_path / "corpus.json").read_text()
     assert about["n_found"] == 3 and about["licence"] == "none"
-    assert preparing.is_ready(tmp_path, TOY, replace(config, raw="elsewhere", jobs=5))
+    assert job(tmp_path, replace(config, raw="elsewhere", jobs=5)).is_ready()
     with pytest.raises(UserError, match=r"other options \(level 1\.0 there, 2\.0 asked\)"):
-        preparing.is_ready(tmp_path, TOY, ToyConfig(level=2.0))
+        job(tmp_path, ToyConfig(level=2.0)).is_ready()
     with pytest.raises(UserError, match="jobs is -1"):
-        preparing.items(tmp_path, TOY, ToyConfig(jobs=-1), {}, item, print)
+        job(tmp_path, ToyConfig(jobs=-1)).items({}, item)
     with pytest.raises(UserError, match="corpus toy there, other asked"):
-        preparing.is_ready(tmp_path, replace(TOY, name="other"), config)
+        replace(job(tmp_path, config), corpus=replace(TOY, name="other")).is_ready()
     (tmp_path / "dev.csv").write_text((tmp_path / "train.csv").read_text())
     with pytest.raises(UserError, match="changed by hand"):
-        preparing.is_ready(tmp_path, TOY, config)
+        job(tmp_path, config).is_ready()
 
 
 def test_overlapping_splits_are_one_message_with_the_fix(tmp_path):
     splits = {"train": [item("a")], "dev": [replace(item("b"), recordings=("a",))]}
     with pytest.raises(UserError, match=r"recording a is in both train and dev; mend it"):
-        preparing.finish(tmp_path, TOY, ToyConfig(), splits, "mend it")
+        job(tmp_path).finish(splits, "mend it")
     assert not (tmp_path / manifest.ABOUT).exists()
 
 
 def test_a_folder_with_other_manifests_is_left_alone(tmp_path):
     (tmp_path / "train.csv").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
-        preparing.is_ready(tmp_path, TOY, ToyConfig())
+        job(tmp_path).is_ready()
 
 
 def test_conversion_averages_channels_and_resamples(tmp_path):

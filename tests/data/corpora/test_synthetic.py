@@ -52,7 +52,7 @@ from speechlab.config import from_dict
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.synthetic import SyntheticConfig, prepare
 if __name__ == "__main__":
-    preparing.finish = lambda *given: time.sleep(3600)  # it never ends before it is killed
+    preparing.Preparation.finish = lambda *_, **__: time.sleep(3600)  # until it is killed
     prepare(Path(sys.argv[1]), from_dict(SyntheticConfig, json.loads(sys.argv[2])), print)
 """
 
@@ -76,7 +76,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def test_killed_and_gone_on_with_the_bytes_are_the_same(corpus, tmp_path):
+def test_killed_and_resumed_the_bytes_are_the_same(corpus, tmp_path):
     """Other processes, another order, kill -9 in the middle, a torn file: nothing shows."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -1,4 +1,4 @@
-"""WSJ0-2mix: taken over from the pywsj0-mix layout, or built from WSJ0 and the published lists."""
+"""WSJ0-2mix: copied from the layout of pywsj0-mix, or built from WSJ0 and the published lists."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def built(recordings, tmp_path_factory) -> Path:
     return target
 
 
-def take_over(target: Path, raw: Path, **changes) -> None:
+def copy_mixtures(target: Path, raw: Path, **changes) -> None:
     """Prepares mixtures that are there."""
     tiny_corpora.prepare(NAME, target, raw, raw=raw, **changes)
 
@@ -93,10 +93,10 @@ def test_a_line_tells_both_speakers(built):
 
 
 @pytest.mark.parametrize("depth", ["", "2speakers"])
-def test_mixtures_that_are_there_are_taken_over_byte_for_byte(tmp_path, depth):
+def test_finished_mixtures_are_copied_byte_for_byte(tmp_path, depth):
     raw, target = tmp_path / "raw", tmp_path / "prepared"
     tiny_corpora.wsj0_mixtures(raw / depth)
-    take_over(target, raw)
+    copy_mixtures(target, raw)
     for item in (item for items in tiny_corpora.items(target).values() for item in items):
         part, _, name = item.name.partition("_")
         for path, kind in zip((item.path, *item.sources), wsj0_2mix.FOLDERS, strict=True):
@@ -125,9 +125,9 @@ def test_missing_folders_of_mixtures_are_named(tmp_path):
     raw = tiny_corpora.wsj0_mixtures(tmp_path / "raw")
     shutil.rmtree(raw / "wav8k" / "min" / "cv" / "s2")
     with pytest.raises(UserError, match=r"wav8k/min lacks cv/s2; "):
-        take_over(tmp_path / "prepared", raw)
+        copy_mixtures(tmp_path / "prepared", raw)
     with pytest.raises(UserError, match=r"wav8k/max lacks tr/mix, .*tt/s2; "):
-        take_over(tmp_path / "max", raw, mode="max")
+        copy_mixtures(tmp_path / "max", raw, mode="max")
 
 
 def test_a_recording_or_a_level_that_is_missing_is_named(recordings, tmp_path):
@@ -151,7 +151,7 @@ def test_a_mixture_without_its_speaker_and_one_of_another_rate_are_told(tmp_path
         raw / "wav8k/min/tt/s2" / f"{'_'.join(tiny_corpora.wsj0_lines('tt')[0])}.wav", 0.2, 8000
     )
     with pytest.raises(UserError, match="differ in length"):
-        take_over(tmp_path / "b", raw)
+        copy_mixtures(tmp_path / "b", raw)
     some.unlink()
     with pytest.raises(UserError, match=r"without all of mix, s1, s2: .*_1\.9857"):
-        take_over(tmp_path / "a", raw)
+        copy_mixtures(tmp_path / "a", raw)
