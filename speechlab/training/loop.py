@@ -101,16 +101,20 @@ def fit(
                 raise _not_finite(state, run)
             record.step(sum(batch.n_examples for batch in portion))
             validates = state.step == config.n_steps or state.step % config.validate_every == 0
-            if not validates and state.step % config.checkpoint_every:
-                continue
-            if not state.is_finite():
-                raise _not_finite(state, run)
-            if validates:
-                _validate(state, dev, run, world, record)
-            # after bad steps the state from before them is kept
-            if world.writes and (state.n_bad == 0 or state.ended()):
-                write(run.last, snapshots.to_bytes(state.state_dict()))
+            if validates or state.step % config.checkpoint_every == 0:
+                _keep(state, dev if validates else None, run, world, record)
     return run
+
+
+def _keep(state: State, dev: Dev | None, run: Run, world: World, record: Record) -> None:
+    """Score with `dev`, where given, and write the state; UserError if it is not finite."""
+    if not state.is_finite():
+        raise _not_finite(state, run)
+    if dev is not None:
+        _validate(state, dev, run, world, record)
+    # after bad steps the state from before them is kept
+    if world.writes and (state.n_bad == 0 or state.ended()):
+        write(run.last, snapshots.to_bytes(state.state_dict()))
 
 
 def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:

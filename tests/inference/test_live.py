@@ -26,12 +26,9 @@ from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 
 def tiny(normalize="running"):
     torch.manual_seed(0)
-    widths = (4, 6, 8)
-    return CleanUMamba(
-        CleanUMambaConfig(
-            widths, widths, widths, d_model=8, layers=({"d_state": 4},), normalize=normalize
-        )
-    ).eval()
+    sizes = dict.fromkeys(("down_channels", "skip_channels", "up_channels"), (4, 6, 8))
+    config = CleanUMambaConfig(**sizes, d_model=8, layers=({"d_state": 4},), normalize=normalize)
+    return CleanUMamba(config).eval()
 
 
 @pytest.fixture(scope="module")
