@@ -168,8 +168,10 @@ def score_mixture(task: Task) -> list[Row]:
     seconds, sources = float("nan"), task.mixture.sources
     try:
         first, sample_rate = mono(sources[0], task.sample_rate)
-        seconds = len(first) / sample_rate
+        if len(sources) == 1:  # known without the estimate; of a mixture, if all files agree
+            seconds = len(first) / sample_rate
         signals = {path: _like(first, sample_rate, path, task) for path in task.paths[1:]}
+        seconds = len(first) / sample_rate
         speakers = _speakers(task, signals | {sources[0]: first}, sample_rate)
     except UserError as error:
         reason = str(error)

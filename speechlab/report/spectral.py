@@ -150,10 +150,6 @@ def _costs_columns() -> list[Column]:
     return shown
 
 
-def _published_size(row: Row) -> str:
-    return count(row["params_published"])
-
-
 def _printed_gmacs(row: Row) -> str:
     return f"{row['gmacs_published']:.2f} in {FRAMES[row['model']][1]} s"
 

@@ -130,7 +130,7 @@ def resume(
 def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
     """The names of the corpora; those in the run's config.json where they are former names."""
     if (run.folder / "config.json").exists():
-        begun = run.settings["config"]["corpora"]
+        begun = run.settings["config"].get("corpora", [])
         if [FORMER.get(name, name) for name in begun] == list(experiment.corpora):
             return begun
     return list(experiment.corpora)

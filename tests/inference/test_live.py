@@ -315,6 +315,7 @@ def test_an_unplugged_microphone_ends_with_what_it_gave(
     """A whole file, one line and an exit code; of a microphone that gave nothing, no file."""
     monkeypatch.setattr(devices, "PATIENCE_S", 600)
     monkeypatch.setattr("speechlab.inference.enhance.load_causal", lambda checkpoint: model)
+    monkeypatch.setattr("speechlab.cli.process.check_checkpoint", lambda checkpoint: None)
     words = ["stream", "--checkpoint", "tiny", "--output"]
     stand_in(noise(1, 256 * 20), end=end)
     assert main.main([*words, str(tmp_path / "out.wav")]) == 2

@@ -158,7 +158,7 @@ def alone(
     def decorated(make: Callable[[Preparation], None]) -> Callable[[Path, Any, Tell], None]:
         @functools.wraps(make)
         def prepare(target: Path, config: Any, tell: Tell) -> None:
-            corpus = next(c for c in corpora if c.options == type(config).__name__)
+            [corpus] = [c for c in corpora if c.options == type(config).__name__]
             job = Preparation(target, corpus, config, tell)
             lock = contextlib.nullcontext()
             if not (target / manifest.ABOUT).exists():
