@@ -71,8 +71,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--checkpoint",
-        help="score this model: a published name, a file, or the folder of a run; unlike "
-        "`separate`, mixtures are not scaled for a separator without a level; default without "
+        help="score this model: a published name, a file, or the folder of a run. Mixtures "
+        "are not scaled for a separator without a level, unlike in `separate`. Default without "
         "--estimates: score the noisy files or mixtures",
     )
     source.add_argument(

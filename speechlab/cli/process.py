@@ -102,8 +102,8 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         description="Writes OUTPUT/RELATIVE PATH.wav with the sample rate, channels and length of "
         "the input, and a log, OUTPUT/enhance.csv. Interrupt at any time and rerun the command to "
         "resume. Exit code 1 if a file failed; the others are done. Models work at 16 kHz: output "
-        "has nothing above 8 kHz. For recordings of minutes use Experiment_CleanU_Mamba2 or a "
-        "large pruned model: noise suppression of the others degrades (README, Streaming).",
+        "has nothing above 8 kHz. For recordings of minutes do not use Experiment_CleanU_Mamba or "
+        "Experiment_CleanU_MHA: their noise suppression degrades (README, Long input).",
     )
     _add_batch(command, "a published name, a file, or the folder of a run")
     command.add_argument("--overwrite", action="store_true", help="process finished files again")
@@ -126,13 +126,13 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         description="Writes OUTPUT/s1/RELATIVE PATH.wav, OUTPUT/s2/... with the sample rate, "
         "channels and length of the input, and a log, OUTPUT/separate.csv; `evaluate --estimates "
         "OUTPUT` scores them. Interrupt at any time and rerun the command to resume. Exit code 1 "
-        "if a file failed; the others are done. The model chooses which speaker is s1; the order "
-        "is the same in the whole file and in all channels, each of which is separated alone. It "
-        "holds through long pauses unless speakers leak into each other's files: with pauses of 20 "
-        "s and three speakers, none were exchanged at a leakage of -14 dB, up to two in 10 minutes "
-        "at -10 dB. Levels do not matter: for a model without a level, each channel is scaled to a "
-        "peak of 0.9 and its estimates are scaled back. Most separators work at 8 kHz: output has "
-        "nothing above 4 kHz.",
+        "if a file failed; the others are done. The model chooses which speaker is s1. The order "
+        "is the same in the whole file and in all channels; each channel is separated alone. The "
+        "order stays correct through long pauses unless speakers leak into each other's files. "
+        "Measured with three speakers and pauses of 20 s: no exchange at a leakage of -14 dB, up "
+        "to two in 10 minutes at -10 dB. Levels do not matter: for a model without a "
+        "level, each channel is scaled to a peak of 0.9 and its estimates are scaled back. Most "
+        "separators work at 8 kHz: output has nothing above 4 kHz.",
     )
     _add_batch(command, "the folder of a run, or its .safetensors file; none is published")
     command.add_argument(
@@ -145,17 +145,17 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         choices=("mixture", "model"),
         default="mixture",
         help="mixture: one gain (and sign) per speaker and file, so that speakers add up to the "
-        "mixture; model: the levels of the model, in the scale of the mixture (--subtype FLOAT "
-        "keeps samples beyond full scale); default: mixture",
+        "mixture. model: the model's own levels; --subtype FLOAT keeps samples beyond full scale. "
+        "Default: mixture",
     )
     command.add_argument(
         "--chunk-s",
         type=float,
         default=CHUNK_S,
         metavar="SECONDS",
-        help="longest input of a model that does not stream; longer files are processed in "
-        "overlapping chunks; for a model trained on much shorter segments try chunks of about that "
-        "length; default: %(default)g",
+        help="longest input of a model that does not stream. Longer files are processed in "
+        "overlapping chunks. If the model was trained on much shorter segments, try that length. "
+        "Default: %(default)g",
     )
     command.set_defaults(run=separate)
 
@@ -171,7 +171,8 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "stream",
         help="enhance live: microphone or file in, loudspeaker or file out",
-        description="Devices need the extra: pip install 'speechlab[live]'. Stop with Ctrl-C.",
+        description="Devices need the extra `live`: run pip install -e '.[live]' in the "
+        "repository. Stop with Ctrl-C.",
     )
     command.add_argument("--checkpoint", help="a published name, a file, or the folder of a run")
     command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")

@@ -1,4 +1,4 @@
-"""Training examples: mixtures made on the fly from speech, noise and rooms, and crops of pairs.
+"""Training examples: mixtures made on the fly from speech, noise and rooms, and segments of pairs.
 
 An example is a pure function of (seed, epoch, index): it has no state and uses no global generator.
 So training resumes exactly, and any number of processes gives the same examples.
@@ -24,7 +24,7 @@ from speechlab.data.recordings import Source, available, crop
 from speechlab.errors import UserError
 
 EARLY_S = 0.05  # after the direct path: reflections that count as speech
-N_DRAWS = 50  # silent crops in a row before an error
+N_DRAWS = 50  # silent segments in a row before an error
 
 Short = Literal["pad", "repeat"]  # filling of a segment longer than its recording
 
@@ -75,7 +75,7 @@ class MixtureConfig:
         "early"  # of `clean`: 50 ms of the room response, or all
     )
     short: Short = "pad"  # filling of short speech: zeros on both sides, or repetition
-    silence_db: float = -60.0  # dBFS; quieter crops of speech or noise are drawn again
+    silence_db: float = -60.0  # dBFS; quieter segments of speech or noise are drawn again
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -116,9 +116,9 @@ def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.G
 class Mixtures:
     """Mixtures of one or two speakers in noise, at a drawn SNR and level, some in rooms.
 
-    Recordings are equally likely, whatever their length; so are crops. Two sources have different
-    speakers. They are at two places of one room if a corpus has those (items of one `recordings`),
-    else in two drawn rooms. Without `noise` the mixture is the sum of the speakers.
+    Recordings are equally likely, whatever their length; so are segments. Two sources have
+    different speakers. They are at two places of one room if a corpus has those (items of one
+    `recordings`), else in two drawn rooms. Without `noise` the mixture is the sum of the speakers.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Mixtures:
         return names, np.stack(clean), np.stack(speech)
 
     def _voice(self, rng: np.random.Generator, taken: range, room: np.ndarray | None) -> "_Drawn":
-        """A crop of speech not in `taken`, after the part of the recording that echoes into it."""
+        """A segment of speech not in `taken`, after the part of the file that echoes into it."""
         index = int(rng.integers(len(self.speech) - len(taken)))
         source = self.speech[index + (len(taken) if index >= taken.start else 0)]
         speed = self.config.speeds[rng.integers(len(self.config.speeds))]
@@ -213,7 +213,7 @@ class Mixtures:
         return _Drawn(source, samples, 0, n_there)
 
     def _noise(self, rng: np.random.Generator) -> "_Drawn":
-        """A crop of noise; a shorter recording is repeated from a random position."""
+        """A segment of noise; a shorter recording is repeated from a random position."""
         source = self.noise[rng.integers(len(self.noise))]
         rate, path, length = self.sample_rate, source.item.path, self._length
         n_there = available(source, rate)
@@ -231,7 +231,7 @@ class Mixtures:
                 return drawn
         file = drawn.source.folder / drawn.source.item.path
         raise UserError(
-            f"{file}: silent, as {N_DRAWS} crops drawn before; "
+            f"{file}: silent, as {N_DRAWS} segments drawn before; "
             f"leave such files out, or set silence_db below {self.config.silence_db:g}"
         )
 
@@ -296,7 +296,7 @@ class _Drawn(NamedTuple):
 
 
 class Pairs:
-    """Crops of prepared mixtures and their clean sources, each mixture once in an epoch."""
+    """Segments of prepared mixtures and their clean sources, each mixture once in an epoch."""
 
     def __init__(self, mixtures: Sequence[Source], config: PairConfig) -> None:
         """UserError if there are none, or if their numbers of sources differ."""
@@ -316,7 +316,7 @@ class Pairs:
         return len(self.mixtures)
 
     def example(self, seed: int, epoch: int, index: int) -> Example:
-        """The crop of a key. UserError if a file is missing or damaged."""
+        """The segment of a key. UserError if a file is missing or damaged."""
         source = self.mixtures[index]
         length = round(self.config.segment_s * self.sample_rate)
         n_there = available(source, self.sample_rate)
@@ -340,7 +340,7 @@ def whole_pairs(
 
 
 def _rows(source: Source, begin: int, length: int, sample_rate: int) -> np.ndarray:
-    """The same crop of a mixture and its sources, (1 + S, length)."""
+    """The same segment of a mixture and its sources, (1 + S, length)."""
     paths = (source.item.path, *source.item.sources)
     return np.stack([crop(source, path, begin, length, sample_rate) for path in paths])
 

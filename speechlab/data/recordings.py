@@ -1,6 +1,6 @@
-"""Crops of the recordings of prepared corpora, at any rate and speed.
+"""Segments of the recordings of prepared corpora, at any rate and speed.
 
-Only the part of a file that a crop needs is read. The first channel is used.
+Only the part of a file that a segment needs is read. The first channel is used.
 """
 
 import math
@@ -18,7 +18,7 @@ from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 
-CONTEXT_S = 0.02  # read on both sides of a crop, for the resampler
+CONTEXT_S = 0.02  # read on both sides of a segment, for the resampler
 ALONE = {"sources": (), "sha256": ""}  # fields of a source, made from the item of its mixture
 
 
@@ -63,7 +63,7 @@ def crop(
     path: one of the files of its item, in the corpus folder.
     begin: first sample, at `sample_rate`.
     length: in samples, at `sample_rate`.
-    sample_rate: of the crop, Hz.
+    sample_rate: of the segment, Hz.
     speed: factor of speed and pitch.
 
     UserError if the file is missing, damaged, or differs from the manifest.

@@ -306,8 +306,8 @@ def _sounddevice() -> ModuleType:
         import sounddevice
     except ImportError as error:
         raise UserError(
-            'a sound device needs the package sounddevice: pip install "speechlab[live]"; '
-            "--input and --output also take files"
+            "a sound device needs the package sounddevice: run `pip install -e '.[live]'` in the "
+            "repository; --input and --output also take files"
         ) from error
     except OSError as error:  # the package is installed, its library is not
         raise UserError(

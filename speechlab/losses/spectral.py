@@ -1,4 +1,5 @@
-"""Losses between compressed spectra: magnitude, phase, complex, consistency, and what a judge says.
+"""Losses between compressed spectra: magnitude, phase, complex, consistency, and the score of a
+discriminator.
 
 Estimate first, reference second, one value an example (B,), lower is better: what the generators
 of SEMamba (arXiv 2405.06573) and MP-SENet (arXiv 2308.08926) are trained on. Spectra are

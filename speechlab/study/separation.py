@@ -148,7 +148,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "model": "published",
         # The recipe halves the rate where dev does not improve for some epochs, late in training:
         # here `speechlab resume --set lr=` does. It takes whole mixtures at 0.95 to 1.05 of their
-        # speed and leaves out losses beyond 30 dB; here crops and loss are those of conv-tasnet.
+        # speed and leaves out losses beyond 30 dB; here segments and loss are those of conv-tasnet.
         "training.n_steps": 4_000_000,  # 200 epochs
         "training.batch_size": 1,
         "training.lr": 1.5e-4,

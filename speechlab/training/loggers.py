@@ -139,8 +139,8 @@ def started(
 
 def _missing(package: str) -> str:
     return (
-        f'the logger {package} needs the package {package}: pip install "speechlab[loggers]", '
-        f"or leave {package} out of `loggers`"
+        f"the logger {package} needs the package {package}: run `pip install -e '.[loggers]'` in "
+        f"the repository, or leave {package} out of `loggers`"
     )
 
 

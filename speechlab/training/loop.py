@@ -2,7 +2,7 @@
 
     batches ─ phase by phase: terms (B,) ─ weighted, summed over examples / their global number
             ─ backward ─ gradients summed over processes ─ clip ─ step ─► average of weights
-    every so many steps: a row of history.csv; dev scores and the best model; the whole state
+    every so many steps: a row of history.csv; dev scores and the best checkpoint; the whole state
 
 A step is a function of the state before it and of (seed, step): examples come from an integer
 position, and every step seeds its random draws. A killed run repeats the steps after its last

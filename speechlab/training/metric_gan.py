@@ -39,7 +39,7 @@ WEIGHTS = {  # of the generator's terms
 }
 REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {  # clean (B, 1, T) -> target of the model
     "clean": lambda clean: clean,  # as it is
-    "pcs400": partial(pcs, version="pcs400", level="input"),  # at the level of the clean crop
+    "pcs400": partial(pcs, version="pcs400", level="input"),  # at the level of the clean segment
     "pcs400_peak": partial(pcs, version="pcs400", level="peak"),  # a pause is as loud as speech
 }
 

@@ -172,7 +172,7 @@ def test_the_reference_in_a_room(tmp_path, corpus):
 
 
 def test_echoes_of_what_was_said_before_the_crop(tmp_path, corpus):
-    """A crop from a room is a crop of the whole recording in the room."""
+    """A segment from a room is a segment of the whole recording in the room."""
     impulse = np.zeros(2000)
     impulse[[0, 1900]] = 1.0, 0.5
     room = write(tmp_path, Item("echo", "room", "echo.wav", 0, RATE), impulse)

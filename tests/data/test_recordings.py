@@ -1,4 +1,4 @@
-"""Crops of recordings are what the whole has there."""
+"""Segments of recordings are what the whole has there."""
 
 import numpy as np
 import pytest

@@ -57,7 +57,7 @@ def test_unknown_and_missing_loggers_are_named(tmp_path, monkeypatch):
         started(["mlflow"], tmp_path, SETTINGS, 0)
     for name, module in (("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(UserError, match=rf'logger {name} needs .*"speechlab\[loggers\]"'):
+        with pytest.raises(UserError, match=rf"logger {name} needs .* -e '\.\[loggers\]'"):
             started([name], tmp_path, SETTINGS, 0)
 
 

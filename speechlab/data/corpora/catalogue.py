@@ -1,4 +1,4 @@
-"""The corpora by their names, and where they lie."""
+"""The corpora by name, and their folders."""
 
 import logging
 from collections.abc import Iterable
@@ -111,7 +111,7 @@ _LISTED = (
 )
 CORPORA = {corpus.name: corpus for corpus in _LISTED}
 LOG = logging.getLogger(__name__)
-DATA = Path("data")  # where a corpus lies that is named without a folder
+DATA = Path("data")  # folder of a corpus named without one
 FORMER = {corpus.former: corpus.name for corpus in CORPORA.values() if corpus.former}
 
 
@@ -136,7 +136,7 @@ def where(corpus: str) -> Path:
 def folder_of(name: str, parent: Path) -> Path:
     """The folder of a corpus in `parent`, prepared or not.
 
-    A corpus that has another name since version 0.1 may lie under its former name, which is logged.
+    A corpus that has another name since version 0.1 may be under its former name, which is logged.
     """
     folder = parent / name
     if folder.is_dir() or name not in {*CORPORA, *FORMER}:
@@ -172,5 +172,5 @@ def _log_former(folder: Path, name: str) -> None:
 
 
 def shortest(folder: Path) -> str:
-    """What to call a prepared folder: its name, if it lies in data/."""
+    """What to call a prepared folder: its name, if it is in data/."""
     return folder.name if folder.parent == DATA else str(folder)

@@ -184,7 +184,7 @@ def _speaker(name: str, config: FolderConfig, path: Path) -> str:
         folder, _, rest = name.partition("/")
         if not rest:
             raise UserError(
-                f"{path} lies in no folder of a speaker; make one folder per speaker, or set "
+                f"{path} is not in a speaker's folder; make one folder per speaker, or set "
                 "speakers=prefix or none"
             )
         return folder

@@ -159,7 +159,7 @@ def key(config: SyntheticConfig) -> str:
     if missing:
         raise UserError(
             f"the synthetic corpus needs {' and '.join(missing)}, which is not installed; "
-            "run `pip install 'speechlab[synth]'`"
+            "run `pip install -e '.[synth]'` in the repository"
         )
     options = {name: value for name, value in to_dict(config).items() if name != "jobs"}
     parts = {"options": options, "generator": GENERATOR, "versions": _versions()}

@@ -8,7 +8,7 @@ signals are scaled to a peak of at most 0.9.
 
 The published cv set has the speakers of tr: it would select models on known voices. Here some
 speakers of tr and cv are held out. Dev has the mixtures of two such speakers, train those of tr
-with none; mixtures with one are left out. The test set is the whole of tt.
+with none; mixtures with one are left out. The test set is all of tt.
 """
 
 import itertools

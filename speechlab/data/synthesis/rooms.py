@@ -111,7 +111,7 @@ def _images(room: Room) -> tuple[np.ndarray, np.ndarray]:
     except ImportError as error:
         raise UserError(
             "pyroomacoustics is not installed, and without it there are no rooms; "
-            "run `pip install 'speechlab[synth]'`"
+            "run `pip install -e '.[synth]'` in the repository"
         ) from error
     # an image at distance d was reflected at most d / (length of the box along its direction) times
     per_m = np.linalg.norm(1 / np.array(room.size))

@@ -106,7 +106,7 @@ def _installed() -> tuple[str, str]:
     except ImportError as error:
         raise UserError(
             "espeak-ng is not installed, and without it nothing speaks; "
-            "run `pip install 'speechlab[synth]'`"
+            "run `pip install -e '.[synth]'` in the repository"
         ) from error
     return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
 

@@ -3,7 +3,8 @@
 
 float32: polynomials, 1.7e-7 relative, no vector maths library needed. float64: the functions of the
 library, exact and slow, for gradient checks. k is the tuple of CONSTANTS in the type of the kernel;
-it comes from an array, for literals are loaded anew in every turn of the inner loop (1.3x slower).
+it comes from an array, because literals are reloaded in every iteration of the inner loop (1.3
+times slower).
 """
 
 import hashlib

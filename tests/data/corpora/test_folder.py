@@ -213,7 +213,7 @@ def test_faults_of_single_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"one of noisy/ and clean/ only: alone_1; add"):
         prepare(tmp_path / "p", raw)
     (raw / "noisy" / "alone_1.wav").unlink()
-    with pytest.raises(UserError, match=r"anna_000\.wav lies in no folder of a speaker"):
+    with pytest.raises(UserError, match=r"anna_000\.wav is not in a speaker's folder"):
         prepare(tmp_path / "p", raw, speakers="folder")
     pairs(raw, ["a;b_1"])
     with pytest.raises(UserError, match="semicolon: a;b_1"):

@@ -211,7 +211,7 @@ def test_other_versions_are_refused(corpus, monkeypatch):
 
 def test_without_the_extra_the_fix_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(UserError, match=r"pip install 'speechlab\[synth\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[synth\]'"):
         synthetic.prepare(tmp_path / "corpus", TINY, str)
     assert not (tmp_path / "corpus").exists()
 

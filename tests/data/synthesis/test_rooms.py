@@ -85,5 +85,5 @@ def test_speaker_and_microphone_stand_in_the_room():
 
 def test_without_pyroomacoustics_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
-    with pytest.raises(UserError, match=r"pip install 'speechlab\[synth\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[synth\]'"):
         rooms.response(BOX, RATE)

@@ -112,7 +112,7 @@ def test_nothing_to_say_is_an_error():
 
 def test_without_espeak_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(UserError, match=r"pip install 'speechlab\[synth\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[synth\]'"):
         speech.say(HELLO, RATE)
 
 
