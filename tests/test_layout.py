@@ -55,13 +55,9 @@ def packages() -> list[str]:
 
 @cache
 def imports(name: str) -> frozenset[str]:
-    """Modules of the package that a module imports anywhere, type checking aside."""
-    tree = ast.parse(modules()[name].read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
+    """Modules of the package that a module imports anywhere, those of the public face aside."""
     found = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(modules()[name].read_text())) if name else ():
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

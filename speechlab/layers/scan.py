@@ -28,7 +28,7 @@ from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,25 +36,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from speechlab.errors import UserError
+from speechlab.layers.kernels.operands import Operands
 
 Scan = tuple[Tensor, Tensor]  # y, last state
 
 # Elements (b, steps, d, n) of a segment in `parallel`; the backward pass recomputes the others.
 SEGMENT_ELEMENTS = 2**21
-
-
-class Operands(NamedTuple):
-    """Arguments of a backend, of one type and on one device."""
-
-    u: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    dt_bias: Tensor | None
-    state: Tensor | None
 
 
 def reference(x: Operands) -> Scan:

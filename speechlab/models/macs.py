@@ -25,7 +25,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,6 @@ from speechlab.audio.level import LEVELS
 from speechlab.errors import UserError
 from speechlab.layers.mixers import LSTM, MHA, Mamba, Mamba2, MambaS4
 from speechlab.layers.time_frequency import Attention
-
-if TYPE_CHECKING:
-    from speechlab.models.base import Model
 
 LENGTH_S = 4.0  # seconds of input, for attention over all frames
 MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {
@@ -71,7 +68,7 @@ def n_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def macs_per_second(model: "Model", seconds: float = LENGTH_S) -> float:
+def macs_per_second(model: nn.Module, seconds: float = LENGTH_S) -> float:
     """Multiply-accumulates per second of steady-state input, by the rule of this module.
 
     seconds: length of the input, relevant for attention over all of it.
@@ -79,7 +76,7 @@ def macs_per_second(model: "Model", seconds: float = LENGTH_S) -> float:
     return count_macs(model, seconds).total
 
 
-def count_macs(model: "Model", seconds: float = LENGTH_S) -> Macs:
+def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
     """The same, layers and memory separately. UserError for a model without a rule."""
     if rates := model.layer_rates():
         return _sum_of_rates(rates)
@@ -98,7 +95,7 @@ def count_macs(model: "Model", seconds: float = LENGTH_S) -> Macs:
 
 
 @torch.inference_mode(False)
-def _counted(model: "Model", n_samples: int) -> tuple[float, float]:
+def _counted(model: nn.Module, n_samples: int) -> tuple[float, float]:
     """Products of layers and of memory for a signal of `n_samples`, edges included."""
     layers = memory = 0.0
 
@@ -120,7 +117,7 @@ def _counted(model: "Model", n_samples: int) -> tuple[float, float]:
     return layers, memory
 
 
-def _hollow(model: "Model", see: Callable[[nn.Module, Tensor], None]) -> "Model":
+def _hollow(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> nn.Module:
     """A copy on the meta device: shapes without numbers.
 
     Layers with a memory pass their input (..., L, D) to `see` and compute nothing: their loops over
@@ -145,7 +142,7 @@ def _see_and_skip(
     return x.new_zeros(*x.shape[:-1], width), ()
 
 
-def _pass_shapes(hollow: "Model", n_samples: int) -> None:
+def _pass_shapes(hollow: nn.Module, n_samples: int) -> None:
     """Spectral models up to the spectrum: the inverse STFT needs numbers and has no weights."""
     try:
         analysed = hollow if hollow.domain == "waveform" else hollow.spectrum
@@ -187,7 +184,7 @@ def _sum_of_rates(rates: Iterable[tuple[nn.Module, float]]) -> Macs:
     return Macs(layers, memory)
 
 
-def profiled_macs(model: "Model", n_frames: int) -> float:
+def profiled_macs(model: nn.Module, n_frames: int) -> float:
     """MACs of a spectral model for `n_frames` as thop counts them, the profiler of SEMamba's paper.
 
     It counts called modules, on a machine without mamba-ssm's fused path. So it misses the

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from speechlab.errors import UserError
 from speechlab.layers import scan
-from speechlab.layers.scan import BACKENDS, Operands, selective_scan
+from speechlab.layers.kernels.operands import Operands
+from speechlab.layers.scan import BACKENDS, selective_scan
 from tests.support.scan_operands import assert_near, operands, with_gradients
 from tests.support.signals import arrays
 

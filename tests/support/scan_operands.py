@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechlab.layers.scan import Operands, selective_scan
+from speechlab.layers.kernels.operands import Operands
+from speechlab.layers.scan import selective_scan
 
 
 def operands(

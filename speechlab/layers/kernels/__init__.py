@@ -1,5 +1,6 @@
 """CPU kernels compiled by numba.
 
+operands     what a selective scan works on
 elementary   exp, log and sigmoid that numba vectorises
 activations  activations over arrays
 matmul       matrix products of few rows

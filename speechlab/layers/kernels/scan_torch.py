@@ -8,7 +8,7 @@ interpreter's lock. OpenMP is not used, since it fails after a fork and with sev
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from torch import Tensor
 
 from speechlab.layers.kernels import scan
 from speechlab.layers.kernels.elementary import CONSTANTS
-
-if TYPE_CHECKING:
-    from speechlab.layers.scan import Operands
+from speechlab.layers.kernels.operands import Operands
 
 # Elements (b, L, d, n) up to which one thread is used: about 2 ms
 SERIAL_FORWARD, SERIAL_BACKWARD = 2**23, 2**22
@@ -88,7 +86,7 @@ def split(b: int, L: int, d: int, n: int, serial: int) -> Split:
     return Split(lanes, group, max(1, min(threads, b * -(-blocks // group))))
 
 
-def forward(x: "Operands", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(x: Operands, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, L, d), last state (b, d, n), kept states (b, chunks, n, d), with `keep`.
 
     Outputs are allocated by numpy, which requests huge pages: with small pages the first access is
@@ -112,7 +110,7 @@ def forward(x: "Operands", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def backward(
-    x: "Operands", dy: Tensor | None, dlast: Tensor | None, kept: Tensor
+    x: Operands, dy: Tensor | None, dlast: Tensor | None, kept: Tensor
 ) -> tuple[Tensor, ...]:
     """Gradients of u, dt, A, B, C, D, z, dt_bias and state; z: empty without a gate."""
     (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
@@ -145,7 +143,7 @@ def backward(
     return tuple(torch.from_numpy(array) for array in gradients)
 
 
-def _inputs(x: "Operands") -> Inputs:
+def _inputs(x: Operands) -> Inputs:
     z = x.u.new_empty(0, 0, 0) if x.z is None else x.z
     arrays, *strides = zip(*(_flat(v) for v in (x.u, x.dt, z, x.B, x.C)), strict=True)
     A = _packed(x.A)

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechlab.layers import scan
 from speechlab.layers.kernels import scan_torch
-from speechlab.layers.scan import Operands, selective_scan
+from speechlab.layers.kernels.operands import Operands
+from speechlab.layers.scan import selective_scan
 from tests.support.scan_operands import assert_near, operands, with_gradients
 from tests.support.warm import ROOT
 
