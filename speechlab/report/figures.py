@@ -17,55 +17,36 @@ from speechlab.storage.atomic import replacing
 STYLE = str(Path(__file__).with_name("style.mplstyle"))
 
 # One colour per architecture, in every figure (Okabe and Ito's palette for all kinds of sight).
-COLOURS = {
-    "E8": "#0072B2",
-    "E6": "#D55E00",
-    "mamba": "#0072B2",
-    "mamba2": "#56B4E9",
-    "mamba_s4": "#009E73",
-    "mha": "#D55E00",
-    "lstm": "#CC79A7",
-    "noisy": "#777777",
-    "wiener": "#E69F00",
-    "cleanumamba": "#0072B2",  # as Mamba
-    **dict.fromkeys(("semamba_advanced", "semamba_basic"), "#009E73"),
-    **dict.fromkeys(("mpsenet", "mpsenet_conformer", "mpsenet_mamba"), "#CC79A7"),
-    "stretched": "#333333",
-    "mixture": "#777777",  # as noisy: the input
-    "sepmamba": "#56B4E9",
-    "umambanet": "#D55E00",
-    "conv_tasnet": "#E69F00",
-    "dprnn": "#CC79A7",
-    "sepformer": "#009E73",
-    "sudormrf": "#0072B2",
+SYSTEMS = {  # name -> colour, label
+    "E8": ("#0072B2", "E8, 48 ms look-ahead"),
+    "E6": ("#D55E00", "E6, 12 ms look-ahead"),
+    "mamba": ("#0072B2", "Mamba"),
+    "mamba2": ("#56B4E9", "Mamba-2"),
+    "mamba_s4": ("#009E73", "Mamba, S4 scan"),
+    "mha": ("#D55E00", "attention"),
+    "lstm": ("#CC79A7", "LSTM"),
+    "noisy": ("#777777", "noisy, unprocessed"),
+    "wiener": ("#E69F00", "Wiener filter"),
+    "cleanumamba": ("#0072B2", "CleanUMamba"),  # as Mamba
+    "semamba_advanced": ("#009E73", "SEMamba"),
+    "semamba_basic": ("#009E73", "SEMamba, basic"),
+    "mpsenet": ("#CC79A7", "MP-SENet"),
+    "mpsenet_conformer": ("#CC79A7", "MP-SENet, Conformer"),
+    "mpsenet_mamba": ("#CC79A7", "MP-SENet + Mamba"),
+    "stretched": ("#333333", "the network, then PCS"),
+    "mixture": ("#777777", "mixture, unprocessed"),  # as noisy: the input
+    "sepmamba": ("#56B4E9", "SepMamba"),
+    "umambanet": ("#D55E00", "U-Mamba-Net"),
+    "conv_tasnet": ("#E69F00", "Conv-TasNet"),
+    "dprnn": ("#CC79A7", "DPRNN"),
+    "sepformer": ("#009E73", "SepFormer"),
+    "sudormrf": ("#0072B2", "SuDoRM-RF"),
 }
+COLOURS = {name: colour for name, (colour, _) in SYSTEMS.items()}
 APART = ("pitch_apart", "level_apart_db")  # distances of two speakers
 MARKERS = {"E8": "o", "E6": "s"}
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "white"}
-LABELS = {
-    "mamba": "Mamba",
-    "mamba2": "Mamba-2",
-    "mamba_s4": "Mamba, S4 scan",
-    "mha": "attention",
-    "lstm": "LSTM",
-    "E8": "E8, 48 ms look-ahead",
-    "E6": "E6, 12 ms look-ahead",
-    "noisy": "noisy, unprocessed",
-    "wiener": "Wiener filter",
-    "cleanumamba": "CleanUMamba",
-    "semamba_advanced": "SEMamba",
-    "semamba_basic": "SEMamba, basic",
-    "mpsenet": "MP-SENet",
-    "mpsenet_conformer": "MP-SENet, Conformer",
-    "mpsenet_mamba": "MP-SENet + Mamba",
-    "stretched": "the network, then PCS",
-    "mixture": "mixture, unprocessed",
-    "sepmamba": "SepMamba",
-    "umambanet": "U-Mamba-Net",
-    "conv_tasnet": "Conv-TasNet",
-    "dprnn": "DPRNN",
-    "sepformer": "SepFormer",
-    "sudormrf": "SuDoRM-RF",
+LABELS = {name: label for name, (_, label) in SYSTEMS.items()} | {
     "pesq_wb": "PESQ-WB (MOS-LQO)",
     "pesq_nb": "PESQ-NB (MOS-LQO)",
     "stoi_percent": "STOI (%)",
