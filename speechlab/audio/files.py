@@ -9,8 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import soundfile
@@ -29,10 +28,7 @@ BLOCK_S = 1.0  # seconds in a block of a file
 # Formats by the ending of a name: libsndfile's name of the container, and the subtypes that can be
 # written, the default first.
 FORMATS = {
-    ".wav": (
-        "WAV",
-        ("PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ULAW", "ALAW"),
-    ),
+    ".wav": ("WAV", ("PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ULAW", "ALAW")),
     ".flac": ("FLAC", ("PCM_16", "PCM_24", "PCM_S8")),
     ".ogg": ("OGG", ("VORBIS", "OPUS")),
     ".mp3": ("MP3", ("MPEG_LAYER_III",)),
@@ -233,14 +229,9 @@ class Writer:
         with self._naming_errors():
             self._sound.write(self._encoded(block.T.numpy()))  # (n, C)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         with self._naming_errors():
-            self._stack.__exit__(kind, error, trace)
+            self._stack.__exit__(*error)
 
     @property
     def _frame_bytes(self) -> int:

@@ -55,12 +55,7 @@ def stft(
 
 
 def istft(
-    spec: Tensor,
-    n_fft: int,
-    hop_length: int,
-    win_length: int,
-    n_samples: int,
-    window: str = "hann",
+    spec: Tensor, n_fft: int, hop_length: int, win_length: int, n_samples: int, window: str = "hann"
 ) -> Tensor:
     """Complex spectrum (..., F, L) -> (..., T) with T = n_samples: the inverse of `stft`.
 
@@ -71,12 +66,7 @@ def istft(
         return spec.real.new_zeros(*lead, n_samples) * spec.real.sum()
     taps = WINDOWS[window](win_length, dtype=spec.real.dtype, device=spec.device)
     waveform = torch.istft(
-        spec.reshape(-1, n_freqs, n_frames),
-        n_fft,
-        hop_length,
-        win_length,
-        taps,
-        length=n_samples,
+        spec.reshape(-1, n_freqs, n_frames), n_fft, hop_length, win_length, taps, length=n_samples
     )
     return waveform.reshape(*lead, n_samples)
 

@@ -136,10 +136,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def comparisons(
-    systems: Mapping[str, pd.Series],
-    baseline: pd.Series,
-    confidence: float = 0.95,
-    seed: int = 0,
+    systems: Mapping[str, pd.Series], baseline: pd.Series, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Each system against one baseline on the same files: the rows of a table, by name.
 

@@ -22,9 +22,7 @@ DRAWN = {  # names of tables begin so
 
 
 def tables(
-    given: str | Path,
-    results: Sequence[str | Path] = (),
-    test_set: str = cleanumamba.TEST_SET,
+    given: str | Path, results: Sequence[str | Path] = (), test_set: str = cleanumamba.TEST_SET
 ) -> dict[str, PaperTable]:
     """Every table of scores and costs, by name.
 

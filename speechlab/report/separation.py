@@ -52,9 +52,7 @@ UMAMBANET = {  # rows of U-Mamba-Net's table, by their printed name or ours
 MAIN, RIVAL = "U-Mamba-Net, F = 128", "DPRNN"
 PRINTED_AS = {"U-Mamba-Net": MAIN}
 COUNTED = tuple(
-    dict.fromkeys(
-        name for names in (BUILT, ADDED, UMAMBANET) for name in names.values() if name is not None
-    )
+    filter(None, dict.fromkeys([*BUILT.values(), *ADDED.values(), *UMAMBANET.values()]))
 )
 
 
@@ -98,11 +96,7 @@ def published(folder: str | Path) -> dict[str, pd.DataFrame]:
 def published_ratios(printed: pd.DataFrame) -> pd.DataFrame:
     """Forward time, memory and MACs of SepMamba's table over those of S, by printed name."""
     table = printed.set_index("model")[["forward_ms", "memory_gb", "gmac_per_s"]]
-    return table / table.loc[_printed_as(BASE)]
-
-
-def _printed_as(name: str) -> str:
-    return next(model for model, ours in BUILT.items() if ours == name)
+    return table / table.loc[next(model for model, ours in BUILT.items() if ours == BASE)]
 
 
 def sepmamba(
@@ -114,9 +108,8 @@ def sepmamba(
     """
     networks = {model: BUILT.get(model) for model in printed["model"]} | ADDED
     table = pd.DataFrame({"network": networks}).rename_axis("model")
-    names = {"gmac_per_s": "gmacs_per_second", "params": "params"}
-    names |= {name: name for name in ("forward_ms", "memory_gb")}
-    names = {name: f"{ours}_published" for name, ours in names.items()}
+    names = {name: f"{name}_published" for name in ("params", "forward_ms", "memory_gb")}
+    names |= {"gmac_per_s": "gmacs_per_second_published"}
     table = table.join(printed.set_index("model").rename(columns=names))
     table["params_published"] = table["params_published"].map(number, na_action="ignore")
     ratios = published_ratios(printed)[["forward_ms", "memory_gb"]]

@@ -37,17 +37,9 @@ CONFORMER = "Conformer, MP-SENet's first version"
 MAMBA_BRANCH = "MP-SENet + Mamba"
 # (n_frames, seconds) of the printed MACs: 256 samples apart, or 100
 BASIC, LARGE = (250, 4), (321, 2)
-FRAMES = {
-    CAUSAL: BASIC,
-    TRANSFORMER: BASIC,
-    WHOLE: BASIC,
-    TRANSFORMER_WHOLE: BASIC,
-    ADVANCED: LARGE,
-    FORWARD: LARGE,
-    CONFORMER: LARGE,
-    "MP-SENet": LARGE,
-    MAMBA_BRANCH: LARGE,
-}
+FRAMES = dict.fromkeys((CAUSAL, TRANSFORMER, WHOLE, TRANSFORMER_WHOLE), BASIC) | dict.fromkeys(
+    (ADVANCED, FORWARD, CONFORMER, "MP-SENet", MAMBA_BRANCH), LARGE
+)
 RIVALS = {  # what the paper compares with
     CAUSAL: TRANSFORMER,
     WHOLE: TRANSFORMER_WHOLE,
