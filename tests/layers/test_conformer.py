@@ -6,11 +6,6 @@ import torch
 from speechlab.layers.conformer import ConformerBlock, Convolution
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def test_the_convolution_hears_half_a_kernel_on_either_side():
     convolution = Convolution(4, 2, 5).eval()
     x = torch.randn(1, 12, 4, requires_grad=True)

@@ -17,11 +17,6 @@ from speechlab.layers.dual_path import (
 LENGTHS = [1, 2, 3, 4, 5, 8, 11]
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 class Running(nn.Module):
     """A layer for which the order of the rows' frames matters."""
 

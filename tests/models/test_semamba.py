@@ -246,23 +246,6 @@ def test_what_is_no_semamba_is_said_in_a_line(folder, tmp_path, broken, said):
     assert message.startswith(str(path)) and said in message and "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"n_blocks": 0}, "at least one block"),
-        ({"layer": {"d_stat": 3}}, "mamba has no setting 'd_stat'; it has: d_conv, d_inner"),
-        ({"layer": {"d_state": 0}}, "d_state must be a positive int, not 0"),
-        ({"sequence_layer": "transformer"}, "transformer has no setting 'd_state'"),
-        ({"sequence_layer": "transformer", "layer": {"n_heads": 3}}, "cannot have 3 heads"),
-        ({"sequence_layer": "transformer", "layer": {}, "direction": "forward"}, "must be both"),
-        ({"sequence_layer": "mamba2", "layer": {"d_head": 5}}, "multiple of d_head 5"),
-    ],
-)
-def test_what_does_not_fit_together_is_named(changes, said):
-    with pytest.raises(UserError, match=said):
-        tiny(**changes)
-
-
 def test_the_mask_leaves_nothing_where_nothing_is():
     """The estimate's magnitude is 0 to 2 times the noisy one."""
     model = tiny()

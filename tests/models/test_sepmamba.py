@@ -371,20 +371,3 @@ def test_what_is_missing_is_named(golden, tmp_path, drop, told):
     save_file(state, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match=told):
         speechlab.load(tmp_path / "broken.safetensors", system=GOLDEN[golden.name])
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"channels": ()}, "a width and a kernel size for each level"),
-        ({"kernel_sizes": (16, 16)}, "a width and a kernel size for each level"),
-        ({"n_blocks": 0}, "at least one block"),
-        ({"n_sources": 0}, "one source"),
-        ({"stride": 5}, r"stride 5 is not in 1 to the least of kernel_sizes \(6, 4, 3\)"),
-        ({"layer": {"d_sate": 3}}, "mixer mamba has no setting 'd_sate'"),
-        ({"layer": {"d_state": 0}}, "d_state must be a positive int"),
-    ],
-)
-def test_settings_that_build_no_model_are_named(changes, told):
-    with pytest.raises(UserError, match=told):
-        SepMamba(override(TINY, **changes))

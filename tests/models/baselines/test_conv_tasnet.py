@@ -1,40 +1,23 @@
-"""Conv-TasNet: sizes, costs, the separator against loops, what the dilated convolutions hear."""
-
-from dataclasses import replace
+"""Conv-TasNet: cost, the separator against loops, what the dilated convolutions hear."""
 
 import pytest
 import torch
 
-from speechlab.errors import UserError
 from speechlab.models.baselines.conv_tasnet import CONFIGS, ConvBlock, ConvTasNet, ConvTasNetConfig
-from speechlab.models.macs import count_macs, n_params
+from speechlab.models.macs import count_macs
 
 SMALL = ConvTasNetConfig(
     n_filters=5, kernel_size=4, stride=2, d_model=3, d_skip=4, d_hidden=6, n_blocks=3, n_repeats=2
 )
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def published():
-    with torch.device("meta"):
-        return ConvTasNet(CONFIGS["published"])
-
-
-def test_the_size_is_torchaudios_and_asteroids_less_the_idle_path():
-    """asteroid's default also has a residual path behind the last block, which nothing reads."""
-    assert n_params(published()) == 4_984_881
-    assert 4_984_881 + 512 * 128 + 128 == 5_050_545
-
-
 def test_macs_are_products_of_weights_and_frames():
     """1000 frames a second; the paper gives none. SepMamba's table says 2.82 G."""
     blocks = 24 * (128 * 512 + 3 * 512 + 512 * 128) + 23 * 512 * 128
     per_frame = 512 * 16 + 512 * 128 + blocks + 128 * 1024 + 2 * 512 * 16
-    assert count_macs(published()).total == pytest.approx(1000 * per_frame)
+    with torch.device("meta"):
+        macs = count_macs(ConvTasNet(CONFIGS["published"]))
+    assert macs.total == pytest.approx(1000 * per_frame)
     assert round(1000 * per_frame / 1e9, 2) == 4.91
 
 
@@ -45,7 +28,7 @@ def normed(x, norm):
 
 
 def prelu(x, module):
-    return torch.where(x > 0, x, module.weight * x)
+    return torch.where(x > 0, x, module.weight[:, None] * x)
 
 
 def pointwise(x, conv):
@@ -94,8 +77,3 @@ def test_masks_are_made_of_the_skips():
 def test_dilations_double_in_each_repeat():
     dilations = [block.depthwise.dilation[0] for block in ConvTasNet(SMALL).separator.blocks]
     assert dilations == [1, 2, 4, 1, 2, 4]
-
-
-def test_an_even_convolution_has_no_middle():
-    with pytest.raises(UserError, match="d_conv must be odd, not 4"):
-        ConvTasNet(replace(SMALL, d_conv=4))

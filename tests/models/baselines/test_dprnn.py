@@ -1,29 +1,10 @@
-"""Dual-path RNN: published sizes and costs, the recurrent path written out."""
-
-from dataclasses import replace
+"""Dual-path RNN: cost, the recurrent path written out."""
 
 import pytest
 import torch
 
 from speechlab.models.baselines.dprnn import CONFIGS, DPRNN, RecurrentPath
-from speechlab.models.macs import count_macs, n_params
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def built(**changes):
-    with torch.device("meta"):
-        return DPRNN(replace(CONFIGS["published"], **changes))
-
-
-def test_sizes_are_the_published_ones():
-    """That of its paper, and the wider one that Asteroid builds where nothing is said."""
-    assert n_params(built()) == 2_608_065
-    wide = {"kernel_size": 16, "stride": 8, "d_model": 128, "chunk_size": 100}
-    assert n_params(built(**wide)) == 3_652_865
+from speechlab.models.macs import count_macs
 
 
 def test_macs_are_products_of_weights_and_frames():
@@ -34,7 +15,8 @@ def test_macs_are_products_of_weights_and_frames():
     recurrent = 2 * 4 * 128 * (64 + 128) + 256 * 64
     in_chunks = 12 * recurrent + 64 * 128
     per_frame = 64 * 2 + 64 * 64 + 2 * in_chunks + 2 * (3 * 64 * 64 + 64 * 2)
-    macs = count_macs(built())
+    with torch.device("meta"):
+        macs = count_macs(DPRNN(CONFIGS["published"]))
     assert macs.layers == pytest.approx(8000 * per_frame)
     assert macs.memory == pytest.approx(8000 * 2 * 12 * 3 * 2 * 128)
 

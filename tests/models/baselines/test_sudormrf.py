@@ -1,48 +1,20 @@
-"""SuDoRM-RF: size, cost, a block against loops at lengths that do not halve evenly."""
-
-from dataclasses import replace
+"""SuDoRM-RF: cost, a block against loops at lengths that do not halve evenly."""
 
 import pytest
 import torch
 
-from speechlab.errors import UserError
 from speechlab.models.baselines.sudormrf import CONFIGS, SuDoRMRF, UConvBlock
-from speechlab.models.macs import count_macs, n_params
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def published():
-    with torch.device("meta"):
-        return SuDoRMRF(CONFIGS["published"])
-
-
-def test_the_size_is_the_published_one():
-    assert n_params(published()) == 2_630_801
+from speechlab.models.macs import count_macs
+from tests.models.baselines.test_conv_tasnet import normed, pointwise, prelu
 
 
 def test_macs_are_products_of_weights_and_frames():
     """800 frames a second, of which a block halves some three times."""
     block = 2 * 128 * 512 + 5 * 512 * (1 + 1 / 2 + 1 / 4 + 1 / 8)
     per_frame = 512 * 21 + 512 * 128 + 16 * block + 128 * 1024 + 2 * 512 * 21
-    assert count_macs(published()).total == pytest.approx(800 * per_frame)
-
-
-def normed(x, norm):
-    """x (C, L): one mean and variance of all."""
-    mean, variance = x.mean(), x.var(correction=0)
-    return (x - mean) / (variance + 1e-8).sqrt() * norm.weight[:, None] + norm.bias[:, None]
-
-
-def prelu(x, module):
-    return torch.where(x > 0, x, module.weight[:, None] * x)
-
-
-def pointwise(x, conv):
-    return conv.weight[:, :, 0] @ x + conv.bias[:, None]
+    with torch.device("meta"):
+        macs = count_macs(SuDoRMRF(CONFIGS["published"]))
+    assert macs.total == pytest.approx(800 * per_frame)
 
 
 def depthwise(x, conv):
@@ -72,8 +44,3 @@ def test_a_block_is_its_formula(length, n_scales):
             total += level[:, [frame // 2**i for frame in range(length)]]
         total = prelu(normed(total, block.norm), block.prelu)
         torch.testing.assert_close(found, item + pointwise(total, block.narrow))
-
-
-def test_an_even_convolution_has_no_middle():
-    with pytest.raises(UserError, match="d_conv must be odd, not 4"):
-        SuDoRMRF(replace(CONFIGS["tiny"], d_conv=4))

@@ -1,0 +1,100 @@
+"""Settings that build no model are named, for every system."""
+
+import pytest
+
+from speechlab.audio.spectrum import FrontEnd
+from speechlab.config import override
+from speechlab.errors import UserError
+from tests.models.test_base import CONFIGS, KINDS
+
+REFUSED = {
+    "cleanumamba": (
+        ({"up_channels": (3, 4)}, "one width per level"),
+        ({"up_channels": (3, 0, 4)}, "sizes of 1 or more"),
+        ({"layers": ()}, "at least one layer"),
+        ({"stride": 0}, "stride 0 is not in 1 to kernel_size 4"),
+        ({"stride": 5}, "stride 5 is not in"),
+        (
+            {"layers": ({"d_stat": 3},)},
+            "mixer mamba has no setting 'd_stat'; it has: d_conv, d_inner",
+        ),
+        ({"layers": ({"d_state": "3"},)}, "d_state must be a positive int, not '3'"),
+        ({"mixer": "lstm"}, "mixer lstm has no setting 'd_state'; it has: none"),
+        ({"mixer": "mha", "layers": ({"n_heads": 5},)}, "n_heads 5"),
+        ({"mixer": "mamba2", "layers": ({"d_head": 5},)}, "not a multiple of d_head 5"),
+    ),
+    "semamba_basic": (
+        ({"channels": ()}, "at least one layer"),
+        ({"n_blocks": 0}, "at least one layer"),
+        ({"kernel_size": 4}, "must be odd"),
+        ({"front_end": {"hop_length": 200}}, "hop_length must be half of n_fft"),
+        ({"front_end": {"hop_length": 512}}, "hop_length must be half of n_fft"),
+        ({"layer": {"d_sate": 3}}, "d_sate"),
+        ({"layer": {"d_state": 0}}, "d_state must be a positive int"),
+        ({"sequence_layer": "transformer", "layer": {"n_heads": 2}}, "d_inner"),
+    ),
+    "semamba_advanced": (
+        ({"n_blocks": 0}, "at least one block"),
+        ({"layer": {"d_stat": 3}}, "mamba has no setting 'd_stat'; it has: d_conv, d_inner"),
+        ({"layer": {"d_state": 0}}, "d_state must be a positive int, not 0"),
+        ({"sequence_layer": "transformer"}, "transformer has no setting 'd_state'"),
+        ({"sequence_layer": "transformer", "layer": {"n_heads": 3}}, "cannot have 3 heads"),
+        ({"sequence_layer": "transformer", "layer": {}, "direction": "forward"}, "must be both"),
+        ({"sequence_layer": "mamba2", "layer": {"d_head": 5}}, "multiple of d_head 5"),
+    ),
+    "mpsenet": (
+        ({"d_model": 0}, "d_model must be 1 or more, not 0"),
+        ({"n_heads": 3}, "4 channels cannot have 3 heads"),
+        ({"n_blocks": -1}, "n_blocks must be 1 or more"),
+        ({"front_end": FrontEnd(30, 8, 30)}, "multiple of 4, not 30"),
+        ({"axes": "turned"}, "one of named, published"),
+    ),
+    "mpsenet_conformer": (
+        ({"kernel_size": 4}, "kernel_size must be odd, not 4"),
+        ({"dropout": 1.0}, "at least 0 and less than 1, not 1.0"),
+        ({"expand": 0}, "expand must be 1 or more, not 0"),
+    ),
+    "sepmamba": (
+        ({"channels": ()}, "a width and a kernel size for each level"),
+        ({"kernel_sizes": (16, 16)}, "a width and a kernel size for each level"),
+        ({"n_blocks": 0}, "at least one block"),
+        ({"n_sources": 0}, "one source"),
+        ({"stride": 5}, r"stride 5 is not in 1 to the least of kernel_sizes \(6, 4, 3\)"),
+        ({"layer": {"d_sate": 3}}, "mixer mamba has no setting 'd_sate'"),
+        ({"layer": {"d_state": 0}}, "d_state must be a positive int"),
+    ),
+    "umambanet": (
+        ({"unet_kernel_size": 4}, "unet_kernel_size must be odd, not 4"),
+        ({"unet_kernel_size": 3, "unet_stride": 4}, "unet_stride 4 skips frames"),
+        ({"block": ()}, "block must name some of unet, mamba"),
+        ({"growth": 0.0}, "growth must be"),
+        ({"growth": float("nan")}, "growth must be"),
+        ({"depth": 0}, "depth must be 1 or more, not 0"),
+        ({"layer": {"width": 3}}, "mixer mamba has no setting 'width'"),
+    ),
+    "conv_tasnet": (({"d_conv": 4}, "d_conv must be odd, not 4"),),
+    "sepformer": (({"n_heads": 5}, "attention over 32 channels cannot have 5 heads"),),
+    "sudormrf": (({"d_conv": 4}, "d_conv must be odd, not 4"),),
+    "wiener": (
+        ({"n_fft": 511, "win_length": 511}, "n_fft 511"),
+        ({"win_length": 600}, "win_length 600"),
+        ({"hop_length": 400}, "hop_length 400"),
+        ({"hop_length": 0}, "hop_length 0"),
+        ({"sample_rate": 0}, "sample_rate 0"),
+        ({"snr_smoothing": 1.0}, "snr_smoothing 1.0"),
+        ({"noise_smoothing": -0.1}, "noise_smoothing -0.1"),
+        ({"presence_ratio": 1.0}, "presence_ratio 1.0"),
+        ({"minimum_s": 0.0}, "minimum_s 0.0"),
+        ({"gain_floor_db": 1.0}, "gain_floor_db 1.0"),
+        ({"gain_floor_db": float("nan")}, "gain_floor_db nan"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [(name, *case) for name, cases in REFUSED.items() for case in cases],
+)
+def test_settings_that_build_no_model_are_named(name, changes, said):
+    with pytest.raises(UserError, match=said):
+        KINDS[name][1](override(CONFIGS[name], **changes))
