@@ -32,7 +32,7 @@ from speechlab.models import (
 from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 from speechlab.models.macs import macs_per_second, n_params, profiled_macs
 from speechlab.report import separation, spectral
-from speechlab.report.markdown import replace_text
+from speechlab.storage.atomic import write
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SPECTRAL = {
@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: results/")
     output = parser.parse_args(words).output
     for path, counts in ((spectral.COUNTS, count_spectral()), (separation.COUNTS, count())):
-        replace_text(output / path, counts.to_csv(index=False, lineterminator="\n"))
+        write(output / path, counts.to_csv(index=False, lineterminator="\n"))
 
 
 def build(name: str) -> nn.Module:

@@ -37,8 +37,9 @@ from speechlab.audio import files
 from speechlab.evaluation.memory import added_memory
 from speechlab.models.macs import macs_per_second, n_params
 from speechlab.report import separation
-from speechlab.report.markdown import markdown_table, replace_text
+from speechlab.report.markdown import markdown_table
 from speechlab.report.separation import BASE, BUILT
+from speechlab.storage.atomic import write
 
 MODELS = ("sepmamba_s", "sepmamba_s_causal", "sepmamba_m", "umambanet_f128", "conv_tasnet")
 MODELS += ("dprnn", "sepformer", "sudormrf")
@@ -135,7 +136,7 @@ def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
         row |= {"seconds": job.seconds, "pass": job.kind, "model": job.model} | measure(job)
         rows.append(row | size(job.model, job.seconds) | {"torch": torch.__version__})
         if partial:
-            replace_text(partial, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+            write(partial, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     if partial:
         partial.replace(output)
     return pd.DataFrame(rows)

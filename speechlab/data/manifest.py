@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing, sha256
+from speechlab.storage import atomic
+from speechlab.storage.atomic import sha256
 
 SPLITS = ("train", "dev", "test")
 ABOUT = "corpus.json"
@@ -59,12 +60,10 @@ def write(
     folder = Path(folder)
     (folder / ABOUT).unlink(missing_ok=True)
     for split in SPLITS:
-        with replacing(folder / f"{split}.csv") as part:
-            part.write_text(_to_csv(splits.get(split, ())), encoding="utf-8", newline="")
+        atomic.write(folder / f"{split}.csv", _to_csv(splits.get(split, ())))
     hashes = {split: sha256(folder / f"{split}.csv") for split in SPLITS}
     about = {**about, "manifests": hashes, "data_hash": _combined(hashes, about)}
-    with replacing(folder / ABOUT) as part:
-        part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic.write(folder / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
 def read(folder: str | Path, split: Literal["train", "dev"]) -> list[Item]:

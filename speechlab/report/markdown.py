@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import write
 
 ABSENT = "–"
 TEXT = "---"  # alignment of a column of words
@@ -83,14 +83,8 @@ def write_tables(folder: Path, tables: Mapping[str, PaperTable]) -> list[Path]:
     for name, table in tables.items():
         for suffix, text in ((".csv", table.csv()), (".md", table.markdown())):
             written.append(folder / (name + suffix))
-            replace_text(written[-1], text)
+            write(written[-1], text)
     return written
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file atomically, with the same bytes on every system."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_table(path: str | Path, fix: str = "restore it from the repository") -> pd.DataFrame:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from speechlab.errors import UserError
 from speechlab.report import cleanumamba, figures, separation, spectral
-from speechlab.report.markdown import PaperTable, replace_text, write_tables
+from speechlab.report.markdown import PaperTable, write_tables
+from speechlab.storage import atomic
 
 RESULTS = Path("results")
 README_MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
@@ -71,7 +72,7 @@ def update_readme(path: str | Path, block: str) -> None:
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end):
         raise UserError(f"{path}: lacks the lines {begin} and {end}, between which results go")
-    replace_text(path, f"{before}{begin}\n{block}{end}{after}")
+    atomic.write(path, f"{before}{begin}\n{block}{end}{after}")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import write
 from speechlab.study.notebooks import Notebook, execution_count
 
 START_S = 600  # seconds for a kernel to start on a busy machine
@@ -153,7 +153,7 @@ def _child(place: Path) -> None:
     def note(record: logging.LogRecord) -> bool:
         if found := re.match(r"Executing Cell (\d+)-", record.getMessage()):
             status["cell"] = int(found[1])
-            _write_status(place, status)
+            write(place / "status.json", json.dumps(status))
         return False
 
     status: dict[str, Any] = {}
@@ -175,12 +175,7 @@ def _child(place: Path) -> None:
         status["done"] = True
     except papermill.PapermillExecutionError as error:
         status |= {"cell": error.cell_index + 1, "error": f"{error.ename}: {error.evalue}"}
-    _write_status(place, status)
-
-
-def _write_status(place: Path, status: Mapping[str, Any]) -> None:
-    with replacing(place / "status.json") as part:
-        part.write_text(json.dumps(status), encoding="utf-8")
+    write(place / "status.json", json.dumps(status))
 
 
 def _end_with_parent() -> None:

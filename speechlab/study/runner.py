@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from speechlab.errors import UserError
-from speechlab.storage.atomic import replacing, sha256
+from speechlab.storage.atomic import sha256, write
 from speechlab.study import execution
 from speechlab.study.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
 
@@ -347,8 +347,4 @@ def _keep(wanted: ParameterSet, executed: dict, stamp: Mapping[str, Any], path: 
     executed["metadata"]["speechlab"] = dict(stamp) | environment()
     paths = {"input_path": wanted.notebook.path.as_posix(), "output_path": path.as_posix()}
     executed["metadata"].setdefault("papermill", {}).update(paths)
-    try:
-        with replacing(path) as part:
-            part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write(path, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")

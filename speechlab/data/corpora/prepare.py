@@ -25,7 +25,7 @@ from speechlab.data.corpora.corpus import Corpus, Tell
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 from speechlab.storage import locks
-from speechlab.storage.atomic import replacing, sha256
+from speechlab.storage.atomic import replacing, sha256, write
 from speechlab.version import __version__
 
 SHARD = 50  # tasks per shard; an interruption repeats at most so many per process
@@ -77,8 +77,7 @@ class Preparation:
         """
         if self.config.jobs < 0:
             raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
-        with replacing(self._unfinished / OPTIONS) as part:
-            part.write_text(json.dumps(self._options) + "\n", encoding="utf-8")
+        write(self._unfinished / OPTIONS, json.dumps(self._options) + "\n")
         shards = [
             _Shard(make, tuple(tasks[i : i + SHARD]), self._unfinished, split)
             for split, tasks in splits.items()
@@ -298,6 +297,5 @@ class _Shard:
 def _make(shard: _Shard) -> int:
     """Run the tasks of a shard; returns their number."""
     made = [shard.make(task) for task in shard.tasks]
-    with replacing(shard.path) as part:
-        part.write_text(json.dumps([to_dict(item) for item in made]), encoding="utf-8")
+    write(shard.path, json.dumps([to_dict(item) for item in made]))
     return len(made)
