@@ -4,6 +4,7 @@ A download goes to `<target>.part` and is renamed once its digest is correct. An
 resumes. A digest is written "kind:hex"; see KINDS.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -12,10 +13,9 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -227,12 +227,14 @@ def _append(response: http.client.HTTPResponse, start: int, request: _Request) -
     if total is not None:
         check_space(part.parent, total - first, str(part), request.elsewhere)
     label = part.name.removesuffix(".part")
-    with (
-        _open(request, "ab" if first else "wb") as stream,
-        bytes_bar(total, first, label, request.progress) as bar,
-    ):
+    with _on_disk(request):
+        stream = part.open("ab" if first else "wb", buffering=0)
+    with stream, bytes_bar(total, first, label, request.progress) as bar:
         while chunk := response.read1(CHUNK_BYTES):
-            _write(stream, chunk, request)
+            with _on_disk(request):
+                view = memoryview(chunk)
+                while view:  # an unbuffered write may be partial
+                    view = view[stream.write(view) :]
             bar.update(len(chunk))
     if total is not None and part.stat().st_size < total:
         raise _Interrupted(f"it ended after {part.stat().st_size} of {total} bytes")
@@ -257,24 +259,13 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     return first, None if length is None else first + int(length)
 
 
-def _open(request: _Request, mode: str) -> BinaryIO:
+@contextlib.contextmanager
+def _on_disk(request: _Request) -> Iterator[None]:
+    """An error of the disk becomes a UserError, unlike one of the connection."""
     try:
-        return request.part.open(mode, buffering=0)
+        yield
     except OSError as error:
-        raise _disk_error(request, error) from error
-
-
-def _write(stream: BinaryIO, chunk: bytes, request: _Request) -> None:
-    try:
-        view = memoryview(chunk)
-        while view:  # an unbuffered write may be partial
-            view = view[stream.write(view) :]
-    except OSError as error:
-        raise _disk_error(request, error) from error
-
-
-def _disk_error(request: _Request, error: OSError) -> UserError:
-    return UserError(
-        f"{request.part} cannot be written: {error.strerror}; "
-        f"free some space or {request.elsewhere}"
-    )
+        raise UserError(
+            f"{request.part} cannot be written: {error.strerror}; "
+            f"free some space or {request.elsewhere}"
+        ) from error

@@ -56,11 +56,7 @@ def fit(
 ) -> Run:
     """Train the objective's model on its device; a run that has begun is resumed.
 
-    objective: the model and its losses, in phases.
-    train: the examples.
-    dev: metrics of a model on the dev files; called every `validate_every` steps and at the end.
-    config: settings of the training.
-    run: the folder.
+    dev: called every `validate_every` steps and at the end.
     progress: whether to show a bar.
     tell: takes a line at every validation, and about once a minute.
     score_start: score before the first step too, so that the best is never worse than the start.
@@ -231,15 +227,11 @@ def _save_best(
 ) -> None:
     known, config = run.settings, state.config
     about = {"run": run.name, "step": state.step, "metric": config.metric}
-    about |= {
-        "score": float(means[config.metric]),
-        "n_files": len(frame),
-        "n_failed": int(frame[config.metric].isna().sum()),
-        "ema": config.ema,
-        "n_params": n_params(model),
-    }
-    about |= {"seed": config.seed, "git_commit": known.get("git_commit", "")}
-    about |= {"data_hash": known["data_hash"], "means": means.to_dict()}
+    about |= {"score": float(means[config.metric]), "n_files": len(frame)}
+    about |= {"n_failed": int(frame[config.metric].isna().sum()), "ema": config.ema}
+    about |= {"n_params": n_params(model), "seed": config.seed}
+    about |= {"git_commit": known.get("git_commit", ""), "data_hash": known["data_hash"]}
+    about |= {"means": means.to_dict()}
     checkpoints.save(run.best, model, about)
     write(run.folder / "dev.csv", frame.to_csv(index=False))
     readable = about | {"config": to_dict(model.config)}

@@ -38,9 +38,9 @@ def pesq_or_nan(clip: Clip) -> float:
 class PesqTargets:
     """Estimate, clean (B, T) -> targets (B,), by up to `n_workers` processes; 0: by this one."""
 
-    def __init__(self, n_workers: int = 4, limit_s: float = LIMIT_S) -> None:
+    def __init__(self, n_workers: int = 4) -> None:
         """With 0 workers a clip that crashes or hangs ends the training."""
-        self.workers = Workers(pesq_or_nan, n_workers, limit_s) if n_workers else None
+        self.workers = Workers(pesq_or_nan, n_workers, LIMIT_S) if n_workers else None
 
     def __call__(self, estimate: Tensor, clean: Tensor) -> Tensor:
         """NaN for a clip without PESQ; no gradient passes."""

@@ -25,12 +25,7 @@ def recording(
 ) -> Iterator["Record"]:
     """The record of a training; only that of the writing process has outputs.
 
-    state: of the training.
-    run: its folder.
-    world: its processes.
-    length: examples in an epoch.
-    progress: whether to show a bar.
-    tell: takes lines.
+    length: examples in an epoch. progress: whether to show a bar.
     """
     shown = progress and world.writes
     options = {"total": state.config.n_steps, "initial": state.step, "unit": "step"}
@@ -52,12 +47,7 @@ class Record:
     """Records every step and validation of a training."""
 
     def __init__(
-        self,
-        state: State,
-        outputs: list[loggers.Logger],
-        bar: tqdm,
-        tell: Tell,
-        length: int,
+        self, state: State, outputs: list[loggers.Logger], bar: tqdm, tell: Tell, length: int
     ) -> None:
         """length: examples in an epoch."""
         self.state, self.outputs, self.bar = state, outputs, bar

@@ -42,6 +42,20 @@ CODE = ("speechlab", "gradio_app", "benchmarks", "examples", "pyproject.toml", "
 N_NAMED = 5  # differing settings in a message
 
 
+def _table(name: str) -> property:
+    """A property of a run: its table `<name>.csv`, empty before the first row."""
+
+    def table(run: "Run") -> "pd.DataFrame":
+        import pandas as pd
+
+        try:
+            return pd.read_csv(run.folder / f"{name}.csv")
+        except (FileNotFoundError, pd.errors.EmptyDataError):  # missing, or being written
+            return pd.DataFrame()
+
+    return property(table)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory; `start` makes or resumes one, `open` only reads."""
@@ -112,20 +126,9 @@ class Run:
             raise UserError(f"{self._config}: not readable ({error}); restore it") from error
         return known
 
-    @property
-    def history(self) -> "pd.DataFrame":
-        """One row per interval of steps; empty before the first."""
-        return _frame(self.folder / "history.csv")
-
-    @property
-    def validations(self) -> "pd.DataFrame":
-        """One row per validation: step, mean of each metric, n_failed; empty before the first."""
-        return _frame(self.folder / "validations.csv")
-
-    @property
-    def dev(self) -> "pd.DataFrame":
-        """One row per dev file, of the best model; empty before the first."""
-        return _frame(self.folder / "dev.csv")
+    history = _table("history")  # one row per interval of steps
+    validations = _table("validations")  # one per validation: step, mean of each metric, n_failed
+    dev = _table("dev")  # one per dev file, of the best model
 
     @property
     def best_known(self) -> dict[str, Any]:
@@ -280,15 +283,6 @@ def _summary(run: Run) -> dict[str, Any]:
     except UserError as error:
         row["state"] = f"damaged: {error}"
     return row
-
-
-def _frame(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path)
-    except (FileNotFoundError, pd.errors.EmptyDataError):  # missing, or being written
-        return pd.DataFrame()
 
 
 def _git_commit() -> str:

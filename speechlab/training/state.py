@@ -69,8 +69,7 @@ class State:
         self.objective.load_state_dict(state["objective"])
         if self.ema.keys() != state["ema"].keys():
             raise ValueError("its average of weights belongs to another model")
-        for name, tensor in self.ema.items():
-            tensor.copy_(state["ema"][name])
+        _copy(state["ema"], self.ema)
         for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
             moments = {int(i): values for i, values in known["state"].items()}  # JSON's keys: text
             optimizer.load_state_dict({**known, "state": moments})
@@ -136,7 +135,11 @@ def take_step(
 
 def columns(phases: Sequence[Phase]) -> list[str]:
     """Names of the values of a step: per phase the loss, unweighted terms and gradient norm."""
-    return [name for phase in phases for name in _columns(phase)]
+    return [
+        f"{phase.name}{part}"
+        for phase in phases
+        for part in ("", *(f".{term}" for term in phase.weights), ".grad_norm")
+    ]
 
 
 def _take_phase(
@@ -171,7 +174,7 @@ def _take_phase(
         scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return dict(zip(_columns(phase), found, strict=True))
+    return dict(zip(columns([phase]), found, strict=True))
 
 
 def _sums(phase: Phase, batch: Batch, carry: dict[str, Any], precision: str) -> dict[str, Tensor]:
@@ -184,11 +187,6 @@ def _sums(phase: Phase, batch: Batch, carry: dict[str, Any], precision: str) -> 
         wanted = f"({len(batch.noisy)},) for each of {', '.join(phase.weights)}"
         raise ValueError(f"phase {phase.name} must give terms of shape {wanted}, not {shapes}")
     return {name: term.sum() for name, term in terms.items()}
-
-
-def _columns(phase: Phase) -> list[str]:
-    terms = [f"{phase.name}.{term}" for term in phase.weights]
-    return [phase.name, *terms, f"{phase.name}.grad_norm"]
 
 
 def _optimizer(phase: Phase, config: TrainingConfig) -> torch.optim.Optimizer:
