@@ -36,12 +36,8 @@ from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["synthetic"]
 GENERATOR = 1  # increase it with every change that changes a file
-PACKAGES = (
-    "espeakng-loader",
-    "numpy",
-    "pyroomacoustics",
-    "soxr",
-)  # their versions change the bytes
+# their versions change the bytes
+PACKAGES = ("espeakng-loader", "numpy", "pyroomacoustics", "soxr")
 EXTRA = ("espeakng_loader", "pyroomacoustics")  # modules of the extra `synth`
 
 NOISES = ("coloured", "modulated", "babble", "impulsive", "hum")
@@ -93,9 +89,8 @@ class Recipe:
     """
 
     item: Item  # without length and hash
-    make: Callable[..., tuple[np.ndarray, ...]] = dataclasses.field(
-        repr=False
-    )  # its repr has an address
+    # its repr has an address
+    make: Callable[..., tuple[np.ndarray, ...]] = dataclasses.field(repr=False)
     arguments: tuple[Any, ...]
     key: str  # of the corpus, so that files of other versions are not reused
 
@@ -189,18 +184,16 @@ def _random(config: SyntheticConfig, *words: object) -> np.random.Generator:
 
 def _recordings(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
     """Recordings made of no other files: speech, rooms, and noise except babble."""
-    train = split == "train"
-    n_rooms = config.n_rooms if train else config.n_rooms_held_out
-    kinds = [kind for kind in NOISES if kind != "babble"]
-    items = [
-        *((item, _speech, (said,)) for item, said in _talks(config, split)),
-        *(_room(config, split, index) for index in range(n_rooms)),
-        *(
-            _noise(config, split, kind, i)
-            for kind in kinds
-            for i in range(_n_noises(config, split))
-        ),
-    ]
+    items = [(item, _speech, (said,)) for item, said in _talks(config, split)]
+    for index in range(config.n_rooms if split == "train" else config.n_rooms_held_out):
+        about = {"recordings": (f"{split} room {index}",), "gain_db": ROOM_GAIN_DB}
+        item = _item(config, split, "room", f"room_{index:04d}", **about)
+        items.append((item, _response, (split, index)))
+    for kind in (kind for kind in NOISES if kind != "babble"):
+        for index in range(_n_noises(config, split)):
+            about = {"recordings": (f"{split} {kind} {index}",)}
+            item = _item(config, split, "noise", f"noise_{kind}_{index:04d}", **about)
+            items.append((item, _by_rule, (split, kind, index)))
     return [Recipe(item, make, (config, *rest), wanted) for item, make, rest in items]
 
 
@@ -210,7 +203,7 @@ def _n_noises(config: SyntheticConfig, split: str) -> int:
 
 def _item(config: SyntheticConfig, split: str, kind: str, name: str, **more: Any) -> Item:
     name = f"{split}_{name}"
-    folder = "rooms" if kind == "room" else kind
+    folder = {"room": "rooms", "mixture": "noisy"}.get(kind, kind)
     return Item(name, kind, f"{split}/{folder}/{name}.wav", 0, config.sample_rate, **more)
 
 
@@ -240,19 +233,6 @@ def _talks(config: SyntheticConfig, split: str) -> list[tuple[Item, speech.Utter
         }
         talks.append((_item(config, split, "speech", f"speech_{index:04d}", **about), said))
     return talks
-
-
-def _room(config: SyntheticConfig, split: str, index: int) -> tuple[Item, Callable, tuple]:
-    about = {"recordings": (f"{split} room {index}",), "gain_db": ROOM_GAIN_DB}
-    return _item(config, split, "room", f"room_{index:04d}", **about), _response, (split, index)
-
-
-def _noise(
-    config: SyntheticConfig, split: str, kind: str, index: int
-) -> tuple[Item, Callable, tuple]:
-    about = {"recordings": (f"{split} {kind} {index}",)}
-    item = _item(config, split, "noise", f"noise_{kind}_{index:04d}", **about)
-    return item, _by_rule, (split, kind, index)
 
 
 def _babbles(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
@@ -292,14 +272,13 @@ def _mixtures(config: SyntheticConfig, split: str, wanted: str) -> list[Recipe]:
         snr_db = round(float(low + (high - low) * place / n_turns), 2)
         of_kind = [item for item in noise if f"_noise_{kind}_" in item.name]
         added = of_kind[random.integers(len(of_kind))]
-        name = f"{split}_{index:04d}_{kind}"
-        item = Item(
-            name,
+        name = f"{index:04d}_{kind}"
+        item = _item(
+            config,
+            split,
             "mixture",
-            f"{split}/noisy/{name}.wav",
-            0,
-            config.sample_rate,
-            sources=(f"{split}/clean/{name}.wav",),
+            name,
+            sources=(f"{split}/clean/{split}_{name}.wav",),
             speakers=talk.speakers,
             recordings=tuple(dict.fromkeys(talk.recordings + added.recordings)),
             snr_db=snr_db,
@@ -340,9 +319,8 @@ def _crowd(
 ) -> tuple[np.ndarray]:
     talks = [_read(folder / path) for path in paths]
     n_frames = round(config.noise_s * config.sample_rate)
-    return (
-        _steps(_at_level(noises.babble(_random(config, split, "babble", index), talks, n_frames))),
-    )
+    samples = noises.babble(_random(config, split, "babble", index), talks, n_frames)
+    return (_steps(_at_level(samples)),)
 
 
 def _mixed(
