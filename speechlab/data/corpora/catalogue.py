@@ -17,7 +17,6 @@ _LISTED = (
         source="made here, by speechlab/data/corpora/synthetic.py",
         gigabytes=0.1,
         layout="nothing is needed beforehand",
-        module="synthetic",
         options="SyntheticConfig",
     ),
     Corpus(
@@ -32,7 +31,6 @@ _LISTED = (
         "raw/noisy_testset_wav/          the same names\n"
         "raw/logfiles/                   log_trainset_28spk.txt …: SNR (optional)\n"
         "raw/trainset_28spk_txt/, testset_txt/   transcripts (optional)",
-        module="voicebank_demand",
         options="VoiceBankDemandConfig",
     ),
     Corpus(
@@ -46,7 +44,6 @@ _LISTED = (
         "raw/datasets/noise/   --9VR_F7CtY.wav …\n"
         "raw/datasets/test_set/synthetic/no_reverb/noisy/   …_fileid_0.wav\n"
         "raw/datasets/test_set/synthetic/no_reverb/clean/   clean_fileid_0.wav",
-        module="dns2020",
         options="Dns2020Config",
     ),
     Corpus(
@@ -58,7 +55,6 @@ _LISTED = (
         layout="metadata/libri2mix_train-clean-100.csv, libri2mix_dev-clean.csv, …_test-clean.csv\n"
         "librispeech/dev-clean/3536/8226/3536-8226-0026.flac …; train-clean-100/, test-clean/\n"
         "wham_noise/cv/20oo0109_0.72115_01ua010r_-0.72115.wav …; tr/, tt/ (for noise)",
-        module="libri2mix",
         options="Libri2MixConfig",
     ),
     Corpus(
@@ -71,7 +67,6 @@ _LISTED = (
         "raw/wav8k/min/tr/s1/, s2/   the same names; and cv/, tt/ as tr/\n"
         "or  wsj0/wsj0/si_tr_s/40n/40na010x.wav …, si_dt_05/, si_et_05/ (or .wv1)\n"
         "    lists/mix_2_spk_tr.txt, mix_2_spk_cv.txt, mix_2_spk_tt.txt, activlev/*.txt",
-        module="wsj0_2mix",
         options="Wsj0TwoMixConfig",
     ),
     Corpus(
@@ -81,7 +76,6 @@ _LISTED = (
         source="a prepared corpus",
         gigabytes=0.1,
         layout="source: a prepared corpus with speech of named speakers, as data/synthetic",
-        module="two_speakers",
         options="TwoSpeakersConfig",
         former="two_talkers",
     ),
@@ -105,7 +99,6 @@ _LISTED = (
         layout="raw/noisy/anna_001.wav …, raw/clean/anna_001.wav …   pairs; prefix: speaker\n"
         "or  raw/speech/anna_001.wav …, raw/noise/street.wav …   to be mixed while training\n"
         "or  raw/train/…, raw/dev/…, raw/test/… (optional), each laid out as one of these",
-        module="folder",
         options="FolderConfig",
     ),
 )

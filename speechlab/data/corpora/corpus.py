@@ -20,8 +20,8 @@ class Corpus:
     source: str  # address or DOI
     gigabytes: float  # on disk, once prepared with the default options
     layout: str  # of the raw folders, one line each
-    module: str  # of this package, with `prepare` and the class of the options
-    options: str  # name of that class, a frozen dataclass with defaults
+    options: str  # name of the class of the options, a frozen dataclass with defaults
+    module: str = ""  # of this package, with `prepare` and that class, if not `name`
     former: str = ""  # name in version 0.1; folders and runs of that name still open
 
     @property
@@ -35,4 +35,4 @@ class Corpus:
 
     def _imported(self) -> ModuleType:
         """On first use: the list of corpora stays light."""
-        return import_module(f"speechlab.data.corpora.{self.module}")
+        return import_module(f"speechlab.data.corpora.{self.module or self.name}")

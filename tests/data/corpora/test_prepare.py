@@ -27,7 +27,7 @@ class ToyConfig:
     jobs: int = preparing.elsewhere(1)
 
 
-TOY = Corpus("toy", "Toy", "none", "nowhere", 0.0, "", "toy", "ToyConfig")
+TOY = Corpus("toy", "Toy", "none", "nowhere", 0.0, "", "ToyConfig")
 
 
 def job(target, config=None, tell=str):
