@@ -23,6 +23,11 @@ CORPUS = CORPORA["voicebank_demand"]
 DEV_SPEAKERS = ("p226", "p287")
 N_FILES = {"train": 10802, "dev": 770, "test": 824}  # pairs of the complete set
 ADDRESS = "https://datashare.ed.ac.uk"
+N_BYTES = {
+    "logfiles": 115_932,
+    "clean_trainset_28spk_wav": 2_486_057_279,
+    "noisy_trainset_28spk_wav": 2_830_205_201,
+}
 DISK_BYTES = 15e9  # archives and 48 kHz files together, while preparing
 
 
@@ -42,8 +47,14 @@ class Archive:
     name: str  # without .zip; also the name of its folder
     bitstream: str  # id on DataShare
     md5: str = ""  # as published; empty if unknown: see `downloads.fetch`
-    n_bytes: int | None = None  # if known
-    needed: bool = True
+
+    @property
+    def n_bytes(self) -> int | None:
+        return N_BYTES.get(self.name)
+
+    @property
+    def needed(self) -> bool:
+        return self.name.endswith("_wav")
 
     def urls(self, mirror: str) -> tuple[str, ...]:
         official = (
@@ -55,39 +66,16 @@ class Archive:
 
 
 # Small ones first, so that an interrupted download has them.
-ARCHIVES = (
-    Archive(
-        "logfiles",
-        "11185dc8-9cf1-405b-b858-35bd6a04aedd",
-        "0d16f5b6afe12d64238d1e4a0e6ff6e8",
-        115_932,
-        needed=False,
-    ),
-    Archive("trainset_28spk_txt", "fb55b5de-c2db-4451-ac0a-134e98011ffa", needed=False),
-    Archive("testset_txt", "09e12592-879e-4749-bf6d-e34cf0d1ddf6", needed=False),
-    Archive(
-        "clean_testset_wav",
-        "dec213d3-bf57-4777-9663-c24bdce92d5e",
-        "34eb1c0ba7ef667e9b966866c542fc16",
-    ),
-    Archive(
-        "noisy_testset_wav",
-        "13c1bfbf-14a6-41db-9b41-8f7310f01ad5",
-        "fb1b86caa31e8ba5b506c0c64da9aab5",
-    ),
-    Archive(
-        "clean_trainset_28spk_wav",
-        "245452b6-6235-44b6-a6f9-e7eb19797769",
-        "d2d5a45ec32f8fcbf201bde0447e20ba",
-        2_486_057_279,
-    ),
-    Archive(
-        "noisy_trainset_28spk_wav",
-        "ecb5a102-bb00-46d3-8af5-40c79823b837",
-        "1fca9e8bafb8cd069f6653c6d92f9e9c",
-        2_830_205_201,
-    ),
-)
+_LISTED = """
+logfiles 11185dc8-9cf1-405b-b858-35bd6a04aedd 0d16f5b6afe12d64238d1e4a0e6ff6e8
+trainset_28spk_txt fb55b5de-c2db-4451-ac0a-134e98011ffa
+testset_txt 09e12592-879e-4749-bf6d-e34cf0d1ddf6
+clean_testset_wav dec213d3-bf57-4777-9663-c24bdce92d5e 34eb1c0ba7ef667e9b966866c542fc16
+noisy_testset_wav 13c1bfbf-14a6-41db-9b41-8f7310f01ad5 fb1b86caa31e8ba5b506c0c64da9aab5
+clean_trainset_28spk_wav 245452b6-6235-44b6-a6f9-e7eb19797769 d2d5a45ec32f8fcbf201bde0447e20ba
+noisy_trainset_28spk_wav ecb5a102-bb00-46d3-8af5-40c79823b837 1fca9e8bafb8cd069f6653c6d92f9e9c
+"""
+ARCHIVES = tuple(Archive(*line.split()) for line in _LISTED.strip().splitlines())
 
 
 @dataclass(frozen=True)
@@ -106,9 +94,7 @@ def prepare(job: Preparation) -> None:
     target, config, tell = job.target, job.config, job.tell
     raw = Path(config.raw).expanduser() if config.raw else target / "raw"
     _get(raw, config, tell)
-    tasks = _tasks(raw)
-    make = partial(_make, target=target, sample_rate=config.sample_rate)
-    items = job.items(tasks, make)
+    items = job.items(_tasks(raw), partial(_make, target=target, sample_rate=config.sample_rate))
     n_files = {split: len(found) for split, found in items.items()}
     if n_files != N_FILES:
         tell(f"incomplete: {n_files} pairs, the published set has {N_FILES}")
