@@ -99,10 +99,8 @@ class _Made(Dataset):
         if not keys:
             return np.zeros((0, 1, 0), "f4"), np.zeros((0, self.examples.n_sources, 0), "f4")
         made = [self.examples.example(self.seed, *key) for key in keys]
-        noisy, clean = zip(*made, strict=True)
-        return np.stack([part.numpy() for part in noisy]), np.stack(
-            [part.numpy() for part in clean]
-        )
+        noisy, clean = (np.stack([part.numpy() for part in of]) for of in zip(*made, strict=True))
+        return noisy, clean
 
     def __getitem__(self, keys: list[Key]) -> Arrays | UserError:
         """In another process. Errors are returned: torch would wrap raised ones in a traceback."""
@@ -153,12 +151,7 @@ def _as_is(made: Arrays | UserError) -> Arrays | UserError:
 
 
 def _check(
-    examples: Examples,
-    batch_size: int,
-    position: int,
-    n_workers: int,
-    rank: int,
-    world_size: int,
+    examples: Examples, batch_size: int, position: int, n_workers: int, rank: int, world_size: int
 ) -> None:
     if not len(examples):
         raise ValueError("no examples to make batches of")

@@ -65,15 +65,12 @@ class MixtureConfig:
     n_snr_levels: int | None = None  # number of equally spaced SNRs; None: any in the range
     level_db: tuple[float, float] = (-35.0, -15.0)  # dBFS, of the mixture
     peak: float = 0.99  # of full scale; louder mixtures are scaled down
-    source_level_db: tuple[float, float] = (
-        -2.5,
-        2.5,
-    )  # dB; 1st in its lower half, 2nd in its upper
+    # dB; 1st in its lower half, 2nd in its upper
+    source_level_db: tuple[float, float] = (-2.5, 2.5)
     speeds: tuple[float, ...] = (1.0,)  # factors of the speed and pitch of a speaker
     p_room: float = 0.0  # share of the examples with speakers in rooms
-    reference: Literal["early", "reverberant"] = (
-        "early"  # of `clean`: 50 ms of the room response, or all
-    )
+    # of `clean`: 50 ms of the room response, or all
+    reference: Literal["early", "reverberant"] = "early"
     short: Short = "pad"  # filling of short speech: zeros on both sides, or repetition
     silence_db: float = -60.0  # dBFS; quieter segments of speech or noise are drawn again
 

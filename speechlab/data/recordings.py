@@ -70,10 +70,8 @@ def crop(
     """
     rate = _file_rate(source, speed)
     divisor = math.gcd(rate, sample_rate)
-    step_in, step_out = (
-        rate // divisor,
-        sample_rate // divisor,
-    )  # input and output samples of one step of both grids
+    # input and output samples of one step of both grids
+    step_in, step_out = rate // divisor, sample_rate // divisor
     n_context = 0 if rate == sample_rate else round(CONTEXT_S * sample_rate)
     n_steps = max(0, begin - n_context) // step_out
     first = n_steps * step_in

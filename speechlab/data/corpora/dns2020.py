@@ -102,8 +102,7 @@ def prepare(job: Preparation) -> None:
         n_clips = range(_n_clips(config, split))
         tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in n_clips]
     tasks["test"] = [_Task("test", i, pair.name, "", pair) for i, pair in enumerate(test)]
-    make = partial(_make, target=target, root=root, config=config)
-    items = job.items(tasks, make)
+    items = job.items(tasks, partial(_make, target=target, root=root, config=config))
     known = test_sets.recognise(test)
     complete = known is not None and len(test) == known.n_files
     tell(f"test: {len(test)} pairs, {'the complete' if complete else 'not the'} no_reverb set")

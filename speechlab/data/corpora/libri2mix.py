@@ -37,29 +37,21 @@ PEAK = 0.99  # of full scale
 EARLY_S = 0.05  # after the direct path: reflections that count as speech
 DISTANCE_M = (0.5, 2.5)  # metres between a speaker and the microphone
 CROSSFADE_S = 0.5  # at the joins of a repeated noise
+PARTS = ("source_1", "source_2", "noise")  # of a mixture, in the metadata
 SPEEDS = ("sp08", "sp12")  # suffixes of the noise files at other speeds, made by LibriMix
-COLUMNS = (
-    "mixture_ID",
-    "source_1_path",
-    "source_1_gain",
-    "source_2_path",
-    "source_2_gain",
-    "noise_path",
-    "noise_gain",
-)
+COLUMNS = ("mixture_ID", *(f"{part}_{of}" for part in PARTS for of in ("path", "gain")))
 
 
 @dataclass(frozen=True)
 class Libri2MixConfig:
     sample_rate: Literal[8000, 16000] = 8000  # Hz
     mode: Literal["min", "max"] = "min"  # cut to the shorter speaker, or padded to the longer one
-    mixture: Literal["mix_clean", "mix_both", "mix_both_reverb"] = "mix_clean"
     # without noise; with noise; with noise and in a room
+    mixture: Literal["mix_clean", "mix_both", "mix_both_reverb"] = "mix_clean"
     train: tuple[Literal["train-clean-100", "train-clean-360"], ...] = ("train-clean-100",)
     rt60_s: tuple[float, float] = (0.2, 0.6)  # reverberation times, for mix_both_reverb
-    reference: Literal["early", "reverberant"] = (
-        "early"  # of s1, s2: 50 ms of the room response, or all
-    )
+    # of s1, s2: 50 ms of the room response, or all
+    reference: Literal["early", "reverberant"] = "early"
     seed: int = 0  # of the rooms
     librispeech: str = elsewhere()  # folder with train-clean-100/, dev-clean/, test-clean/
     wham_noise: str = elsewhere()  # folder with tr/, cv/, tt/; needed for noise
@@ -100,10 +92,8 @@ def prepare(job: Preparation) -> None:
         split: [(split, mixture) for path in paths for mixture in _rows(path)]
         for split, paths in files.items()
     }
-    mixtures = [mixture for found in tasks.values() for _, mixture in found]
-    _check_recordings(mixtures, job.config)
-    make = partial(_make, target=job.target, config=job.config)
-    items = job.items(tasks, make)
+    _check_recordings([mixture for found in tasks.values() for _, mixture in found], job.config)
+    items = job.items(tasks, partial(_make, target=job.target, config=job.config))
     job.finish(
         items,
         "take the published metadata",

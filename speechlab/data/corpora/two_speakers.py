@@ -67,9 +67,8 @@ class NoisyTwoSpeakersConfig(TwoSpeakersConfig):
     n_rooms: int = 20  # for training
     n_rooms_held_out: int = 4  # in each of dev and test
     rt60_s: tuple[float, float] = (0.15, 0.5)  # s, reverberation times
-    reference: Literal["early", "reverberant"] = (
-        "early"  # of s1, s2: 50 ms of the room response, or all
-    )
+    # of s1, s2: 50 ms of the room response, or all
+    reference: Literal["early", "reverberant"] = "early"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,8 +111,7 @@ def prepare(job: Preparation) -> None:
     source = Path(config.source).expanduser()
     made_from = manifest.data_hash(source)
     tasks = {split: _tasks(split, source, config) for split in SPLITS}
-    make = partial(_make, target=target, config=config)
-    splits = job.items(tasks, make)
+    splits = job.items(tasks, partial(_make, target=target, config=config))
     for split in ("dev", "test"):
         splits[split] += _mixtures(target, split, splits[split], config, tell)
     job.finish(splits, "prepare the source again", made_from=made_from)

@@ -85,8 +85,7 @@ def prepare(job: Preparation) -> None:
     splits = split(found, config.dev_percent)
     n_used = sum(map(len, splits.values()))
     tasks = {name: [(name, mixture) for mixture in mixtures] for name, mixtures in splits.items()}
-    make = partial(_make, build=build, target=target, config=config)
-    items = job.items(tasks, make)
+    items = job.items(tasks, partial(_make, build=build, target=target, config=config))
     job.finish(
         items,
         "keep the published names",
