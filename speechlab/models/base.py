@@ -65,8 +65,20 @@ class Model(nn.Module):
 class ChunkedModel(Model):
     """A whole signal is one chunk, so offline and streamed output are the same.
 
-    A subclass has `frame_length`, `padded_length(length)` and `network(x, state, last)`.
+    A subclass has `frame_length`, `padded_length(length)` and `network(x, state, last)`. Where its
+    configuration has a `direction`, "both" cannot stream.
     """
+
+    @property
+    def needs_whole(self) -> str | None:
+        """Why the model cannot stream with any level, or None."""
+        both = getattr(self.config, "direction", "forward") == "both"
+        return "its layers see both directions" if both else None
+
+    def refuse_part(self, state: Any, last: bool) -> None:
+        """UserError for a part of a signal, if the model needs all of it."""
+        if self.needs_whole and not (last and state is None):
+            raise UserError(f"{type(self).__name__} needs whole signals: {self.needs_whole}")
 
     @property
     def look_ahead(self) -> int | None:

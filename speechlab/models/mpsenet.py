@@ -36,6 +36,7 @@ published. Mamba always runs along the named axes, forward in time and upward in
 | small | 2 Mambas       | 2 and 2  | one for both axes   |
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -44,6 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
+from speechlab.config import check_ranges
 from speechlab.errors import UserError
 from speechlab.layers.conformer import ConformerBlock
 from speechlab.layers.mixers import Mamba
@@ -108,14 +110,6 @@ class MPSENetMambaConfig:
 
 class TimeFrequencyModel(SpectralModel):
     """A spectral model of blocks along time and frequency; its configuration has `axes`."""
-
-    blocks: nn.ModuleList
-
-    def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, C, L, F') -> inputs of mask and phase decoder, the same shape."""
-        for block in self.blocks:
-            x = block(x)
-        return x, x
 
     def spectrum_of(self, noisy: Tensor) -> Spectrum:
         """noisy at unit level, (B, T) -> mag and phase of the estimate, (B, F, L)."""
@@ -216,10 +210,8 @@ def _conformers(config: MPSENetConformerConfig) -> TimeFrequency:
 
 def _check(config: Any) -> None:
     """UserError for sizes that build no model."""
-    sizes = {name: value for name, value in vars(config).items() if type(value) is int}
-    for name, value in sizes.items():
-        if value < 1:
-            raise UserError(f"{type(config).__name__}.{name} must be 1 or more, not {value}")
+    sizes = [name for name, value in vars(config).items() if type(value) is int]
+    check_ranges(config, **dict.fromkeys(sizes, (1, math.inf)))
     if config.front_end.n_fft % 4:
         raise UserError(f"n_fft must be a multiple of 4, not {config.front_end.n_fft}")
 

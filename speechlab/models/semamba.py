@@ -59,12 +59,6 @@ class SEMambaAdvanced(SpectralModel):
         super().__init__(config, config.d_model, "transposed")
         self.blocks = nn.ModuleList(TFBlock(config) for _ in range(config.n_blocks))
 
-    def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, C, L, F') -> inputs of mask and phase decoder, the same shape."""
-        for block in self.blocks:
-            x = block(x)
-        return x, x
-
 
 class TFBlock(nn.Module):
     """A sequence layer along time, then one along frequency: (B, C, L, F) -> (B, C, L, F)."""

@@ -132,13 +132,6 @@ class SEMambaBasic(ChunkedModel):
         return self.front_end.n_fft
 
     @property
-    def needs_whole(self) -> str | None:
-        """Why the model cannot stream with any level, or None."""
-        if self.config.direction == "forward":
-            return None
-        return "its layers see both directions"
-
-    @property
     def long_recordings(self) -> str:
         """No norm is over time: chunks that overlap need one pass."""
         return "one_pass" if self.needs_whole else "chunks"
@@ -163,8 +156,7 @@ class SEMambaBasic(ChunkedModel):
         State: samples of unfinished frames (B, n), states of convolutions and layers, and the
         spectrum of the last frames that the next samples share, (B, F, n_fft / hop_length - 1).
         """
-        if self.needs_whole and not (last and state is None):
-            raise UserError(f"SEMambaBasic needs whole signals: {self.needs_whole}")
+        self.refuse_part(state, last)
         samples, between, shared = state or (x.new_zeros(len(x), self.front_end.n_past), None, None)
         samples = torch.cat([samples, x[:, 0]], -1)
         estimate, between = self._estimated(self.front_end.frames(samples), between)

@@ -105,11 +105,6 @@ class SepMamba(ChunkedModel):
             length = (length - 1) * self.config.stride + kernel
         return length
 
-    @property
-    def needs_whole(self) -> str | None:
-        """Why the model cannot stream with any level, or None."""
-        return "its layers see both directions" if self.config.direction == "both" else None
-
     def padded_length(self, length: int) -> int:
         """`length`, or that of one frame if that is longer."""
         return max(length, self.frame_length)
@@ -125,8 +120,7 @@ class SepMamba(ChunkedModel):
         the overlap of the last transposed convolution; frames (B, C, n) of each level but the
         innermost that wait for the decoder.
         """
-        if self.needs_whole and not (last and state is None):
-            raise UserError(f"SepMamba needs whole signals: {self.needs_whole}")
+        self.refuse_part(state, last)
         nothing = (None,) * len(self.decoder)
         down, up, overlap, waiting = state or ((None, *nothing), nothing, None, nothing)
         downs, ups, skips, queues = [], [], [], []
@@ -141,14 +135,10 @@ class SepMamba(ChunkedModel):
             ups.append(after)
             queues.append(skip[..., x.shape[-1] :].clone())
         x, overlap = transposed(self.out, x, overlap, last)  # (B, S, m)
-        if last:
-            x = F.pad(x, (0, self._n_uncovered(downs)))
+        if last:  # zeros for the samples after the last frame of the outermost level
+            n_rest = downs[0][0].shape[-1]
+            x = F.pad(x, (0, n_rest - self.config.kernel_sizes[0] + self.config.stride))
         return x, (tuple(downs), tuple(ups), overlap, tuple(reversed(queues)))
-
-    def _n_uncovered(self, downs: list[State]) -> int:
-        """Samples after the last frame of the outermost level."""
-        tail, _ = downs[0]
-        return tail.shape[-1] - (self.config.kernel_sizes[0] - self.config.stride)
 
 
 class EncoderLayer(nn.Module):

@@ -9,7 +9,7 @@ Norms over time and layers in both directions need the whole recording: they can
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
@@ -19,13 +19,14 @@ from speechlab.models.base import Model
 class SpectralModel(Model):
     """(B, 1, T) -> (B, 1, T), any T >= 1; the level is handled inside.
 
-    A subclass defines `between`, from encoder to decoders. Its configuration has `front_end`,
+    A subclass has `blocks`, between encoder and decoders. Its configuration has `front_end`,
     `sample_rate` and `normalize`.
     """
 
     needs_whole = "its norms and layers look at the whole signal"
     domain = "compressed_spectrum"
     long_recordings = "overlap"
+    blocks: nn.ModuleList
 
     def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
         super().__init__(config)
@@ -41,7 +42,9 @@ class SpectralModel(Model):
 
     def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder output (B, C, L, F') -> inputs of mask and phase decoder, the same shape."""
-        raise NotImplementedError
+        for block in self.blocks:
+            x = block(x)
+        return x, x
 
     def network(self, noisy: Spectrum) -> Spectrum:
         """Compressed spectra at unit level, (B, F, L) each -> the estimate's."""

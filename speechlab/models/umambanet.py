@@ -230,8 +230,6 @@ def _after(n_channels: int, config: UMambaNetConfig) -> nn.Sequential:
 
 def _check(config: UMambaNetConfig) -> None:
     kernel, stride, block = config.unet_kernel_size, config.unet_stride, config.block
-    if kernel % 2 == 0:
-        raise UserError(f"unet_kernel_size must be odd, not {kernel}")
     if stride > kernel:
         gaps = f"unet_stride {stride} skips frames between those that a convolution reads"
         raise UserError(f"{gaps}; it must be at most unet_kernel_size, {kernel}")

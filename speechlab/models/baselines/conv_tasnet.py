@@ -24,7 +24,6 @@ from itertools import zip_longest
 
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
 from speechlab.layers.dual_path import GlobalLayerNorm
 from speechlab.models.masking import Activation, MaskConvolution, MaskingModel
 
@@ -57,8 +56,6 @@ class ConvTasNet(MaskingModel):
     def __init__(self, config: ConvTasNetConfig | None = None) -> None:
         config = config or ConvTasNetConfig()
         super().__init__(config)
-        if config.d_conv % 2 == 0:
-            raise UserError(f"d_conv must be odd, not {config.d_conv}")
         self.separator = TemporalConvNet(config)
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
 from speechlab.layers.dual_path import GlobalLayerNorm
 from speechlab.models.masking import Activation, MaskConvolution, MaskingModel
 
@@ -55,8 +54,6 @@ class SuDoRMRF(MaskingModel):
     def __init__(self, config: SuDoRMRFConfig | None = None) -> None:
         config = config or SuDoRMRFConfig()
         super().__init__(config)
-        if config.d_conv % 2 == 0:
-            raise UserError(f"d_conv must be odd, not {config.d_conv}")
         sizes = (config.d_model, config.d_hidden, config.d_conv, config.n_scales)
         self.separator = nn.Sequential(
             GlobalLayerNorm(config.n_filters),
