@@ -1,4 +1,7 @@
-"""The step path gives the numbers of the network it stands for: every mixer, size and chunking."""
+"""The step path gives the numbers of the network it stands for: every mixer, size and chunking.
+
+Published weights on speech: see test_stream.py.
+"""
 
 import copy
 import gc
@@ -7,16 +10,13 @@ import sys
 import threading
 import weakref
 
-import numpy as np
 import pytest
 import torch
 
-import speechlab
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.inference import fused as stepping
 from speechlab.inference.fused import Fused, fuse
-from speechlab.inference.stream import Stream
 from speechlab.layers.kernels import step
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
@@ -36,11 +36,6 @@ LAYERS = {
     "lstm": {},
     "mha": {"n_heads": 3, "window": 7, "d_hidden": 50},
 }
-CHECKPOINTS = [
-    *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),
-    *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M")),
-    "CleanUMamba-3N-E6_pruned-500k",
-]
 
 
 def tiny(mixer: str = "mamba", **settings) -> CleanUMamba:
@@ -72,13 +67,6 @@ def whole(model, x: torch.Tensor) -> torch.Tensor:
     return model.network(x, None, True)[0]
 
 
-@pytest.fixture(scope="module")
-def speech(shared) -> torch.Tensor:
-    """Real noisy speech, (1, 1, 9001)."""
-    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()
-    return torch.from_numpy(noisy[8000:17001])[None, None]
-
-
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("sizes", [[1], [8], [3, 0, 5], [13, 200]])
 def test_every_mixer_in_any_chunks(mixer, sizes):
@@ -103,29 +91,6 @@ def test_the_bits_do_not_depend_on_the_chunks(mixer):
     model = fuse(tiny(mixer))
     x = padded(model, torch.randn(1, 1, 300))
     assert torch.equal(stepped(model.network, x, [1, 30]), stepped(model.network, x, [x.shape[-1]]))
-
-
-@pytest.mark.parametrize("normalize", ["running", "none"])
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_published_weights_on_speech(shared, speech, name, normalize):
-    """A stream of the step path against the model on the file: hops, coprime chunks, 3000."""
-    path = shared / "upstream_checkpoints/cleanumamba" / f"{name}.pkl"
-    model = speechlab.load(path, normalize=normalize)
-    with torch.inference_mode():
-        offline = model(speech)
-    for size in (model.hop_length, 997, 3000):
-        stream = Stream(model, path="fused")
-        parts = [stream.feed(chunk) for chunk in speech.split(size, -1)]
-        estimate = torch.cat([*parts, stream.flush()], -1)
-        assert estimate.shape == offline.shape
-        assert (estimate - offline).abs().max() <= 1e-5
-
-
-def test_single_samples_on_speech(shared, speech):
-    path = shared / "upstream_checkpoints/cleanumamba/CleanUMamba-3N-E8_pruned-500K.pkl"
-    model = speechlab.load(path, normalize="none")
-    x = padded(model, speech[..., :2000])
-    assert (stepped(fuse(model).network, x, [1]) - whole(model, x)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -13,28 +13,13 @@ from speechlab.inference.stream import PATHS, Stream
 from speechlab.layers.mixers import MIXERS
 from speechlab.models import SYSTEMS, semamba_basic, sepmamba
 from speechlab.models.baselines.wiener import WienerFilter
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
-from speechlab.models.semamba_basic import LogFrontEnd, SEMambaBasic, SEMambaBasicConfig
-from speechlab.models.sepmamba import SepMamba, SepMambaConfig
+from speechlab.models.cleanumamba import CleanUMamba, ablation_config
+from speechlab.models.semamba_basic import LogFrontEnd, SEMambaBasic
+from speechlab.models.sepmamba import SepMamba
 from speechlab.weights.checkpoints import save
+from tests.support.small_models import SMALL
 
-TINY = CleanUMambaConfig(
-    down_channels=(4, 6, 5),
-    skip_channels=(5, 7, 6),
-    up_channels=(3, 4, 5),
-    d_model=8,
-    layers=({"d_state": 4},) * 2,
-    normalize="running",
-)
-BASIC = SEMambaBasicConfig(channels=(12, 8), layer={"d_state": 4}, front_end=LogFrontEnd(16, 4))
-SOURCES = SepMambaConfig(
-    channels=(4, 6, 5),
-    kernel_sizes=(6, 4, 3),
-    n_blocks=2,
-    direction="forward",
-    layer={"d_state": 3},
-    n_sources=3,
-)
+TINY, SOURCES, BASIC = SMALL["cleanumamba"], SMALL["sepmamba"], SMALL["semamba_basic"]
 BASICS = {
     "mamba": BASIC,
     "transformer": override(
@@ -43,7 +28,16 @@ BASICS = {
         layer={"n_heads": 2, "d_inner": 12, "d_hidden": 10, "window": 6},
     ),
 }
-SMALL = {"cleanumamba": TINY, "sepmamba": SOURCES} | BASICS
+STREAMING = {"cleanumamba": TINY, "sepmamba": SOURCES} | BASICS
+ABOUT_16 = (1, 7, 8, 15, 16, 17, 23, 150)
+CASES = {
+    "cleanumamba": (TINY, (1, 7, 8, 22, 23, 24, 150)),
+    "sepmamba": (SOURCES, (1, 2, 18, 19, 20, 21, 22, 47, 150)),
+} | {
+    f"{name}, hop {hop}": (override(config, front_end=LogFrontEnd(16, hop)), ABOUT_16)
+    for name, config in BASICS.items()
+    for hop in (8, 4)
+}
 CHECKPOINTS = [
     *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),
     *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M")),
@@ -62,6 +56,10 @@ def path(request):
     return request.param
 
 
+def built(config):
+    return next(kind for known, kind in SYSTEMS.values() if type(config) is known)(config)
+
+
 def streamed(stream: Stream, noisy: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """Chunks of `sizes` over and over, the end in a shorter one, then flush."""
     parts, start = [], 0
@@ -73,30 +71,15 @@ def streamed(stream: Stream, noisy: torch.Tensor, sizes: list[int]) -> torch.Ten
 
 
 @pytest.mark.parametrize("normalize", ["running", "none"])
-@pytest.mark.parametrize("length", [1, 7, 8, 22, 23, 24, 150])
-@pytest.mark.parametrize("sizes", [[1], [2], [3, 5], [8], [300], [1, 40, 2]])
-def test_chunk_law(normalize, length, sizes):
+@pytest.mark.parametrize(("config", "lengths"), CASES.values(), ids=CASES)
+def test_chunk_law(config, lengths, normalize):
     """Float64, every length about a frame, chunks of one sample, of a hop, coprime, longer."""
     torch.manual_seed(0)
-    model = CleanUMamba(override(TINY, normalize=normalize)).double().eval()
-    noisy = torch.randn(2, 1, length, dtype=torch.float64)
-    estimate = streamed(Stream(model), noisy, sizes)
-    torch.testing.assert_close(estimate, model(noisy), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("hop_length", [8, 4])
-@pytest.mark.parametrize("normalize", ["running", "none"])
-@pytest.mark.parametrize("layer", BASICS)
-def test_chunk_law_of_spectra(layer, normalize, hop_length):
-    """The basic SEMamba and its Transformer: every length about a frame, and the chunks above."""
-    torch.manual_seed(0)
-    front_end = LogFrontEnd(16, hop_length)
-    config = override(BASICS[layer], normalize=normalize, front_end=front_end)
-    model = SEMambaBasic(config).double().eval()
-    for length in (1, 7, 8, 15, 16, 17, 23, 150):
+    model = built(override(config, normalize=normalize)).double().eval()
+    for length in lengths:
         noisy = torch.randn(2, 1, length, dtype=torch.float64)
         offline = model(noisy)
-        for sizes in ([1], [3, 5], [8], [300], [1, 40, 2]):
+        for sizes in ([1], [2], [3, 5], [8], [300], [1, 40, 2]):
             estimate = streamed(Stream(model), noisy, sizes)
             torch.testing.assert_close(estimate, offline, rtol=0, atol=1e-9)
 
@@ -119,44 +102,29 @@ def test_chunk_law_of_spectra_on_speech(shared, name, gain, dtype, bound):
         assert (estimate - offline).abs().max() <= bound
 
 
+@pytest.mark.parametrize(
+    ("normalize", "begin", "end", "cuts"),
+    [
+        ("running", 0, 16001, ([256], [997, 61], [3000])),
+        ("running", 5000, 6300, ([1],)),
+        ("none", 8000, 17001, ([256], [997], [3000])),
+    ],
+)
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_chunk_law_on_speech_with_published_weights(shared, name, path):
-    """Real noisy speech, float32: chunks of a hop, of primes, of 3000; flush included."""
-    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()[:16001]
+def test_chunk_law_on_speech_with_published_weights(
+    shared, name, path, normalize, begin, end, cuts
+):
+    """Real noisy speech, float32: chunks of a sample, a hop, of primes, of 3000; with flush."""
+    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()[begin:end]
     noisy = torch.from_numpy(noisy)[None, None]
-    model = speechlab.load(
-        shared / "upstream_checkpoints/cleanumamba" / f"{name}.pkl", normalize="running"
-    )
+    checkpoint = shared / "upstream_checkpoints/cleanumamba" / f"{name}.pkl"
+    model = speechlab.load(checkpoint, normalize=normalize)
     with torch.inference_mode():
         offline = model(noisy)
-    for sizes in ([256], [997, 61], [3000]):
+    for sizes in cuts:
         estimate = streamed(Stream(model, path), noisy, sizes)
         assert estimate.shape == offline.shape
         assert (estimate - offline).abs().max() <= 1e-5
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_single_samples_on_speech(shared, name, path):
-    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()[5000:6300]
-    noisy = torch.from_numpy(noisy)[None, None]
-    checkpoint = shared / "upstream_checkpoints/cleanumamba" / f"{name}.pkl"
-    model = speechlab.load(checkpoint, normalize="running")
-    with torch.inference_mode():
-        offline = model(noisy)
-    assert (streamed(Stream(model, path), noisy, [1]) - offline).abs().max() <= 1e-5
-
-
-@pytest.mark.parametrize("normalize", ["running", "none"])
-@pytest.mark.parametrize("length", [1, 2, 18, 19, 20, 21, 22, 47, 150])
-def test_chunk_law_of_sources(length, normalize):
-    """Three of a SepMamba: every length about a frame, and the chunks above."""
-    torch.manual_seed(0)
-    model = SepMamba(override(SOURCES, normalize=normalize)).double().eval()
-    mixture = torch.randn(2, 1, length, dtype=torch.float64)
-    offline = model(mixture)
-    for sizes in ([1], [2], [3, 5], [8], [300], [1, 40, 2]):
-        estimate = streamed(Stream(model), mixture, sizes)
-        torch.testing.assert_close(estimate, offline, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +167,6 @@ def test_samples_come_as_soon_as_they_are_settled(config):
     assert stream.latency_ms == pytest.approx(1000 * tiny.look_ahead / tiny.sample_rate)
 
 
-def built(config):
-    return next(kind for known, kind in SYSTEMS.values() if type(config) is known)(config)
-
-
 def test_streams_on_one_model_are_independent(tiny):
     noisy = torch.randn(2, 1, 60, dtype=torch.float64)
     one, two = Stream(tiny), Stream(tiny)
@@ -215,17 +179,24 @@ def test_streams_on_one_model_are_independent(tiny):
         torch.testing.assert_close(estimate, tiny(noisy[i : i + 1]), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_state_has_a_constant_size(mixer, path):
-    """For every mixer, once any window is full; a flushed stream starts anew."""
-    config = ablation_config(mixer)
-    if mixer == "mha":
-        config = override(config, layers=[{"n_heads": 4, "d_hidden": 128, "window": 8}] * 3)
+def steady():
+    """Configurations whose windows are full after 12 hops, and paths."""
+    for mixer in MIXERS:
+        config = override(ablation_config(mixer), normalize="running")
+        if mixer == "mha":
+            config = override(config, layers=[{"n_heads": 4, "d_hidden": 128, "window": 8}] * 3)
+        yield from (pytest.param(config, path, id=f"{mixer}-{path}") for path in PATHS)
+    yield from (pytest.param(config, None, id=name) for name, config in STREAMING.items())
+
+
+@pytest.mark.parametrize(("config", "path"), list(steady()))
+def test_state_has_a_constant_size(config, path):
+    """For every mixer and model; a flushed stream starts anew."""
     torch.manual_seed(0)
-    model = CleanUMamba(override(config, normalize="running")).eval()
+    model = built(config).eval()
     stream, sizes = Stream(model, path), set()
     for i in range(30):
-        stream.feed(torch.randn(1, 1, 256))
+        stream.feed(torch.randn(1, 1, model.hop_length))
         if i >= 12:
             sizes.add(stream.state_bytes)
     assert len(sizes) == 1
@@ -234,19 +205,6 @@ def test_state_has_a_constant_size(mixer, path):
     noisy = torch.randn(1, 1, 1000)
     with torch.inference_mode():
         torch.testing.assert_close(streamed(stream, noisy, [300]), model(noisy), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
-def test_state_of_every_model_has_a_constant_size(config):
-    model = built(config).eval()
-    stream, sizes = Stream(model), set()
-    for i in range(30):
-        stream.feed(torch.randn(1, 1, model.hop_length))
-        if i >= 12:
-            sizes.add(stream.state_bytes)
-    assert len(sizes) == 1
-    stream.flush()
-    assert stream.state_bytes == 0
 
 
 def test_a_state_can_be_continued_from_twice():
