@@ -16,6 +16,9 @@ from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.models.mpsenet import MPSENetMamba, MPSENetMambaConfig
 from speechlab.models.semamba_basic import CONFIGS, SEMambaBasic
 from speechlab.models.spectral import SpectralModel
+from tests.inference.test_enhance import whole
+
+SEAM = slice(2 * 16000, 3 * 16000)  # where chunks of 3 s overlap by 1 s
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,19 @@ def recording(seconds, n_channels=1):
     return noise
 
 
+@pytest.fixture
+def speech(shared):
+    """Real noisy speech, (1, 72000)."""
+    pairs = sorted((shared / "audio/pairs/voicebank_demand_train/noisy").glob("p226*.flac"))
+    return torch.cat([files.load(path)[0] for path in pairs[:3]], -1)[:, :72000]
+
+
 def in_blocks(waveform, length=7001):
     return list(waveform.split(length, -1))
+
+
+def in_chunks(model, noisy, chunk_s=2.0, overlap_s=0.5, length=7001):
+    return torch.cat(list(overlapped(model, in_blocks(noisy, length), chunk_s, overlap_s)), -1)
 
 
 def difference_db(estimate, wanted):
@@ -73,22 +87,18 @@ def difference_db(estimate, wanted):
 
 def test_what_fits_into_a_chunk_is_the_model_itself(model):
     noisy = recording(1, 2)
-    estimate = torch.cat(list(overlapped(model, in_blocks(noisy))), -1)
-    with torch.inference_mode():
-        torch.testing.assert_close(estimate, model(noisy[:, None])[:, 0], rtol=0, atol=0)
+    assert torch.equal(in_chunks(model, noisy, None, None), whole(model, noisy))
 
 
 @pytest.mark.parametrize("seconds", [2.5, 4.003])
 def test_chunks_agree_with_the_whole(model, seconds):
     noisy = recording(seconds, 2)
-    estimate = torch.cat(list(overlapped(model, in_blocks(noisy), 2.0, 0.5)), -1)
-    with torch.inference_mode():
-        whole = model(noisy[:, None])[:, 0]
+    estimate, wanted = in_chunks(model, noisy), whole(model, noisy)
     assert estimate.shape == noisy.shape
-    assert difference_db(estimate, whole) < -60
+    assert difference_db(estimate, wanted) < -60
     for seam in range(24000, noisy.shape[-1] - 8000, 24000):  # and nowhere worse
         around = slice(seam, seam + 8000)
-        assert difference_db(estimate[:, around], whole[:, around]) < -60
+        assert difference_db(estimate[:, around], wanted[:, around]) < -60
 
 
 @pytest.mark.parametrize(
@@ -98,35 +108,26 @@ def test_chunks_agree_with_the_whole(model, seconds):
         ("mpsenet/small_c16", "mpsenet", -40),  # attention over all frames of a chunk, not of all
     ],
 )
-def test_published_systems_on_speech(shared, reference, system, wanted_db):
+def test_published_systems_on_speech(shared, speech, reference, system, wanted_db):
     model = speechlab.load(shared / "golden" / reference / "state.safetensors", system=system)
-    pairs = sorted((shared / "audio/pairs/voicebank_demand_train/noisy").glob("p226*.flac"))
-    noisy = torch.cat([files.load(path)[0] for path in pairs[:3]], -1)[:, :72000]
-    estimate = torch.cat(list(overlapped(model, in_blocks(noisy), 3.0, 1.0)), -1)
-    with torch.inference_mode():
-        whole = model(noisy[:, None])[:, 0]
-    seam = slice(2 * 16000, 3 * 16000)
-    assert difference_db(estimate[:, seam], whole[:, seam]) < wanted_db
+    estimate = in_chunks(model, speech, 3.0, 1.0)[:, SEAM]
+    assert difference_db(estimate, whole(model, speech)[:, SEAM]) < wanted_db
 
 
-def test_both_directions_without_norms_take_one_pass(shared):
+def test_both_directions_without_norms_take_one_pass(speech):
     """The non-causal basic SEMamba, at small size: an iterator is enough."""
     torch.manual_seed(0)
     config = override(
         CONFIGS["bidirectional"], channels=(64, 32, 16, 32), layer={"d_state": 16, "expand": 4}
     )
     model = SEMambaBasic(config).eval()
-    pairs = sorted((shared / "audio/pairs/voicebank_demand_train/noisy").glob("p226*.flac"))
-    noisy = torch.cat([files.load(path)[0] for path in pairs[:3]], -1)[:, :72000].repeat(2, 1)
-    noisy[1] *= 0.1
+    noisy = speech * torch.tensor([[1.0], [0.1]])
     estimate = torch.cat(list(in_one_pass(model, iter(in_blocks(noisy)), 3.0, 1.0)), -1)
-    with torch.inference_mode():
-        whole = model(noisy[:, None])[:, 0]
+    wanted = whole(model, noisy)
     assert estimate.shape == noisy.shape
-    seam = slice(2 * 16000, 3 * 16000)
-    assert difference_db(estimate[:, seam], whole[:, seam]) < -50
+    assert difference_db(estimate[:, SEAM], wanted[:, SEAM]) < -50
     short = torch.cat(list(enhance_blocks(model, iter(in_blocks(noisy)))), -1)
-    torch.testing.assert_close(short, whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(short, wanted, rtol=0, atol=1e-6)
 
 
 def test_a_chunk_is_as_long_as_the_model_can(model):
@@ -137,21 +138,18 @@ def test_a_chunk_is_as_long_as_the_model_can(model):
     )
     assert (named.chunk_s, published.chunk_s) == (10, 30)
     with pytest.raises(UserError, match="cannot overlap"):
-        list(overlapped(model, in_blocks(recording(3)), 2.0, 1.5))
+        in_chunks(model, recording(3), 2.0, 1.5)
 
 
 def test_the_cut_of_the_blocks_does_not_matter(model):
     noisy = recording(3)
-    one, other = (
-        torch.cat(list(overlapped(model, in_blocks(noisy, n), 2.0, 0.5)), -1) for n in (501, 96000)
-    )
+    one, other = (in_chunks(model, noisy, length=n) for n in (501, 96000))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_channels_are_signals_of_their_own(model):
     noisy = recording(3, 2)
-    both = torch.cat(list(overlapped(model, in_blocks(noisy), 2.0, 0.5)), -1)
-    alone = torch.cat(list(overlapped(model, in_blocks(noisy[1:]), 2.0, 0.5)), -1)
+    both, alone = in_chunks(model, noisy), in_chunks(model, noisy[1:])
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-6)
 
 
@@ -168,7 +166,7 @@ def test_the_model_never_gets_more_than_a_chunk(model):
 
 
 def test_silence_stays_finite_and_an_iterator_is_refused(model):
-    silence = in_blocks(torch.zeros(1, 3 * 16000))
-    assert torch.cat(list(overlapped(model, silence, 2.0, 0.5)), -1).isfinite().all()
+    silence = torch.zeros(1, 3 * 16000)
+    assert in_chunks(model, silence).isfinite().all()
     with pytest.raises(UserError, match="as a list"):
-        list(overlapped(model, iter(silence)))
+        list(overlapped(model, iter(in_blocks(silence))))

@@ -29,6 +29,15 @@ def separated(model, sources, chunk_s=8.0, block=997):
     return torch.cat(list(joined(estimates, cut.overlap, RATE // 2)), -1)
 
 
+def upright(estimates, sources):
+    """Estimates (S, T) in the order of the sources, each with its sign."""
+    agreement = estimates @ sources.T
+    order = agreement.abs().argmax(0)
+    places = range(len(sources))
+    assert sorted(order.tolist()) == list(places)
+    return estimates[order] * agreement[order, places].sign()[:, None]
+
+
 SCHEDULES = {  # seconds, and who talks: 1 the first, 2 the second, 3 both, 0 nobody
     "both": [(60, 3)],
     "one after the other": [(5, 1), (5, 2)] * 6,
@@ -88,11 +97,7 @@ def test_estimates_with_something_of_the_others(n_sources, leak):
     sources = talk(turns, n_sources)
     model = Splitter(n_sources, hiss=0.003, inverts=True, leak=leak)
     estimates = separated(model, sources)[0]
-    agreement = estimates @ sources.T
-    order = agreement.abs().argmax(0)
-    assert sorted(order.tolist()) == list(range(n_sources))
-    upright = estimates[order] * agreement[order, range(n_sources)].sign()[:, None]
-    assert flips(upright, sources) == 0
+    assert flips(upright(estimates, sources), sources) == 0
 
 
 def test_unmixed_estimates_are_those_without_the_others():
@@ -127,23 +132,16 @@ def test_what_a_perfect_model_gives_is_joined_without_a_trace(inverts):
     model = Splitter(inverts=inverts)
     estimates = separated(model, sources)[0]
     assert len(set(model.signs)) == (4 if inverts else 0)
-    agreement = estimates @ wanted.T
-    order = agreement.abs().argmax(0)
-    signs = agreement[order, [0, 1]].sign()[:, None]
-    assert (signs * estimates[order] - wanted).abs().max() < 1e-5
+    assert (upright(estimates, wanted) - wanted).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_no_source_is_turned_upside_down(schedule):
     """By a model that swaps and inverts, as a training by SI-SDR allows it."""
     sources = talk(SCHEDULES[schedule])
-    estimates = separated(Splitter(hiss=0.01, inverts=True), sources)[0]
-    agreement = estimates @ sources.T
-    order = agreement.abs().argmax(0)
-    assert order.tolist() in ([0, 1], [1, 0])
-    upright = estimates[order] * agreement[order, [0, 1]].sign()[:, None]
-    assert flips(upright, sources) == 0
-    assert ((upright * sources).sum(-1) > 0.95 * sources.square().sum(-1)).all()
+    estimates = upright(separated(Splitter(hiss=0.01, inverts=True), sources)[0], sources)
+    assert flips(estimates, sources) == 0
+    assert ((estimates * sources).sum(-1) > 0.95 * sources.square().sum(-1)).all()
 
 
 def test_the_cut_of_the_blocks_does_not_matter():
