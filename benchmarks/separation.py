@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -37,7 +38,7 @@ from speechlab.audio import files
 from speechlab.evaluation.memory import added_memory
 from speechlab.models.macs import macs_per_second, n_params
 from speechlab.report import separation
-from speechlab.report.markdown import markdown_table
+from speechlab.report.markdown import TEXT, Column, PaperTable
 from speechlab.report.separation import BASE, BUILT
 from speechlab.storage.atomic import write
 
@@ -53,6 +54,7 @@ RATE = 8000  # Hz, for all these models
 ROOT = Path(__file__).resolve().parents[1]
 MIXTURES = "audio/mix2/libri2mix_dev_8k/mix"  # in the folder of SPEECHLAB_SHARED
 OUT_OF_MEMORY = "out of memory"
+MEASURED = ["ms", "peak_mb", "ms_ratio", "peak_ratio", "reason"]  # columns of the tables
 
 
 @dataclass(frozen=True)
@@ -282,70 +284,60 @@ def report(rows: pd.DataFrame, quick: bool) -> None:
         name = max(of_device["machine"])
         n_rounds = of_device["round"].nunique()
         print(f"\n{name}, {where}, torch {torch.__version__}, {n_rounds} round(s)\n")
-        sizes = of_device.groupby("model", sort=False)[["n_params", "macs_per_second"]].first()
-        print(costs(part, sizes, "ms", "ms"))
-        print(costs(part, sizes, "peak_mb", "MB"))
-        print(ratios(part, sizes))
+        models, lengths = by_model(part, of_device), sorted(part["seconds"].unique())
+        for columns in (costs("ms", "ms", lengths), costs("peak_mb", "MB", lengths)):
+            print(PaperTable(models, columns, "").grid())
+        print(PaperTable(models, ratios(lengths), "").grid())
     print("Weights are random. GMAC/s are those of the shortest mixture. The counting rule of the")
     print("published ones is not stated; published times and memory are of the paper's GPU.")
     if quick:
         print("Quick run: each measured once, on 1 s. Do not quote it.")
 
 
-def costs(part: pd.DataFrame, sizes: pd.DataFrame, column: str, unit: str) -> str:
-    """Parameters, MACs, and a column per pass and length."""
-    heads = ["model", "parameters", "GMAC/s"]
-    settings = list(part.groupby(["pass", "seconds"]).groups)
-    heads += [f"{kind} {seconds:g} s, {unit}" for kind, seconds in settings]
-    found = part.set_index(["model", "pass", "seconds"])
-    lines = []
-    for model, row in sizes.iterrows():
-        cells = [model, f"{row['n_params']:,.0f}", f"{row['macs_per_second'] / 1e9:.2f}"]
-        lines.append(cells + [cell(found.loc[(model, *setting)], column) for setting in settings])
-    return markdown(heads, lines)
+def by_model(part: pd.DataFrame, of_device: pd.DataFrame) -> pd.DataFrame:
+    """A row per model: sizes, MEASURED under "NAME PASS SECONDS", published ratios to BASE."""
+    table = of_device.groupby("model", sort=False)[["n_params", "macs_per_second"]].first()
+    macs = table["macs_per_second"]
+    table = table.assign(gmac_per_s=macs / 1e9, counted=macs / macs.get(BASE, float("nan")))
+    found = part.assign(reason=part["reason"].replace("", "-"))
+    found = found.set_index(["model", "pass", "seconds"])[MEASURED].unstack(["pass", "seconds"])
+    found.columns = [f"{name} {kind} {seconds:g}" for name, kind, seconds in found.columns]
+    printed = separation.published(ROOT / "results/published")[separation.PRINTED[0]]
+    names = {ours: model for model, ours in reversed(BUILT.items())}
+    known = separation.published_ratios(printed).reindex(names.values()).set_axis(list(names))
+    return table.join(found).join(known.add_suffix("_published")).rename_axis("model").reset_index()
 
 
-def ratios(part: pd.DataFrame, sizes: pd.DataFrame) -> str:
+def costs(name: str, unit: str, lengths: Sequence[float]) -> list[Column]:
+    """Parameters, MACs, and one of MEASURED per pass and length."""
+    sizes = [Column("n_params", "parameters", "{:,.0f}"), Column("gmac_per_s", "GMAC/s", "{:.2f}")]
+    settings = product(PASSES, lengths)
+    found = [measurement(name, *one, f"{one[0]} {one[1]:g} s, {unit}", 0) for one in settings]
+    return [Column("model", "model", align=TEXT), *sizes, *found]
+
+
+def ratios(lengths: Sequence[float]) -> list[Column]:
     """Ratios to SepMamba S: MACs, forward time and memory, memory of both passes; also published.
 
     Memory of both passes is included because the published value may contain it.
     """
-    printed = separation.published(ROOT / "results/published")[separation.PRINTED[0]]
-    known = separation.published_ratios(printed)
-    names = {ours: model for model, ours in reversed(BUILT.items())}
-    found = part.set_index(["model", "pass", "seconds"])
-    lengths = list(part["seconds"].unique())
-    here = [f"{seconds:g} s" for seconds in lengths]
-    heads = ["forward / SepMamba S's", "GMAC/s published", "counted", "time published", *here]
-    heads += ["memory published", *here, *(f"forward+backward {length}" for length in here)]
-    macs = sizes["macs_per_second"]
-    lines = []
-    for model in sizes.index:
-        paper = known.loc[names[model]] if model in names else {}
-        counted = f"{macs[model] / macs[BASE]:.2f}" if BASE in macs else "-"
-        cells = [model, printed_ratio(paper, "gmac_per_s"), counted]
-        cells.append(printed_ratio(paper, "forward_ms"))
-        cells += [cell(found.loc[(model, PASSES[0], s)], "ms_ratio", 2) for s in lengths]
-        cells.append(printed_ratio(paper, "memory_gb"))
-        for kind in PASSES:
-            cells += [cell(found.loc[(model, kind, s)], "peak_ratio", 2) for s in lengths]
-        lines.append(cells)
-    return markdown(heads, lines)
+    forward, both = PASSES
+    return [
+        Column("model", "forward / SepMamba S's", align=TEXT),
+        Column("gmac_per_s_published", "GMAC/s published", "{:.2f}", "-"),
+        Column("counted", "counted", "{:.2f}", "-"),
+        Column("forward_ms_published", "time published", "{:.2f}", "-"),
+        *(measurement("ms_ratio", forward, s, f"{s:g} s", 2) for s in lengths),
+        Column("memory_gb_published", "memory published", "{:.2f}", "-"),
+        *(measurement("peak_ratio", forward, s, f"{s:g} s", 2) for s in lengths),
+        *(measurement("peak_ratio", both, s, f"{both} {s:g} s", 2) for s in lengths),
+    ]
 
 
-def printed_ratio(paper: pd.Series | dict[str, float], column: str) -> str:
-    value = paper.get(column)
-    return "-" if pd.isna(value) else f"{value:.2f}"
-
-
-def cell(row: pd.Series, column: str, n_digits: int = 0) -> str:
-    value = row[column]
-    return (row["reason"] or "-") if pd.isna(value) else f"{value:.{n_digits}f}"
-
-
-def markdown(heads: list[str], lines: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return markdown_table([heads, rule, *lines])
+def measurement(name: str, kind: str, seconds: float, head: str, n_digits: int) -> Column:
+    """One of MEASURED, or the reason why there is no number."""
+    setting = f"{kind} {seconds:g}"
+    return Column(f"{name} {setting}", head, f"{{:.{n_digits}f}}", Column(f"reason {setting}"))
 
 
 if __name__ == "__main__":

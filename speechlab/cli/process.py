@@ -78,12 +78,7 @@ def stream(options: argparse.Namespace) -> None:
     model = load_causal(options.checkpoint)
     print(
         live.stream(
-            model,
-            options.input,
-            options.output,
-            options.block_ms,
-            sys.stderr,
-            options.overwrite,
+            model, options.input, options.output, options.block_ms, sys.stderr, options.overwrite
         )
     )
 
