@@ -33,6 +33,7 @@ from speechlab.inference.fused import fuse
 from speechlab.inference.stream import Stream
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig, ablation_config
 from speechlab.models.macs import macs_per_second, n_params
+from speechlab.storage.atomic import write
 
 ABLATION = "Experiment_CleanU_Mamba"  # 442K
 HALF_MILLION = "CleanUMamba-3N-E8_pruned-500K"
@@ -48,6 +49,7 @@ KNOWN = {  # configurations that need no file
         layers=tuple({"d_inner": e, "d_conv": 4, "d_state": 8, "dt_rank": 32} for e in (8, 8, 48)),
     ),
 }
+RESULTS = Path("results/benchmarks/cleanumamba.csv")
 WAYS = ("stream", "stepped", "modules")
 HOPS, WARM, ROUNDS = 600, 50, 20  # timed hops of a model, hops before them, first frames
 DURATIONS, QUICK_DURATIONS = (10, 600, 3600), (10, 60, 180)  # seconds, for the memory
@@ -67,19 +69,15 @@ def main() -> None:
         if model is None:
             missing.append(name)
             continue
-        row = {"model": name, "weights": weights} | measure(model, arguments.quick)
-        rows.append(row)
+        rows.append({"model": name, "weights": weights} | measure(model, arguments.quick))
     table = pd.DataFrame(rows)
     durations = QUICK_DURATIONS if arguments.quick else DURATIONS
     peaks = memory(HALF_MILLION, arguments.checkpoints, durations)
     for seconds, peak in peaks.items():
         table.loc[table["model"] == HALF_MILLION, f"peak_mb_{seconds}s"] = peak
-    output = arguments.output
-    if output is None and not arguments.quick and arguments.checkpoints:
-        output = Path("results/benchmarks/cleanumamba.csv")
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output, index=False)
+    is_full = arguments.checkpoints and not arguments.quick
+    if output := arguments.output or (RESULTS if is_full else None):
+        write(output, table.to_csv(index=False))
     report(table, peaks, missing, arguments.quick)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechlab.layers.scan import backend_status, selective_scan
+from speechlab.storage.atomic import write
 
 SHAPES = [(1, 128, 2500, 64), (4, 512, 1000, 16), (1, 1024, 625, 64), (64, 128, 250, 16)]
 SHAPES += [(1, 128, 32000, 16)]  # (B, D, L, N)
@@ -31,6 +32,7 @@ BACKENDS = ("numba", "parallel", "reference")
 PASSES = ("forward", "forward+backward")
 CALLS = {"numba": 5, "parallel": 1, "reference": 1}  # per round: short calls are repeated
 ROUNDS = 3
+RESULTS = Path("results/benchmarks/scan.csv")
 FASTER, SMALLER = 25, 20  # goals of numba against the reference loop
 
 
@@ -49,12 +51,8 @@ def main() -> None:
         sys.exit(f"benchmarks/scan.py: numba: {backend_status()['numba']}")
     shapes = [(b, d, L // 10, n) for b, d, L, n in SHAPES] if arguments.quick else SHAPES
     rows = run(shapes, arguments.threads, 1 if arguments.quick else ROUNDS)
-    output = arguments.output
-    if output is None and not arguments.quick:
-        output = Path("results/benchmarks/scan.csv")
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(output, index=False)
+    if output := arguments.output or (None if arguments.quick else RESULTS):
+        write(output, rows.to_csv(index=False))
     report(rows, arguments.quick)
 
 
@@ -151,18 +149,10 @@ def resident(field: str) -> int:
 
 def report(rows: pd.DataFrame, quick: bool) -> None:
     """A Markdown table of medians and ratios, and whether the goals are met."""
-    print(
-        f"\n{platform.machine()}, torch {torch.__version__}, numba: {backend_status()['numba']}\n"
-    )
-    heads = [
-        "(B, D, L, N)",
-        "pass",
-        "threads",
-        "numba ms",
-        *BACKENDS[1:],
-        "numba MB",
-        *BACKENDS[1:],
-    ]
+    versions = f"torch {torch.__version__}, numba: {backend_status()['numba']}"
+    print(f"\n{platform.machine()}, {versions}\n")
+    heads = ["(B, D, L, N)", "pass", "threads"]
+    heads += ["numba ms", *BACKENDS[1:], "numba MB", *BACKENDS[1:]]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     missed = []
     for key, group in rows.groupby(["batch", "d", "length", "n", "pass", "threads"], sort=False):

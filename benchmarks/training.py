@@ -36,6 +36,7 @@ from speechlab.layers.scan import backend_status
 from speechlab.losses import waveform
 from speechlab.models.cleanumamba import CleanUMamba, ablation_config
 from speechlab.models.macs import n_params
+from speechlab.storage.atomic import write
 from speechlab.training.distributed import World
 from speechlab.training.loop import Supervised
 from speechlab.training.schedule import TrainingConfig
@@ -45,6 +46,7 @@ PORTIONS = [(4, 4.0), (2, 10.0)]  # (examples in a batch, seconds of each): ours
 BACKENDS = ("numba", "reference")
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
 ROUNDS = 5  # timed steps of each backend
+RESULTS = Path("results/benchmarks/training.csv")
 LOSSES = {"l1": waveform.l1, "stft": waveform.multi_resolution_stft}
 
 
@@ -59,12 +61,8 @@ def main() -> None:
     quick = arguments.quick
     portions = [(size, seconds / 10) for size, seconds in PORTIONS] if quick else PORTIONS
     rows = run(portions, arguments.threads, 2 if quick else ROUNDS)
-    output = arguments.output
-    if output is None and not quick:
-        output = Path("results/benchmarks/training.csv")
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(output, index=False)
+    if output := arguments.output or (None if quick else RESULTS):
+        write(output, rows.to_csv(index=False))
     report(rows, quick)
 
 
