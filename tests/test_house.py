@@ -21,19 +21,9 @@ from tests.support.warm import ROOT
 
 BYTES_MAX = 3_000_000
 OURS = {"speechlab", "gradio_app", "benchmarks", "examples", "tests", "conftest"}
-IMPORTED_AS = {
-    "websocket-client": "websocket",
-    "pyyaml": "yaml",
-    "ipython": "IPython",
-    "espeakng-loader": "espeakng_loader",
-}
-CONDA_NAMES = {
-    "pytorch-cpu": "torch",
-    "pytorch-gpu": "torch",
-    "pysoundfile": "soundfile",
-    "soxr-python": "soxr",
-    "matplotlib-base": "matplotlib",
-}
+IMPORTED_AS = {"websocket-client": "websocket", "pyyaml": "yaml", "ipython": "IPython"}
+CONDA_NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch", "pysoundfile": "soundfile"}
+CONDA_NAMES |= {"soxr-python": "soxr", "matplotlib-base": "matplotlib"}
 CONDA_ONLY = {"python", "pip", "make", "c-compiler", "cuda-version"}
 PIP_ONLY = {"pesq", "espeakng-loader", "pyroomacoustics"}  # pip brings them to conda's, too
 INSTALLED = ("dev", "synth", "loggers")  # extras that `make env` brings
@@ -183,11 +173,8 @@ def test_one_version_and_one_licence():
     assert PROJECT["version"] == speechlab.__version__
     assert PROJECT["version"] in (ROOT / "CHANGELOG.md").read_text()
     assert PROJECT["license"] == "MIT"
-    assert (
-        (ROOT / "LICENSE")
-        .read_text()
-        .startswith("MIT License\n\nCopyright (c) 2026 speechlab authors")
-    )
+    licence = (ROOT / "LICENSE").read_text()
+    assert licence.startswith("MIT License\n\nCopyright (c) 2026 speechlab authors")
 
 
 def test_nothing_is_large_or_tied_to_one_machine():

@@ -8,15 +8,13 @@ import pytest
 
 from tests.support import warm
 
+WHOLE = "import os, sys; print(sys.argv, os.getcwd(), os.environ['WHO']); sys.exit(3)"
+
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        (
-            "-c",
-            "import os, sys; print(sys.argv, os.getcwd(), os.environ['WHO']); sys.exit(3)",
-            "a b",
-        ),
+        ("-c", WHOLE, "a b"),
         ("-c", "raise SystemExit('said')"),
         ("-c", "print(1); 1 / 0"),
         ("-m", "json.tool", "--help"),

@@ -4,7 +4,6 @@ import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,8 @@ import speechlab
 from speechlab.cli import main, process
 from speechlab.inference import separate
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
-
-ROOT = Path(__file__).resolve().parents[2]
+from speechlab.weights.checkpoints import save
+from tests.support.warm import ROOT
 
 
 @pytest.fixture
@@ -59,8 +58,6 @@ def test_import_then_load(shared, tmp_path, capsys):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    from speechlab.weights.checkpoints import save
-
     return str(save(tmp_path / "model.safetensors", CleanUMamba(CONFIGS["ablation"])))
 
 
@@ -91,10 +88,8 @@ def test_stream_is_enhance_with_stream(test_set, checkpoint, tmp_path, capsys):
     assert main.main(["stream", *words, str(target), "--input", source]) == 0
     assert "latency 765 samples (47.8 ms)" in capsys.readouterr().out
     assert main.main(["enhance", *words, str(tmp_path / "out"), source, "--stream"]) == 0
-    streamed, expected = (
-        soundfile.read(path, dtype="int16")[0].astype(int)
-        for path in (target, tmp_path / "out/p0.wav")
-    )
+    paths = target, tmp_path / "out/p0.wav"
+    streamed, expected = (soundfile.read(path, dtype="int16")[0].astype(int) for path in paths)
     assert np.abs(streamed - expected).max() <= 1
 
 
@@ -237,19 +232,17 @@ def parsers(parser, name="speechlab"):
 
 @pytest.mark.parametrize(("name", "parser"), [*parsers(main._parser())])
 def test_help_says_what_everything_is(name, parser):
-    """Every command in its parent's list, every argument, and a default where one is taken."""
+    """Every command in its parent's list, every argument, and a default where one is taken.
+
+    An argument that is called `run` would take the place of the command's function.
+    """
     for action in parser._actions:
+        assert action.dest != "run"
         if isinstance(action, argparse._SubParsersAction):
             listed = {pseudo.dest for pseudo in action._choices_actions if pseudo.help}
             assert listed == set(action.choices)
             continue
         assert action.help or action.choices, f"{name}: {action.dest} has no help"
-
-
-def test_a_command_keeps_its_function():
-    """An argument that is called `run` would take its place."""
-    for name, parser in parsers(main._parser()):
-        assert all(action.dest != "run" for action in parser._actions), name
 
 
 def test_the_default_chunk_is_that_of_the_module():

@@ -10,12 +10,8 @@ LIMIT_MIN = 30.0  # of what hangs; nothing that works is near it, however busy t
 
 def write(folder, name, *cells):
     """A notebook; the cell that begins with # is its parameters cell, without the #."""
-    notebook = nbformat.v4.new_notebook()
-    notebook.metadata["kernelspec"] = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
     notebook.cells = [nbformat.v4.new_markdown_cell("# Is it?")]
     for text in cells:
         tags = {"tags": ["parameters"]} if text.startswith("#") else {}
