@@ -38,6 +38,12 @@ BAD = {  # kind -> part of the error
 }
 
 
+def check_one_line(error, path):
+    """An error is one line that names the file: what is wrong; the fix."""
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and ";" in message
+
+
 def write_good(path, kind):
     """A file of a kind in GOOD; returns its rate, shape and subtype."""
     rate, waveform, subtype = 16000, noise(), None
