@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from speechlab.audio import files
 from speechlab.evaluation import evaluate
 
 
@@ -70,6 +71,11 @@ def mixtures(tmp_path):
 def tiny_set(request):
     """One of each."""
     return request.getfixturevalue(request.param)
+
+
+def read(path):
+    """The samples (T,) of a file of one channel."""
+    return files.load(path)[0][0].double().numpy()
 
 
 def drawn(seed, n_samples):

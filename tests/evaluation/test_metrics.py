@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.audio import files
 from speechlab.evaluation import metrics
 from speechlab.evaluation.metrics import METRICS, MetricError, score
+from tests.evaluation.conftest import read
 
 SI = ("si_sdr", "si_snr")
 
@@ -22,12 +22,13 @@ def noise(n_samples, seed=0, level=0.1):
 @pytest.fixture(scope="session")
 def speech(shared):
     """A short real utterance, (T,) at 16 kHz."""
-    return read(shared, "clean", "p257_058")
+    return pair(shared, "p257_058")[1]
 
 
-def read(shared, part, name):
-    path = shared / "audio/pairs/voicebank_demand_test" / part / f"{name}.flac"
-    return files.load(path)[0][0].double().numpy()
+def pair(shared, name):
+    """Noisy and clean (T,)."""
+    folder = shared / "audio/pairs/voicebank_demand_test"
+    return [read(folder / part / f"{name}.flac") for part in ("noisy", "clean")]
 
 
 # The rows were made from another 16 kHz copy of the corpus, whose resampler differs near 8 kHz (of
@@ -49,8 +50,7 @@ ROWS = {
 def test_published_rows_of_noisy_files(shared, name):
     golden = json.loads((shared / "golden/voicebank20/reference_metrics.json").read_text())
     row = golden["ref_noisy"]["per_utt"][f"{name}.wav"]
-    noisy, clean = read(shared, "noisy", name), read(shared, "clean", name)
-    values, reasons = score(noisy, clean, 16000, [metric for metric, _ in ROWS.values()])
+    values, reasons = score(*pair(shared, name), 16000, [metric for metric, _ in ROWS.values()])
     assert not reasons
     for column, (metric, tolerance) in ROWS.items():
         assert values[metric] == pytest.approx(row[column], abs=tolerance), metric
@@ -69,8 +69,7 @@ def test_published_row_of_perfect_estimates(shared, speech):
 )
 def test_sdr_is_that_of_mir_eval(shared, name, sdr):
     """Frozen: mir_eval 0.8.2, bss_eval_sources."""
-    noisy, clean = read(shared, "noisy", name), read(shared, "clean", name)
-    assert metrics.sdr(noisy, clean, 16000) == pytest.approx(sdr, abs=1e-9)
+    assert metrics.sdr(*pair(shared, name), 16000) == pytest.approx(sdr, abs=1e-9)
 
 
 def test_si_sdr_by_hand():
@@ -86,9 +85,8 @@ def test_only_si_snr_forgives_an_offset():
     reference = noise(8000)
     estimate = reference + noise(8000, 1, 0.02)
     moved = estimate + 0.05
-    assert metrics.si_snr(moved, reference, 1) == pytest.approx(
-        metrics.si_snr(estimate, reference, 1)
-    )
+    before, after = (metrics.si_snr(x, reference, 1) for x in (estimate, moved))
+    assert after == pytest.approx(before)
     assert metrics.si_sdr(moved, reference, 1) < metrics.si_sdr(estimate, reference, 1) - 3
 
 

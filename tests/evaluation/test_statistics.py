@@ -143,18 +143,18 @@ def test_equal_systems_differ_by_nothing(n):
     assert (found.mean, found.p, found.n) == (0, 1, n)
 
 
-def test_holm_of_known_values():
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005, 0.2], [0.04, 0.09, 0.09, 0.025, 0.2]),
+        ([0.01, np.nan, 0.02], [0.02, np.nan, 0.02]),  # NA is not counted
+        ([0.03], [0.03]),
+        ([], []),
+    ],
+)
+def test_holm_of_known_values(p_values, adjusted):
     """R: p.adjust(c(0.01, 0.04, 0.03, 0.005, 0.2), "holm"); statsmodels gives the same."""
-    adjusted = holm([0.01, 0.04, 0.03, 0.005, 0.2])
-    assert np.allclose(adjusted, [0.04, 0.09, 0.09, 0.025, 0.2], rtol=1e-12)
-    assert np.array_equal(holm([0.03]), [0.03])
-    assert holm([]).shape == (0,)
-
-
-def test_holm_does_not_count_what_was_not_tested():
-    """As R does with NA."""
-    adjusted = holm([0.01, np.nan, 0.02])
-    assert np.allclose(adjusted, [0.02, np.nan, 0.02], equal_nan=True)
+    np.testing.assert_allclose(holm(p_values), adjusted, rtol=1e-12)
 
 
 @given(st.lists(st.floats(0, 1), max_size=9))
