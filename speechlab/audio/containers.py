@@ -7,6 +7,7 @@ some others libsndfile notes the truncation. Only the beginning and the end of a
 """
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -62,9 +63,7 @@ def _lacks_nist_samples(file: BinaryIO) -> bool:
     keys = ("sample_count", "channel_count", "sample_n_bytes")
     if length is None or not all(key in found for key in keys) or "-shorten" in header:
         return False
-    n_bytes = 1
-    for key in keys:
-        n_bytes *= int(found[key])
+    n_bytes = math.prod(int(found[key]) for key in keys)
     return int(length[1]) + n_bytes > os.fstat(file.fileno()).st_size
 
 

@@ -227,10 +227,8 @@ def check_metrics(
     """Score the noisy files with all metrics and compare the means with the set's known row.
 
     test_set: a folder with noisy/ and clean/
-    jobs: processes; default: one per processor
-    limit: only the first files of the set
     output: a CSV file for the rows, from which a rerun resumes; None keeps none
-    progress: show a bar
+    jobs, limit, progress: as `evaluate` takes them
     """
     if len(test_sets.find(test_set)[0].sources) > 1:
         raise UserError(

@@ -27,6 +27,7 @@ SCALES = {"float": 1.0, "int16": INT16}
 PESQ_PAUSES = 40  # utterances as counted here; PESQ itself may count some more
 SDR_TAPS = 512  # BSS-eval v3: taps of the filter that the reference may pass
 
+Scores = tuple[dict[str, float], dict[str, str]]  # values; reasons of those that are NaN
 Cache = dict[str, float]  # intermediate values that metrics of one pair of signals share
 
 
@@ -107,11 +108,8 @@ def rating(
 ) -> float:
     """Composite measure (Hu and Loizou 2008), 1 to 5, higher is better. 16 kHz only.
 
-    estimate, reference: (T,)
-    sample_rate: Hz
     name: csig (signal distortion), cbak (intrusive background) or covl (overall quality)
     scale: in SCALES
-    cache: intermediate values of this pair of signals
     """
     quality = pesq_wb(estimate, reference, sample_rate, cache)
     signals = (*_signals(estimate, reference), sample_rate)
@@ -156,7 +154,7 @@ def defined_at(name: str, sample_rate: int) -> bool:
 
 def score(
     estimate: np.ndarray, reference: np.ndarray, sample_rate: int, names: Iterable[str] = METRICS
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> Scores:
     """Values of several metrics of one pair of signals, and the reasons of those that are NaN.
 
     Common intermediate values are computed once. An infinite value becomes NaN: it cannot be

@@ -23,7 +23,7 @@ import torch
 from fast_bss_eval.numpy.metrics import square_cosine_metrics
 
 from speechlab.evaluation import metrics
-from speechlab.evaluation.metrics import SDR_TAPS
+from speechlab.evaluation.metrics import SDR_TAPS, Scores
 from speechlab.losses.pit import best_permutation
 
 IMPROVEMENTS = {"si_snri": "si_snr", "si_sdri": "si_sdr", "sdri": "sdr", "siri": "sir"}
@@ -63,11 +63,7 @@ def score(
 ) -> list[Speaker]:
     """The speakers in the order of their sources. ValueError for other shapes.
 
-    estimates: (S, T), in any order
-    sources: (S, T)
-    mixture: (T,)
-    sample_rate: Hz
-    names: in METRICS
+    estimates (S, T) in any order, sources (S, T), mixture (T,); names: in METRICS
     """
     estimates, sources, mixture = (
         np.asarray(x, dtype=np.float64) for x in (estimates, sources, mixture)
@@ -171,7 +167,7 @@ def _too_short(heard: np.ndarray) -> str:
 
 def _measured(
     signals: np.ndarray, sources: np.ndarray, sample_rate: int, names: tuple[str, ...]
-) -> list[tuple[dict[str, float], dict[str, str]]]:
+) -> list[Scores]:
     """Values and reasons of each signal against its source, (S, T) both."""
     alone = [name for name in names if name != "sir"]
     found = [
@@ -200,10 +196,7 @@ def _left_out(
 
 
 def _speaker(
-    estimate: int,
-    of_estimate: tuple[dict[str, float], dict[str, str]],
-    of_mixture: tuple[dict[str, float], dict[str, str]],
-    names: tuple[str, ...],
+    estimate: int, of_estimate: Scores, of_mixture: Scores, names: tuple[str, ...]
 ) -> Speaker:
     (values, reasons), (before, unknown) = of_estimate, of_mixture
     chosen, why = {}, {}

@@ -47,9 +47,7 @@ def tables(
 ) -> dict[str, PaperTable]:
     """The mixer ablation and the pruned sizes on one test set, by name.
 
-    given: the folder with published/.
-    results: folders with metrics/<test_set>/; the first that has a checkpoint counts; default:
-        `given`.
+    given, results: as `paper.tables` takes them.
     """
     runs = reproduced(*(Path(folder) / "metrics" / test_set for folder in results or [given]))
     made = {}

@@ -207,7 +207,6 @@ def picture(
 ) -> QuadMesh:
     """Values over time and frequency.
 
-    title: of the panel.
     table: as `spectrograms` takes them.
     limits: values of the first and last colour.
     cmap: name of the colours; None: those of the style.

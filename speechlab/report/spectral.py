@@ -72,12 +72,7 @@ SCORES_NOTE = (
 
 
 def tables(given: str | Path, results: Sequence[str | Path] = ()) -> dict[str, PaperTable]:
-    """Costs and scores, by name.
-
-    given: the folder with published/ and benchmarks/.
-    results: folders with metrics/<test set>/<checkpoint>.csv; the first that has a file counts;
-        default: `given`.
-    """
+    """Costs and scores, by name. given, results: as `paper.tables` takes them."""
     printed = published(Path(given) / "published")
     cost = costs(printed, read_counts(Path(given) / COUNTS))
     score = scores(printed, *(results or [given]))
