@@ -37,6 +37,10 @@ def run(test_set, output, **options):
     return evaluate.evaluate(test_set, output, jobs=1, progress=False, **options)
 
 
+def checked(test_set, limit=None):
+    return evaluate.check_metrics(test_set, jobs=1, limit=limit, progress=False)
+
+
 def test_a_known_set_keeps_its_rate(known_set, output, checkpoint):
     rows = run(known_set(), output, checkpoint=checkpoint(sample_rate=8000), limit=1)
     assert rows.loc[0, "failed"] == "all: the model is for 8000 Hz, the file has 16000 Hz"
@@ -77,47 +81,42 @@ def test_committed_rows_are_resumed(shared, tmp_path):
     for suffix in (".csv", ".json"):
         shutil.copy(ROOT / "results" / f"{name}{suffix}", tmp_path)
     before = (tmp_path / "noisy.json").read_bytes()
-    folder = shared / "audio/pairs/dns2020_no_reverb"
-    rows = run(folder, tmp_path / "noisy.csv")
-    assert len(rows) == 150
+    assert len(run(shared / "audio/pairs/dns2020_no_reverb", tmp_path / "noisy.csv")) == 150
     assert (tmp_path / "noisy.json").read_bytes() == before
 
 
 def test_the_known_row_of_a_complete_set(known_set):
-    measured = evaluate.check_metrics(known_set(), jobs=1, progress=False).table
+    measured = checked(known_set()).table
     assert list(measured["metric"]) == list(METRICS)
     means = measured.set_index("metric")["measured"]
     close = {"si_sdr": means["si_sdr"] + 0.019, "ssnr": means["ssnr"] - 0.019}
-    check = evaluate.check_metrics(known_set(**close), jobs=1, progress=False)
+    check = checked(known_set(**close))
     assert check.passed is True
     assert list(check.table["verdict"]).count("met") == 2
     assert "Tiny: complete, 3 files; known row met" in str(check)
-    check = evaluate.check_metrics(
-        known_set(**close | {"ssnr": means["ssnr"] + 0.021}), jobs=1, progress=False
-    )
+    check = checked(known_set(**close | {"ssnr": means["ssnr"] + 0.021}))
     assert check.passed is False
     assert "NOT met" in str(check)
 
 
 def test_an_unknown_set_is_measured(pairs):
-    check = evaluate.check_metrics(pairs.folder, jobs=1, limit=1, progress=False)
+    check = checked(pairs.folder, limit=1)
     assert check.passed is None and check.table["known"].isna().all()
 
 
 def test_an_incomplete_set_is_named_as_such(known_set):
-    check = evaluate.check_metrics(known_set(n_files=824, ssnr=0.0), jobs=1, progress=False)
+    check = checked(known_set(n_files=824, ssnr=0.0))
     assert check.passed is None
     assert check.reason == "incomplete, 3 of 824 files: not comparable"
     assert not check.table["verdict"].any()
-    limited = evaluate.check_metrics(known_set(ssnr=0.0), jobs=1, limit=1, progress=False)
+    limited = checked(known_set(ssnr=0.0), limit=1)
     assert limited.reason == "incomplete, 1 of 3 files: not comparable"
 
 
 def test_a_known_metric_that_failed_everywhere_is_not_met(pairs, known_set):
     for i in range(3):
         pairs.write("noisy", f"p{i}", np.zeros(RATE))
-    check = evaluate.check_metrics(known_set(si_sdr=0.0), jobs=1, progress=False)
-    assert check.passed is False
+    assert checked(known_set(si_sdr=0.0)).passed is False
 
 
 def test_a_known_row_with_a_failed_file_is_not_met(pairs, known_set, output):
@@ -133,8 +132,7 @@ def test_a_known_row_with_a_failed_file_is_not_met(pairs, known_set, output):
 
 def test_noisy_dns_files_as_published(shared):
     """The first clips of the real set: recognised, every metric that has a known value has one."""
-    folder = shared / "audio/pairs/dns2020_no_reverb"
-    check = evaluate.check_metrics(folder, jobs=1, limit=2, progress=False)
+    check = checked(shared / "audio/pairs/dns2020_no_reverb", limit=2)
     assert check.test_set == "DNS-2020 synthetic no_reverb"
     assert check.reason == "incomplete, 2 of 150 files: not comparable"
     known = check.table.dropna(subset="known")
