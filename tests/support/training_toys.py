@@ -96,9 +96,8 @@ def dev(model):
     """Scores of four files that training does not have."""
     import pandas as pd
 
-    noisy, clean = map(
-        torch.stack, zip(*(Sines().example(99, 0, i) for i in range(4)), strict=True)
-    )
+    examples = [Sines().example(99, 0, i) for i in range(4)]
+    noisy, clean = map(torch.stack, zip(*examples, strict=True))
     scores = mse(model(noisy), clean).tolist()
     return pd.DataFrame({"file": [f"dev_{i}" for i in range(4)], "mse": scores})
 

@@ -1,8 +1,8 @@
 """Two processes are one with the same batches, also where one of them has nothing to do."""
 
-import dataclasses
 import os
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from speechlab.data.loader import batches
 from speechlab.errors import UserError
+from speechlab.storage import state as snapshots
+from speechlab.training import distributed
 from speechlab.training.distributed import World, is_writer, joined, one_voice, own_device
 from speechlab.training.objectives import Supervised
 from speechlab.training.runs import Run
@@ -78,14 +80,10 @@ def test_only_the_writer_reports_its_error(tmp_path):
 
 
 def test_a_dead_process_is_reported_in_one_line(tmp_path, monkeypatch):
-    from speechlab.training import distributed
-
     def dies():
-        from tests.support.training_toys import dev
-
         if os.environ["RANK"] == "0":
             train(tmp_path / "run", scores=lambda model: os._exit(9))
-        train(tmp_path / "run", scores=dev)
+        train(tmp_path / "run")
 
     monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=0.3))
     [told], codes = refused([dies, dies])
@@ -93,8 +91,6 @@ def test_a_dead_process_is_reported_in_one_line(tmp_path, monkeypatch):
 
 
 def tensors(run):
-    from speechlab.storage import state as snapshots
-
     return snapshots.from_bytes(run.last.read_bytes(), run.last)
 
 
@@ -158,10 +154,8 @@ def descending(kind, lr):
 
     class Descent(kind):
         def phases(self):
-            return [
-                dataclasses.replace(phase, optimizer=lambda p: torch.optim.SGD(p, lr))
-                for phase in super().phases()
-            ]
+            phases = super().phases()
+            return [replace(x, optimizer=lambda p: torch.optim.SGD(p, lr)) for x in phases]
 
     return Descent
 
@@ -181,9 +175,7 @@ def test_a_gan_stays_one_in_two_processes(tmp_path):
         with joined(CPU) as world:
             objective = gan()
             train(tmp_path / "run", objective, n_steps=5)
-            flat = torch.cat(
-                [tensor.flatten().float() for tensor in objective.state_dict().values()]
-            )
+            flat = torch.cat([x.flatten().float() for x in objective.state_dict().values()])
             other = flat.clone()
             dist.broadcast(other, 0)
             assert torch.equal(flat, other), "the processes have parted"

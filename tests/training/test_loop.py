@@ -1,6 +1,5 @@
 """The loop: what a step is, what is skipped, what is kept, when it ends."""
 
-import dataclasses
 import json
 import math
 import re
@@ -19,21 +18,18 @@ from speechlab.layers import scan
 from speechlab.parallel import threads
 from speechlab.training import loop
 from speechlab.training.distributed import World
-from speechlab.training.loop import Objective, Phase, Supervised, fit, resume
+from speechlab.training.loop import Objective, Supervised, fit, resume
 from speechlab.training.runs import Run
 from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, check, factor
 from speechlab.training.state import State, take_step
-from tests.support.training_toys import Sines, dev, gan, mae, options, plain, tiny, train
+from tests.support.training_toys import Sines, dev, gan, mae, mse, options, plain, tiny, train
+from tests.training.test_distributed import descending, distance
 
 ALONE = World(torch.device("cpu"))
 
 
 def weights(run):
     return speechlab.load(run.folder).state_dict()
-
-
-def distance(one, other):
-    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 def steps(n, objective=None, examples=None, **changes):
@@ -83,10 +79,8 @@ def test_the_average_of_weights_has_its_closed_form():
         state, _ = steps(n, **config)
         seen.append(state.objective.model.state_dict())
     for name, average in state.ema.items():
-        wanted = d**5 * seen[0][name] + (1 - d) * sum(
-            d ** (5 - i) * seen[i][name] for i in range(1, 6)
-        )
-        assert torch.allclose(average, wanted, atol=1e-6)
+        later = sum(d ** (5 - i) * seen[i][name] for i in range(1, 6))
+        assert torch.allclose(average, d**5 * seen[0][name] + (1 - d) * later, atol=1e-6)
     trained = {name: tensor.clone() for name, tensor in seen[5].items()}
     with state.deployable() as model:
         assert distance(model.state_dict(), state.ema) == 0 and not model.training
@@ -144,13 +138,7 @@ def test_too_many_bad_steps_end_the_training_and_the_last_good_state_is_kept(tmp
 
 def test_weights_that_are_not_finite_are_never_kept(tmp_path):
     """The gradient was finite, the step was not: nothing of it reaches the disk."""
-
-    class Leap(Supervised):
-        def phases(self):
-            [phase] = super().phases()
-            return [dataclasses.replace(phase, optimizer=lambda p: torch.optim.SGD(p, 1e38))]
-
-    leap = Leap(tiny(), {"mae": lambda *x: 100 * mae(*x)})
+    leap = descending(Supervised, 1e38)(tiny(), {"mae": lambda *x: 100 * mae(*x)})
     with pytest.raises(UserError, match=r"weights are not finite at step 1; .*last\.safetensors"):
         train(tmp_path / "run", leap, checkpoint_every=1, warmup=0.0)
     assert Run.open(tmp_path / "run").step == 0
@@ -183,20 +171,14 @@ def test_autocast_leaves_the_scan_in_float32(tmp_path, monkeypatch, precision):
 
 
 def test_float16_gradients_that_overflow_halve_the_scale():
-    state, values = steps(
-        1, Supervised(tiny(), {"large": lambda *x: 1e35 * mae(*x)}), precision="float16"
-    )
+    large = Supervised(tiny(), {"large": lambda *x: 1e35 * mae(*x)})
+    state, values = steps(1, large, precision="float16")
     assert values == [None] and state.scalers[0].get_scale() == 2.0**15
 
 
 def test_a_large_gradient_is_clipped():
     _, free = steps(1)
-    objective = plain()
-    phase = objective.phases()[0]
-    sgd = Phase(
-        phase.name, phase.parameters, phase.terms, phase.weights, lambda p: torch.optim.SGD(p, 1.0)
-    )
-    objective.phases = lambda: [sgd]
+    objective = descending(Supervised, 1.0)(tiny(), {"mae": mae, "mse": mse}, {"mse": 0.5})
     before = {k: v.clone() for k, v in objective.state_dict().items()}
     _, values = steps(1, objective, clip_norm=0.01)
     moved = sum((objective.state_dict()[k] - before[k]).square().sum() for k in before).sqrt()
@@ -252,9 +234,8 @@ def test_the_configuration_fixes_the_thread_count(tmp_path, n_threads):
 
 def test_a_changed_configuration_is_refused_and_named(tmp_path):
     run = train(tmp_path / "run")
-    with pytest.raises(
-        UserError, match=r"settings: batch_size was 4, is 2; lr was 0\.01, is 0\.5; "
-    ) as error:
+    told = r"settings: batch_size was 4, is 2; lr was 0\.01, is 0\.5; "
+    with pytest.raises(UserError, match=told) as error:
         train(tmp_path / "run", lr=0.5, batch_size=2)
     assert "speechlab resume" in str(error.value) and "\n" not in str(error.value)
     assert train(tmp_path / "run", checkpoint_every=7).step == 12  # no number depends on it

@@ -28,9 +28,9 @@ from speechlab.weights.checkpoints import fill
 from speechlab.weights.converters import CONVERTERS
 from tests.support.reference_front_end import ReferenceFrontEnd
 from tests.support.signals import array
-from tests.support.training_toys import Sines, ended, forked, options, tiny, train
+from tests.support.training_toys import Sines, options, tiny, train
 from tests.training.test_distributed import descending, same_gradients, two
-from tests.training.test_resume import same
+from tests.training.test_resume import killed, killing, same
 
 CPU = torch.device("cpu")
 N_SAMPLES = 4800  # 0.3 s
@@ -69,10 +69,8 @@ def small(name="semamba", dropout=0.3, **changes):
 
 
 def batch(n=3, silent=(0,)):
-    noisy, clean = map(
-        torch.stack, zip(*(Bursts(silent=silent).example(0, 0, i) for i in range(n)), strict=True)
-    )
-    return Batch(noisy, clean, n, 1)
+    examples = [Bursts(silent=silent).example(0, 0, i) for i in range(n)]
+    return Batch(*map(torch.stack, zip(*examples, strict=True)), n, 1)
 
 
 def terms(objective, given):
@@ -122,12 +120,10 @@ def test_published_gradients(shared):
     objective = MetricGAN(model, n_workers=0).eval()
     known = load_file(shared / "golden/semamba/losses/state.safetensors")
     fill(objective.discriminator, from_published(known), folder)
-    noisy, clean = (
-        array(folder / f"zero_lead/grad_{n}.npy")[None, None] for n in ("noisy", "clean")
-    )
-    carried = {}
-    objective.judge(Batch(noisy, clean, 1, 1), carried)
-    found = objective.generate(Batch(noisy, clean, 1, 1), carried)
+    pair = (array(folder / f"zero_lead/grad_{n}.npy")[None, None] for n in ("noisy", "clean"))
+    carried, one = {}, Batch(*pair, 1, 1)
+    objective.judge(one, carried)
+    found = objective.generate(one, carried)
     loss = sum(weight * found[name].sum() for name, weight in WEIGHTS.items())
     loss.backward()
     wanted = json.loads((folder / "zero_lead/grad.json").read_text())
@@ -149,10 +145,8 @@ def test_terms_are_of_their_example_alone_also_beside_silence(name):
     objective, given = small(name), batch()
     with torch.no_grad():
         together = terms(objective, given)
-        alone = [
-            terms(objective, Batch(given.noisy[i : i + 1], given.clean[i : i + 1], 1, 1))
-            for i in range(3)
-        ]
+        singles = [Batch(given.noisy[i : i + 1], given.clean[i : i + 1], 1, 1) for i in range(3)]
+        alone = [terms(objective, single) for single in singles]
     for term, values in together.items():
         assert values.isfinite().all() and values.shape == (3,)
         expected = torch.cat([one[term] for one in alone])
@@ -211,7 +205,7 @@ def test_silence_pulls_at_nothing(name):
     """The gradients are those of the clip beside it: no norm blows up what silence says."""
     given, objective = batch(2), small(name).eval()
     alone = given._replace(noisy=given.noisy[1:], clean=given.clean[1:])
-    both, one = ({}, {})
+    both, one = {}, {}
     for phase in objective.phases():
         found = []
         for portion, carried in ((given, both), (alone, one)):
@@ -228,26 +222,23 @@ def undisturbed(tmp_path_factory):
 
 
 def test_killed_it_resumes_exactly(tmp_path, undisturbed):
-    def killing(model):
-        os.kill(os.getpid(), signal.SIGKILL)
-
     folder = tmp_path / "run"
-    dead = ended(forked(lambda: train(folder, small(), Bursts(), killing, **SHORT)))
-    assert dead == -signal.SIGKILL and 0 < Run.open(folder).step < SHORT["n_steps"]
+    assert killed(lambda: train(folder, small(), Bursts(), killing(), **SHORT))
+    assert 0 < Run.open(folder).step < SHORT["n_steps"]
     same(train(folder, small(), Bursts(), dev, **SHORT), undisturbed)
 
 
 def test_processes_for_pesq_change_no_number_die_unnoticed_and_do_not_stay(tmp_path, undisturbed):
-    objective, killed = small(n_workers=2), []
+    objective, ends = small(n_workers=2), []
 
-    def killing(model):
+    def scores(model):
         for worker in objective.targets.workers._idle:
             os.kill(worker.process.pid, signal.SIGKILL)
-            killed.append(worker.process.pid)
+            ends.append(worker.process.pid)
         return dev(model)
 
-    same(train(tmp_path / "run", objective, Bursts(), killing, **SHORT), undisturbed)
-    assert killed and not multiprocessing.active_children()
+    same(train(tmp_path / "run", objective, Bursts(), scores, **SHORT), undisturbed)
+    assert ends and not multiprocessing.active_children()
 
 
 def test_no_process_stays_where_a_training_fails(tmp_path):

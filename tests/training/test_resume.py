@@ -16,7 +16,7 @@ from speechlab.errors import UserError
 from speechlab.storage import state as snapshots
 from speechlab.training import loop
 from speechlab.training.runs import Run
-from tests.support.training_toys import Sines, contents, ended, forked, gan, plain, train
+from tests.support.training_toys import Sines, contents, dev, ended, forked, gan, plain, train
 
 FILES = ("best.safetensors", "last.safetensors", "best.json", "dev.csv", "validations.csv")
 TIMED = ["samples_per_s"]
@@ -92,10 +92,9 @@ def _dies(n_steps, n_calls):
         sys.setprofile(counted)
 
 
-@pytest.mark.parametrize("seed", [3])
-def test_killed_from_outside(tmp_path, wanted, seed):
+def test_killed_from_outside(tmp_path, wanted):
     """Amid a call, too."""
-    drawn = random.Random(seed)
+    drawn = random.Random(3)
     waits = [drawn.uniform(0, wanted["seconds"]) for _ in range(3)]
     codes = []
     for wait in waits:
@@ -140,9 +139,8 @@ def test_killed_at_every_kind_of_write(tmp_path, wanted):
 def test_killed_amid_the_score_of_what_it_begins_with(tmp_path, wanted):
     folder = tmp_path / "run"
     for _ in range(2):
-        killing = {"scores": _killing(after=0), "score_start": True}
-        dead = ended(forked(lambda killing=killing: train(folder, **killing, **BUSY)))
-        assert dead == -signal.SIGKILL and not Run.open(folder).last.exists()
+        assert killed(lambda: train(folder, scores=killing(), score_start=True, **BUSY))
+        assert not Run.open(folder).last.exists()
     run = train(folder, score_start=True, **BUSY)
     same(run, wanted["tuned"])
     assert run.validations["step"].tolist()[:2] == [0, 3]
@@ -151,15 +149,18 @@ def test_killed_amid_the_score_of_what_it_begins_with(tmp_path, wanted):
 def test_a_gan_resumes_exactly(tmp_path, wanted):
     """Two optimisers, running means, a power iteration, dropout."""
     folder = tmp_path / "run"
-    dead = ended(forked(lambda: train(folder, gan(), scores=_killing(after=4), **BUSY)))
-    assert dead == -signal.SIGKILL and 0 < Run.open(folder).step < 24
+    assert killed(lambda: train(folder, gan(), scores=killing(after=4), **BUSY))
+    assert 0 < Run.open(folder).step < 24
     same(train(folder, gan(), **BUSY), wanted["gan"])
 
 
-def _killing(after):
-    """Dev scores that kill their process the last time but some."""
-    from tests.support.training_toys import dev
+def killed(work) -> bool:
+    """Whether a child that does `work` kills itself."""
+    return ended(forked(work)) == -signal.SIGKILL
 
+
+def killing(after=0):
+    """Dev scores that kill their process when they were asked `after` times."""
     count = iter(range(after))
 
     def scores(model):
@@ -174,8 +175,8 @@ def test_a_checkpoint_between_rows_keeps_their_means(tmp_path):
     """The sums since the last row are part of the state."""
     sparse = {"log_every": 5, "checkpoint_every": 3, "n_steps": 10, "validate_every": 7}
     whole = train(tmp_path / "whole", **sparse)
-    dead = ended(forked(lambda: train(tmp_path / "cut", scores=_killing(after=0), **sparse)))
-    assert dead == -signal.SIGKILL and Run.open(tmp_path / "cut").step == 6
+    assert killed(lambda: train(tmp_path / "cut", scores=killing(), **sparse))
+    assert Run.open(tmp_path / "cut").step == 6
     same(train(tmp_path / "cut", **sparse), whole)
 
 
