@@ -10,14 +10,11 @@ from hypothesis import strategies as st
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.losses import spectral as losses
-from tests.support.signals import array
+from tests.support.signals import arrays
 
 FRONT = FrontEnd()
 # system: edges, offsets of the consistency, name of the consistency in the golden files
-PUBLISHED = {
-    "semamba": ("raw", "reanalysis", "con"),
-    "mpsenet": ("differences", "mpsenet", "stft"),
-}
+PUBLISHED = {"semamba": ("raw", "reanalysis", "con"), "mpsenet": ("differences", "mpsenet", "stft")}
 every_convention = pytest.mark.parametrize("name", PUBLISHED)
 
 
@@ -47,10 +44,8 @@ def terms(name, estimate, reference):
 @every_convention
 def test_published_terms(shared, name):
     folder = shared / "golden" / name / "losses"
-    gen, clean = (
-        Spectrum(*(array(folder / f"{who}_{part}.npy") for part in parts))
-        for who, parts in (("gen", ("mag", "pha")), ("clean", ("mag", "pha")))
-    )
+    parts = ("mag", "pha")
+    gen, clean = (Spectrum(*arrays(folder, *(f"{w}_{x}" for x in parts))) for w in ("gen", "clean"))
     known = json.loads((folder / "manifest.json").read_text())["extra"]
     found = {k: v.mean().item() for k, v in terms(name, gen, clean).items()}
     short = {"magnitude": "mag", "complex": "com", "consistency": PUBLISHED[name][2]}
@@ -97,19 +92,17 @@ def test_silence_and_zero_bins_have_finite_gradients(name, dtype):
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_the_phase_does_not_know_whole_turns(angle, turns):
     one, two = torch.tensor([angle, angle + 2 * math.pi * turns], dtype=torch.float64)
-    assert losses.anti_wrapped(two).item() == pytest.approx(
-        losses.anti_wrapped(one).item(), abs=1e-9
-    )
-    assert losses.anti_wrapped(one).item() == pytest.approx(abs(math.remainder(angle, math.tau)))
+    found, turned = losses.anti_wrapped(one).item(), losses.anti_wrapped(two).item()
+    assert turned == pytest.approx(found, abs=1e-9)
+    assert found == pytest.approx(abs(math.remainder(angle, math.tau)))
 
 
 def test_what_a_phase_offset_costs():
     """One of all bins and frames is seen by the phase itself, and by the raw edges alone."""
     reference, _ = spectra()
     estimate = reference._replace(phase=reference.phase + 0.5)
-    assert torch.allclose(
-        losses.instantaneous_phase(estimate, reference), torch.tensor(0.5).double()
-    )
+    found = losses.instantaneous_phase(estimate, reference)
+    assert torch.allclose(found, torch.tensor(0.5).double())
     for loss, n in ((losses.group_delay, 201), (losses.angular_frequency, 7)):
         assert loss(estimate, reference, "differences").abs().max() < 1e-12
         expected = torch.full((3,), 0.5 / n, dtype=torch.float64)
