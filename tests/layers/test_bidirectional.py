@@ -26,7 +26,6 @@ OPTIONS = {
 
 
 def build(name, direction="both"):
-    torch.manual_seed(0)
     return sequence_layer(name, D_MODEL, direction, **OPTIONS[name]).double().eval()
 
 
@@ -56,7 +55,6 @@ def test_one_direction_keeps_the_prefix_law(name, cut):
 
 def test_backwards_is_forwards_on_the_flipped_sequence():
     """With the two directions' weights exchanged, a flipped sequence gives the flipped output."""
-    torch.manual_seed(0)
     one, two = (Block(Mamba(D_MODEL, d_state=4), D_MODEL) for _ in range(2))
     layer, exchanged = (Bidirectional(*pair, D_MODEL).double() for pair in ((one, two), (two, one)))
     with torch.no_grad():
@@ -100,7 +98,6 @@ def test_examples_are_independent_and_gradients_numerical(name):
 
 def test_the_fusion_starts_as_the_published_one():
     """Uniform within 1 / sqrt(d_model), where a linear layer of 2 d_model inputs has less."""
-    torch.manual_seed(0)
     fusion = sequence_layer("mamba", 64).fusion
     bound = 64**-0.5
     for start in (fusion.weight, fusion.bias):

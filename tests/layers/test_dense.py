@@ -32,7 +32,6 @@ def without_norms(layer):
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("n_frames", [1, 2, 17])
 def test_shapes(codec, n_frames):
-    torch.manual_seed(0)
     hidden = Encoder(3, codec)(noise(2, 2, n_frames, 201))
     assert hidden.shape == (2, 3, n_frames, HALF[codec])
     assert DenseBlock(3, codec)(hidden).shape == hidden.shape
@@ -44,7 +43,6 @@ def test_shapes(codec, n_frames):
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_an_output_sees(codec):
     """15 frames back (1 + 2 + 4 + 8), as many ahead where transposed; 4 bins to both sides."""
-    torch.manual_seed(0)
     block = without_norms(DenseBlock(2, codec))
     x = noise(1, 2, 41, 15).requires_grad_()
     (seen,) = torch.autograd.grad(block(x)[0, :, 20, 7].sum(), x)
@@ -57,7 +55,6 @@ def test_what_an_output_sees(codec):
 
 def test_a_dense_block_is_written_out():
     """Each layer on all before it, the newest first."""
-    torch.manual_seed(0)
     block, x = DenseBlock(2, "transposed"), noise(1, 2, 9, 5)
     one, two, three, four = block.layers
     a = one(x)
@@ -69,7 +66,6 @@ def test_a_dense_block_is_written_out():
 
 def test_subpixel_reads_its_channels_by_turns():
     """Output bin 2 f + k is channel half k at bin f."""
-    torch.manual_seed(0)
     layer, x = SubpixelConv(3), noise(1, 3, 4, 6)
     wide = torch.nn.functional.conv2d(x, layer.conv.weight, layer.conv.bias, padding=(0, 1))
     y = layer(x)
@@ -80,7 +76,6 @@ def test_subpixel_reads_its_channels_by_turns():
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_examples_are_independent(codec):
-    torch.manual_seed(0)
     encoder, x = Encoder(4, codec), noise(2, 2, 30, 201)
     torch.testing.assert_close(encoder(x[1:]), encoder(x)[1:], rtol=0, atol=1e-5)
 

@@ -24,7 +24,6 @@ OPTIONS = {
 
 
 def build(name: str) -> nn.Module:
-    torch.manual_seed(0)
     return MIXERS[name](D_MODEL, **OPTIONS[name]).double().eval()
 
 

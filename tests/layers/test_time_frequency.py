@@ -20,7 +20,6 @@ def close(found, wanted):
 
 @pytest.fixture(autouse=True)
 def double():
-    torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

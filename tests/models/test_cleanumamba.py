@@ -37,7 +37,6 @@ SMALL_LAYERS = {
 
 @pytest.fixture
 def tiny():
-    torch.manual_seed(0)
     return CleanUMamba(TINY).double().eval()
 
 
@@ -74,7 +73,6 @@ def test_full_sizes_are_the_published_ones(size, parameters, frame, hop):
 @pytest.mark.parametrize("cut", [1, 30, 57, 58, 100])
 def test_prefix_law(mixer, normalize, cut):
     """A longer input changes no output sample up to cut - look_ahead."""
-    torch.manual_seed(0)
     layers = SMALL_LAYERS[mixer]
     model = CleanUMamba(override(TINY, mixer=mixer, layers=layers, normalize=normalize)).double()
     noisy = torch.randn(2, 1, 130, dtype=torch.float64)
@@ -93,24 +91,17 @@ def test_look_ahead_is_no_larger_than_needed(tiny):
     assert seen == first_of_a_frame + tiny.look_ahead
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 22, 23, 100, 257])
+@pytest.mark.parametrize("length", [1, 2, 7, 22, 23, 100, 257, 500])
 @pytest.mark.parametrize("normalize", ["utterance", "running", "none"])
 def test_every_length_keeps_its_length(length, normalize):
-    torch.manual_seed(0)
+    """Of noise and of silence."""
     model = CleanUMamba(override(TINY, normalize=normalize))
-    estimate = model(torch.randn(2, 1, length))
-    assert estimate.shape == (2, 1, length) and estimate.isfinite().all()
-
-
-@pytest.mark.parametrize("normalize", ["utterance", "running", "none"])
-def test_silence_is_enhanced(normalize):
-    model = CleanUMamba(override(TINY, normalize=normalize))
-    assert model(torch.zeros(1, 1, 500)).isfinite().all()
+    estimate = model(torch.cat([torch.randn(2, 1, length), torch.zeros(1, 1, length)]))
+    assert estimate.shape == (3, 1, length) and estimate.isfinite().all()
 
 
 def test_utterance_level_makes_loudness_drop_out():
     """Far above the 1e-3 floor, a louder input is the same output, louder."""
-    torch.manual_seed(0)
     model = CleanUMamba(override(TINY, normalize="utterance")).double()
     noisy = 1e4 * torch.randn(1, 1, 90, dtype=torch.float64)
     torch.testing.assert_close(model(8 * noisy), 8 * model(noisy), rtol=1e-5, atol=1e-3)
@@ -118,17 +109,15 @@ def test_utterance_level_makes_loudness_drop_out():
 
 def test_convolutions_start_rescaled():
     """CleanUNet's rule leaves std(w) = sqrt(std before / 10); PyTorch's start is uniform."""
-    torch.manual_seed(0)
     conv = CleanUMamba(CONFIGS["ablation"]).encoder[3].down
     before = (conv.in_channels * conv.kernel_size[0]) ** -0.5 / 3**0.5  # std of the uniform start
     assert conv.weight.std().item() == pytest.approx((before / 10) ** 0.5, rel=0.05)
 
 
-def test_gradients_reach_every_parameter():
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_gradients_reach_every_parameter(mixer):
     """A training step moves the whole network, in every variant of the ablation."""
-    for mixer in MIXERS:
-        torch.manual_seed(0)
-        model = CleanUMamba(ablation_config(mixer))
-        model(torch.randn(1, 1, 4000)).square().mean().backward()
-        dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
-        assert not dead, (mixer, dead)
+    model = CleanUMamba(ablation_config(mixer))
+    model(torch.randn(1, 1, 4000)).square().mean().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not dead

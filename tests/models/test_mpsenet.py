@@ -12,11 +12,9 @@ from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
-from speechlab.models.macs import n_params
 from speechlab.models.mpsenet import (
     MAMBA_CONFIGS,
     MambaBlock,
-    MPSENetConfig,
     MPSENetConformer,
     MPSENetConformerConfig,
     MPSENetMambaConfig,
@@ -27,11 +25,6 @@ from tests.support.signals import array
 
 SMALL = {
     name: small_models.SMALL[name] for name in ("mpsenet", "mpsenet_conformer", "mpsenet_mamba")
-}
-FULL = {
-    "mpsenet": (MPSENetConfig(), 2_263_372),
-    "mpsenet_conformer": (MPSENetConformerConfig(), 2_048_849),
-    "mpsenet_mamba": (MAMBA_CONFIGS["large"], 5_948_492),
 }
 GOLDEN = {"mpsenet": "mpsenet/small_c16", "mpsenet_mamba": "mpsenet_mamba/small_c16_1_2"}
 HIDDEN = {  # reference activations and whose output they are
@@ -49,7 +42,6 @@ AXES = ["named", "published"]
 
 
 def build(system, **changes):
-    torch.manual_seed(0)
     return SYSTEMS[system][1](override(SMALL[system], **changes))
 
 
@@ -66,13 +58,6 @@ def golden(request, shared):
     names = [str(file.relative_to(folder).with_suffix("")) for file in files]
     tensors = {n: array(file) for n, file in zip(names, files, strict=True)}
     return request.param, folder / "state.safetensors", tensors
-
-
-@pytest.mark.parametrize("system", FULL)
-def test_full_sizes_are_the_published_ones(system):
-    config, parameters = FULL[system]
-    with torch.device("meta"):
-        assert n_params(SYSTEMS[system][1](config)) == parameters
 
 
 @pytest.mark.parametrize("n_items", [1, 2])
@@ -127,22 +112,18 @@ def test_the_published_estimate_gives_the_published_waveform(golden):
     assert (waveform / LEVELS["rms"].gain(noisy[:, None], 16000)[0] - wanted).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("form", ["model.pth", "g_00057500"])
-def test_pickled_generators_load(golden, tmp_path, form):
-    """As published: a dict with the tensors under "generator", its name with or without suffix."""
+@pytest.mark.parametrize("name", ["model.pth", "g_best_vb", "g_00157500"])
+def test_pickled_generators_load(golden, tmp_path, name):
+    """As published: a dict with the tensors under "generator"; the system need not be named."""
     system, path, tensors = golden
-    torch.save({"generator": load_file(path)}, tmp_path / form)
-    noisy = tensors["wav_in"][:1, None]
-    with torch.no_grad():
-        ours = speechlab.load(tmp_path / form, system=system)(noisy)
-        assert torch.equal(ours, speechlab.load(path, system=system)(noisy))
-
-
-def test_published_file_names_tell_the_system(golden, tmp_path):
-    system, path, _ = golden
-    name = {"mpsenet": "g_best_vb", "mpsenet_mamba": "g_00157500"}[system]
     torch.save({"generator": load_file(path)}, tmp_path / name)
-    assert type(speechlab.load(tmp_path / name)) is SYSTEMS[system][1]
+    noisy = tensors["wav_in"][:1, None]
+    models = [speechlab.load(*at) for at in ((path, system), (tmp_path / name, system))]
+    models.append(speechlab.load(tmp_path / name))
+    assert {type(model) for model in models} == {SYSTEMS[system][1]}
+    with torch.no_grad():
+        wanted, *found = (model(noisy) for model in models)
+    assert all(torch.equal(wanted, other) for other in found)
 
 
 def test_weights_of_another_version_are_named(golden):
@@ -180,13 +161,10 @@ def test_an_item_in_a_batch_is_the_item_alone(system, axes):
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 17, 100])
 def test_every_length_keeps_its_length(system, axes, length):
-    estimate = build(system, axes=axes).eval()(torch.randn(2, 1, length))
-    assert estimate.shape == (2, 1, length) and estimate.isfinite().all()
-
-
-@pytest.mark.parametrize("axes", AXES)
-def test_silence_is_enhanced(system, axes):
-    assert build(system, axes=axes).eval()(torch.zeros(1, 1, 100)).isfinite().all()
+    """Of noise and of silence."""
+    noisy = torch.cat([torch.randn(2, 1, length), torch.zeros(1, 1, length)])
+    estimate = build(system, axes=axes).eval()(noisy)
+    assert estimate.shape == (3, 1, length) and estimate.isfinite().all()
 
 
 def test_loudness_drops_out(system):
@@ -255,7 +233,6 @@ def published_name(name):
 
 @pytest.fixture
 def conformer():
-    torch.manual_seed(0)
     return MPSENetConformer(CONFORMER).eval()
 
 
@@ -280,7 +257,6 @@ def test_dropout_only_while_training(conformer):
 
 
 def test_one_mamba_for_both_axes_is_two_with_the_same_weights():
-    torch.manual_seed(0)
     one = MambaBlock(MPSENetMambaConfig(d_model=4, mamba="both_axes"))
     two = MambaBlock(MPSENetMambaConfig(d_model=4, mamba="per_axis"))
     two.norm.load_state_dict(one.norm.state_dict())

@@ -12,8 +12,7 @@ from speechlab.audio.level import LEVELS
 from speechlab.audio.spectrum import Spectrum
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.models.macs import n_params
-from speechlab.models.semamba import CONFIGS, SEMambaAdvanced, SEMambaAdvancedConfig
+from speechlab.models.semamba import SEMambaAdvanced, SEMambaAdvancedConfig
 from tests.support import signals
 from tests.support.phase_channels import PhaseChannels
 from tests.support.reference_front_end import ReferenceFrontEnd
@@ -29,7 +28,6 @@ LAYERS = {
 
 
 def tiny(**changes):
-    torch.manual_seed(0)
     return SEMambaAdvanced(override(TINY, **changes)).eval()
 
 
@@ -102,14 +100,6 @@ def test_the_front_end_is_the_published_one(published, golden):
         for mag, phase in (found, (golden("noisy_mag"), golden("noisy_pha")))
     )
     assert (spec - wanted).abs().max() <= 1e-6 * wanted.abs().max()
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("bidirectional", 2_258_769), ("one_directional", 1_408_849)]
-)
-def test_full_sizes_are_the_published_ones(name, parameters):
-    with torch.device("meta"):
-        assert n_params(SEMambaAdvanced(CONFIGS[name])) == parameters
 
 
 @pytest.mark.parametrize("sequence_layer", LAYERS)

@@ -240,10 +240,11 @@ def test_every_length_keeps_its_length(config):
     assert model(torch.zeros(1, 1, 300, dtype=torch.float64)).isfinite().all()
 
 
+@pytest.mark.parametrize("normalize", ["none", "running"])
 @pytest.mark.parametrize("cut", [1, 18, 19, 20, 21, 30, 57, 58, 100])
-def test_prefix_law(cut):
+def test_prefix_law(cut, normalize):
     """A longer input changes no output sample up to cut - look_ahead."""
-    model, mixture = tiny(), noise(2, 1, 130)
+    model, mixture = tiny(override(CAUSAL, normalize=normalize)), noise(2, 1, 130)
     settled = max(0, cut - model.look_ahead)
     whole, prefix = model(mixture), model(mixture[..., :cut])
     torch.testing.assert_close(prefix[..., :settled], whole[..., :settled], rtol=0, atol=1e-12)

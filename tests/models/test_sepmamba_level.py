@@ -34,14 +34,6 @@ def test_only_the_running_level_keeps_it_causal():
         assert both.look_ahead is None and both.needs_whole
 
 
-@pytest.mark.parametrize("cut", [1, 20, 21, 58, 100])
-def test_prefix_law_with_the_running_level(cut):
-    model, mixture = tiny(override(CAUSAL, normalize="running")), noise(2, 1, 130)
-    settled = max(0, cut - model.look_ahead)
-    whole, prefix = model(mixture), model(mixture[..., :cut])
-    torch.testing.assert_close(prefix[..., :settled], whole[..., :settled], rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("name", GOLDEN)
 def test_published_weights_have_no_level_and_may_be_given_one(shared, tmp_path, name):
     folder = shared / "golden/sepmamba" / name
