@@ -15,8 +15,9 @@ import torch
 
 from gradio_app import app
 from speechlab.config import override
-from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+from speechlab.models.cleanumamba import CleanUMamba
 from speechlab.weights.checkpoints import save
+from tests.support.small_models import SMALL
 from tests.support.warm import ROOT
 
 RATE = 16000  # Hz
@@ -26,12 +27,8 @@ RATE = 16000  # Hz
 def tiny(tmp_path_factory):
     """A model of the right shape whose output means nothing."""
     torch.manual_seed(0)
-    widths = {f"{part}_channels": (4, 4) for part in ("down", "skip", "up")}
-    config = override(
-        CONFIGS["ablation"], d_model=8, layers=({"d_state": 4, "expand": 2},), **widths
-    )
-    path = tmp_path_factory.mktemp("demo") / "tiny.safetensors"
-    return str(save(path, CleanUMamba(config)))
+    model = CleanUMamba(override(SMALL["cleanumamba"], normalize="utterance"))
+    return str(save(tmp_path_factory.mktemp("demo") / "tiny.safetensors", model))
 
 
 @pytest.fixture
@@ -51,10 +48,8 @@ def test_output_is_as_long_as_the_input(tiny, record, sample_rate, n_channels):
     (rate, samples), figure, facts = app.compare(tiny, record(noisy, sample_rate))
     assert (rate, samples.shape, samples.dtype) == (sample_rate, noisy.shape, np.int16)
     assert "0.3 s of sound" in facts
-    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes[:2]] == [
-        "noisy",
-        "enhanced",
-    ]
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes[:2]]
+    assert titles == ["noisy", "enhanced"]
 
 
 def test_channels_do_not_mix(tiny):

@@ -83,7 +83,7 @@ def test_the_same_file_twice_is_one_job(folder):
 
 @pytest.fixture
 def shut(monkeypatch):
-    """A function that makes a folder unreadable, for root too, or readable again."""
+    """A function that makes a folder unreadable, for root too."""
     closed, scandir = set(), os.scandir
 
     def refusing(path="."):
@@ -92,7 +92,7 @@ def shut(monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    return lambda path, again=False: (closed.discard if again else closed.add)(path.resolve())
+    return lambda path: closed.add(path.resolve())
 
 
 def test_a_shut_subfolder_is_a_job_that_cannot_be_done(folder, shut):

@@ -21,30 +21,14 @@ from speechlab.cli import main
 from speechlab.errors import UserError
 from speechlab.inference import devices, live
 from speechlab.inference.enhance import enhance_file
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
-
-
-def tiny(normalize="running"):
-    torch.manual_seed(0)
-    sizes = dict.fromkeys(("down_channels", "skip_channels", "up_channels"), (4, 6, 8))
-    config = CleanUMambaConfig(**sizes, d_model=8, layers=({"d_state": 4},), normalize=normalize)
-    return CleanUMamba(config).eval()
+from tests.inference.test_enhance import tiny
+from tests.inference.test_enhance import whole as offline
+from tests.support.sound_files import noise
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny()
-
-
-def noise(n_channels=1, length=16000):
-    generator = torch.Generator().manual_seed(0)
-    return 0.1 * torch.randn(n_channels, length, generator=generator)
-
-
-def offline(model, waveform):
-    """(C, T) at the model's rate."""
-    with torch.inference_mode():
-        return model(waveform[:, None])[:, 0]
+    return tiny("running")
 
 
 @pytest.mark.parametrize("block_ms", [1, 16, 33.3])
@@ -71,7 +55,7 @@ def test_file_to_file_is_enhance_with_the_running_level(
 @pytest.mark.parametrize(("subtype", "ending"), [("PCM_16", "wav"), ("PCM_24", "flac")])
 def test_integers_differ_by_a_step_at_most(tmp_path, model, subtype, ending):
     source = tmp_path / f"in.{ending}"
-    files.save(source, noise(), 16000, subtype)
+    files.save(source, noise(1, 16000), 16000, subtype)
     live.stream(model, str(source), str(tmp_path / "live.wav"))
     enhance_file(model, source, tmp_path / "offline.wav")
     assert files.Recording(tmp_path / "live.wav").subtype == subtype
@@ -90,7 +74,7 @@ def test_integers_differ_by_a_step_at_most(tmp_path, model, subtype, ending):
 )
 def test_what_is_refused(tmp_path, model, monkeypatch, settings, said):
     monkeypatch.chdir(tmp_path)
-    files.save("in.wav", noise(), 16000)
+    files.save("in.wav", noise(1, 16000), 16000)
     with pytest.raises(UserError, match=said):
         live.stream(model, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
@@ -102,7 +86,7 @@ def test_a_model_that_cannot_stream_says_what_would(tmp_path):
 
 
 def test_a_source_that_breaks_leaves_no_file(tmp_path, model):
-    waveform = noise()
+    waveform = noise(1, 16000)
     waveform[0, 9000] = torch.nan
     soundfile.write(tmp_path / "in.wav", waveform[0].numpy(), 16000, subtype="FLOAT")
     with pytest.raises(UserError, match="NaN"):
@@ -114,7 +98,7 @@ def test_a_source_that_breaks_leaves_no_file(tmp_path, model):
 def test_an_interruption_ends_it_to_the_last_sample(tmp_path, model, monkeypatch, number):
     """What came in before is enhanced and flushed; the signal's old meaning is back."""
     source = tmp_path / "in.wav"
-    files.save(source, noise(), 16000, "FLOAT")
+    files.save(source, noise(1, 16000), 16000, "FLOAT")
     advance = live._Passage.advance
 
     def interrupted(passage, block, arrived):
@@ -130,7 +114,7 @@ def test_an_interruption_ends_it_to_the_last_sample(tmp_path, model, monkeypatch
     estimate, _ = files.load(tmp_path / "out.wav")
     length = estimate.shape[-1]
     assert length in (20 * 256, 21 * 256)
-    assert (estimate - offline(model, noise()[:, :length])).abs().max() < 1e-5
+    assert (estimate - offline(model, noise(1, 16000)[:, :length])).abs().max() < 1e-5
 
 
 # Devices
@@ -384,7 +368,7 @@ def test_bars_stand_where_the_tones_are():
 def test_the_picture_is_for_terminals_and_some_ten_times_a_second(tmp_path, model, monkeypatch):
     clock = itertools.count(step=0.008)  # two looks a block
     monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
-    files.save(tmp_path / "in.wav", noise(), 16000)
+    files.save(tmp_path / "in.wav", noise(1, 16000), 16000)
     terminal, pipe = Terminal(), io.StringIO()
     words = model, str(tmp_path / "in.wav"), str(tmp_path / "out.wav")
     live.stream(*words, screen=terminal)

@@ -12,10 +12,11 @@ from speechlab.inference import separate
 from speechlab.inference.enhance import enhance_all, enhance_blocks, enhance_file, load_causal
 from speechlab.inference.separate import separate_all, separate_blocks, separate_file
 from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from speechlab.models.cleanumamba import CleanUMamba
 from speechlab.models.sepmamba import SepMamba, SepMambaConfig
 from speechlab.weights.checkpoints import save
 from tests.support.separation_toys import RATE, Splitter, flips, talk
+from tests.support.small_models import SMALL
 from tests.support.sound_files import noise
 
 TINY = ConvTasNetConfig(
@@ -117,8 +118,7 @@ def test_thirty_minutes_without_a_flip(tmp_path):
 
 
 def test_each_command_names_the_other(tmp_path, checkpoint, model):
-    sizes = {"down_channels": (4,), "skip_channels": (4,), "up_channels": (4,), "d_model": 8}
-    enhancer = CleanUMamba(CleanUMambaConfig(**sizes, layers=({"d_state": 4},)))
+    enhancer = CleanUMamba(SMALL["cleanumamba"])
     with pytest.raises(UserError, match=r"CleanUMamba .*`speechlab enhance`"):
         run(enhancer, tmp_path, output=tmp_path / "out")
     with pytest.raises(UserError, match="`speechlab enhance`"):
@@ -152,10 +152,9 @@ def test_the_sources_of_a_set_are_no_estimates(tmp_path, model, overwrite):
     before = (tmp_path / "s1/a.wav").read_bytes()
     with pytest.raises(UserError, match=r"s1/a.wav: exists, and separate.csv has no row for it"):
         run(model, tmp_path / "mix", output=tmp_path, overwrite=overwrite)
-    with pytest.raises(UserError, match="is an input, and would be overwritten"):
-        run(model, tmp_path / "s1/a.wav", output=tmp_path, overwrite=overwrite)
-    with pytest.raises(UserError, match="is an input, and would be overwritten"):
-        run(model, tmp_path / "s2/a.wav", output=tmp_path, overwrite=overwrite)
+    for part in ("s1", "s2"):
+        with pytest.raises(UserError, match="is an input, and would be overwritten"):
+            run(model, tmp_path / part / "a.wav", output=tmp_path, overwrite=overwrite)
     assert (tmp_path / "s1/a.wav").read_bytes() == before
 
 

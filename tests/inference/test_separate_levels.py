@@ -16,11 +16,6 @@ from tests.support.separation_toys import RATE, Splitter, talk
 from tests.support.sound_files import noise
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny()
-
-
 @pytest.mark.parametrize("rate", [RATE, 2 * RATE])
 def test_speakers_add_up_to_the_mixture(tmp_path, rate):
     """Whatever level and sign the model gives them; nothing is cut, and each has one gain."""
@@ -107,8 +102,8 @@ def test_levels_may_be_the_model_s(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [8000, 44100])
-def test_a_file_is_resampled_there_and_back(tmp_path, model, rate):
-    mixture = noise(2, 30011)
+def test_a_file_is_resampled_there_and_back(tmp_path, rate):
+    model, mixture = tiny(), noise(2, 30011)
     files.save(tmp_path / "in.wav", mixture, rate, "FLOAT")
     targets = [tmp_path / f"out{i}.wav" for i in range(2)]
     result = separate_file(model, tmp_path / "in.wav", targets, level="model")
@@ -121,11 +116,11 @@ def test_a_file_is_resampled_there_and_back(tmp_path, model, rate):
         assert (files.load(target)[0] - expected).abs().max() < 1e-5
 
 
-def test_what_is_done_is_told_and_is_all_in_the_end(tmp_path, model):
+def test_what_is_done_is_told_and_is_all_in_the_end(tmp_path):
     files.save(tmp_path / "in.wav", noise(2, 100000), 16000)
     told = []
     targets = [tmp_path / f"out{i}.wav" for i in range(2)]
-    separate_file(model, tmp_path / "in.wav", targets, chunk_s=2.0, advance=told.append)
+    separate_file(tiny(), tmp_path / "in.wav", targets, chunk_s=2.0, advance=told.append)
     assert len(told) > 3
     assert sum(told) == pytest.approx(1)
 
