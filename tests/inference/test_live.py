@@ -338,7 +338,7 @@ def test_a_file_above_4_gib_is_of_the_64_bit_kind(
 
 def test_without_sounddevice_one_line_says_how_to_install_it(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(UserError, match=r"pip install .*speechlab\[live\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[live\]'"):
         live.stream(model)
 
 
