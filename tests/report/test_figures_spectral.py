@@ -29,6 +29,11 @@ FIGURES = {
 }
 
 
+def scales(figure) -> list[tuple[float, float]]:
+    """Values of the first and last colour of every panel."""
+    return [axes.collections[0].get_clim() for axes in figure.axes if axes.get_title("left")]
+
+
 def test_terms_are_drawn_and_no_other_column():
     panels = figures_spectral.terms(history()).axes
     titles = [axes.get_title("left") for axes in panels]
@@ -39,18 +44,8 @@ def test_terms_are_drawn_and_no_other_column():
 
 
 def test_magnitudes_have_a_scale_each_and_phases_one_for_the_whole_circle():
-    scales = [
-        axes.collections[0].get_clim()
-        for axes in FIGURES["magnitudes"]().axes
-        if axes.get_title("left")
-    ]
-    assert scales == [(0, 1), (0, 1)]
-    limits = {
-        axes.collections[0].get_clim()
-        for axes in FIGURES["phases"]().axes
-        if axes.get_title("left")
-    }
-    assert limits == {(-pi, pi)}
+    assert scales(FIGURES["magnitudes"]()) == [(0, 1), (0, 1)]
+    assert set(scales(FIGURES["phases"]())) == {(-pi, pi)}
 
 
 def test_phase_errors_are_shares_of_what_there_is():

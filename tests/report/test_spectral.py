@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from speechlab.errors import UserError
-from speechlab.report import spectral
+from speechlab.report import separation, spectral
 from speechlab.report.spectral import ADVANCED, CAUSAL, CONFORMER, WHOLE
 from speechlab.weights import hub
 from tests.support.warm import ROOT
@@ -51,16 +51,17 @@ def test_changes_are_of_the_unrounded_counts():
 
 
 def table_of(text: str) -> list[list[str]]:
+    """Cells of a Markdown table; none is empty."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert len(set(map(len, cells))) == 1 and all(cell for row in cells for cell in row)
+    assert "nan" not in text.lower()
+    return cells
 
 
 def test_no_cell_is_empty():
     for table in spectral.tables(RESULTS).values():
-        rows, text = table_of(table.grid()), table.markdown()
-        assert len(rows) == 2 + len(table.rows) and len(set(map(len, rows))) == 1
-        assert all(cell for row in rows for cell in row)
-        assert "nan" not in text.lower()
+        assert len(table_of(table.markdown())) == 2 + len(table.rows)
 
 
 @pytest.mark.parametrize(("attention", "verdict"), [(1.0, "saves nothing"), (1.2, "saves 15.5 %")])
@@ -108,12 +109,19 @@ def test_scores_say_what_was_measured_and_why_not(tmp_path):
     assert shown_scores(tmp_path / "no")[2][-1] == "not measured: no test set here"
 
 
-def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"semamba_voicebank_demand\.csv: no such table; restore"):
-        spectral.tables(tmp_path)
+@pytest.mark.parametrize(
+    ("module", "table"),
+    [(spectral, "semamba_voicebank_demand"), (separation, "sepmamba_wsj0_2mix")],
+)
+def test_what_is_missing_is_named(tmp_path, module, table):
+    with pytest.raises(UserError, match=rf"{table}\.csv: no such table; restore"):
+        module.tables(tmp_path)
     shutil.copytree(RESULTS / "published", tmp_path / "published")
-    with pytest.raises(UserError, match=r"spectral_macs\.csv: no such table; .*benchmarks\.macs"):
-        spectral.tables(tmp_path)
+    with pytest.raises(UserError, match=rf"{module.COUNTS}: no such table; .*benchmarks\.macs"):
+        module.tables(tmp_path)
+
+
+def test_missing_columns_are_named(tmp_path):
     path = add_rows(tmp_path, spectral.TEST_SETS[0], "noisy", [2.0])
     pd.read_csv(path).drop(columns="csig_int16").to_csv(path, index=False)
     with pytest.raises(UserError, match=r"noisy\.csv: lacks the columns csig_int16; run"):
