@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WINDOW_S = 0.032
 FRAMES_MAX = 1000  # about as many columns as a figure has pixels
+PHASES_S, PHASES_HZ = 0.3, 1500.0  # length and highest frequency of an excerpt of phases
 FLOOR = 1e-12  # power that counts as silence: -120 dB
 
 
@@ -61,8 +62,6 @@ def loudest_phases(
     reference: "Spectrum",
     front_end: "FrontEnd",
     sample_rate: int,
-    span_s: float = 0.3,
-    hertz: float = 1500.0,
 ) -> dict[str, pd.DataFrame]:
     """Phases around the loudest frame of the reference; NaN where the reference is quiet.
 
@@ -71,19 +70,17 @@ def loudest_phases(
 
     spectra: title -> spectrum.
     reference: the clean spectrum.
-    span_s: length of the excerpt, seconds.
-    hertz: highest frequency shown.
     """
     quiet = ~is_loud(reference, front_end)
     bins, frames = np.ogrid[: quiet.shape[0], : quiet.shape[1]]
     turn = 2 * math.pi * bins * frames * front_end.hop_length / front_end.n_fft
     loudest = np.asarray(reference.mag).sum(0).argmax()
-    begin = max(0.0, loudest * front_end.hop_length / sample_rate - span_s / 2)
+    begin = max(0.0, loudest * front_end.hop_length / sample_rate - PHASES_S / 2)
     tables = {}
     for name, spectrum in spectra.items():
         phase = np.where(quiet, np.nan, _wrapped(np.asarray(spectrum.phase) - turn))
         table = as_table(phase, front_end, sample_rate)
-        tables[name] = table.loc[:hertz, begin : begin + span_s]
+        tables[name] = table.loc[:PHASES_HZ, begin : begin + PHASES_S]
     return tables
 
 
