@@ -19,18 +19,10 @@ from torch import nn
 
 from speechlab.config import override
 from speechlab.errors import UserError
-from speechlab.models import (
-    SYSTEMS,
-    MPSENetConfig,
-    MPSENetConformerConfig,
-    MPSENetMambaConfig,
-    semamba,
-    semamba_basic,
-    sepmamba,
-    umambanet,
-)
+from speechlab.models import SYSTEMS, semamba, semamba_basic, sepmamba, umambanet
 from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 from speechlab.models.macs import macs_per_second, n_params, profiled_macs
+from speechlab.models.mpsenet import MPSENetConfig, MPSENetConformerConfig, MPSENetMambaConfig
 from speechlab.report import separation, spectral
 from speechlab.storage.atomic import write
 

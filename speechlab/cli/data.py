@@ -48,7 +48,6 @@ def prepare_data(options: argparse.Namespace) -> None:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add this command to the parser."""
     command = commands.add_parser("data", help="list, describe or prepare corpora")
     actions = command.add_subparsers(required=True, metavar="list|show|prepare")
     listing = actions.add_parser("list", help="all corpora: prepared or not, size, content")

@@ -75,7 +75,6 @@ def _table(title: str, rows: dict[str, str]) -> list[str]:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add this command to the parser."""
     command = commands.add_parser(
         "doctor", help="show versions, devices, and which scan kernels run and why"
     )

@@ -51,7 +51,6 @@ def check_metrics(options: argparse.Namespace) -> int:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add these commands to the parser."""
     _add_evaluate(commands)
     _add_check_metrics(commands)
 

@@ -76,15 +76,13 @@ def stream(options: argparse.Namespace) -> None:
         print(devices.table())
         return
     model = load_causal(options.checkpoint)
-    print(
-        live.stream(
-            model, options.input, options.output, options.block_ms, sys.stderr, options.overwrite
-        )
+    line = live.stream(
+        model, options.input, options.output, options.block_ms, sys.stderr, options.overwrite
     )
+    print(line)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add these commands to the parser."""
     _add_enhance(commands)
     _add_separate(commands)
     _add_stream(commands)

@@ -8,13 +8,9 @@ def study(options: argparse.Namespace) -> int:
 
     from speechlab.study import runner
 
+    fixed, each = runner.assignments(options.set), runner.assignments(options.each)
     sets = runner.plan(
-        options.names,
-        options.profile,
-        runner.assignments(options.set),
-        runner.assignments(options.each),
-        only=options.only,
-        publish=options.publish,
+        options.names, options.profile, fixed, each, only=options.only, publish=options.publish
     )
     if options.list:
         print("\n".join(runner.listing(sets)))
@@ -26,7 +22,6 @@ def study(options: argparse.Namespace) -> int:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add this command to the parser."""
     command = commands.add_parser(
         "study",
         help="run the notebooks that are not finished",

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def train(options: argparse.Namespace) -> None:
     from speechlab.study import launch
 
     experiment = _experiment(options, changes)
-    _print_result(launch.train(experiment, _folder(options), options.device, *_progress()))
+    _print_result(launch.train(experiment, _folder(options), **_shown(options)))
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -39,7 +40,7 @@ def resume(options: argparse.Namespace) -> None:
     changes = {k.removeprefix("training."): v for k, v in assigned(options.set).items()}
     from speechlab.study import launch
 
-    _print_result(launch.resume(options.folder, changes, options.device, *_progress()))
+    _print_result(launch.resume(options.folder, changes, **_shown(options)))
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -53,8 +54,8 @@ def finetune(options: argparse.Namespace) -> None:
     from speechlab.study import launch
 
     experiment = _experiment(options, changes)
-    where = _folder(options), options.device
-    _print_result(launch.finetune(options.checkpoint, experiment, *where, *_progress()))
+    run = launch.finetune(options.checkpoint, experiment, _folder(options), **_shown(options))
+    _print_result(run)
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -108,14 +109,15 @@ def _folder(options: argparse.Namespace) -> Path:
     return Path(options.runs or FOLDER)
 
 
-def _progress() -> tuple[bool, Callable[[str], None] | None]:
-    """A progress bar on a terminal; otherwise some lines, because a log would get one endless line.
+def _shown(options: argparse.Namespace) -> dict[str, Any]:
+    """device, progress and tell of `launch.train`: a progress bar on a terminal.
 
-    (progress, tell), as `launch.train` takes them.
+    Otherwise some lines, because a log would get one endless line.
     """
     if sys.stderr.isatty():
-        return True, None
-    return False, lambda line: print(line, file=sys.stderr, flush=True)
+        return {"device": options.device}
+    tell = partial(print, file=sys.stderr, flush=True)
+    return {"device": options.device, "progress": False, "tell": tell}
 
 
 def _print_result(run: Any) -> None:
@@ -132,7 +134,6 @@ def _print_result(run: Any) -> None:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add these commands to the parser."""
     _add_train(commands)
     _add_resume(commands)
     _add_finetune(commands)

@@ -34,7 +34,6 @@ def import_weights(options: argparse.Namespace) -> None:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add these commands to the parser."""
     command = commands.add_parser(
         "weights",
         help="list or download published weights",

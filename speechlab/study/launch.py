@@ -91,22 +91,18 @@ def train(
 
 
 def finetune(
-    checkpoint: str | Path,
-    experiment: Experiment,
-    folder: str | Path = FOLDER,
-    device: str = "cpu",
-    progress: bool = True,
-    tell: Tell | None = None,
+    checkpoint: str | Path, experiment: Experiment, folder: str | Path = FOLDER, **options: Any
 ) -> Run:
     """Train a checkpoint further: its model and weights, all other settings of the experiment.
 
     The checkpoint is scored before the first step, so the best model is never worse than it.
+    options: device, progress and tell of `train`.
     """
     model = load(checkpoint)
     known = {config: name for name, (config, _) in SYSTEMS.items()}
     changes = {"system": known[type(model.config)], "model": model.config}
     experiment = replace(experiment, start=str(checkpoint), **changes)
-    return train(experiment, folder, device, progress, tell)
+    return train(experiment, folder, **options)
 
 
 def resume(

@@ -6,7 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from speechlab.study import execution
-from tests.support import warm
+from tests.support import toy_corpus, warm
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return toy_corpus.prepared(tmp_path_factory.mktemp("corpus") / "own")
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,7 @@ while True:
 # A script for a process of its own, which can be interrupted or killed.
 SCRIPT = """
 from speechlab.study.runner import plan, run_study
-if __name__ == "__main__":
-    run_study(plan(folder="notebooks", copies="copies"), progress=False, jobs=2)
+run_study(plan(folder="notebooks", copies="copies"), progress=False, jobs=2)
 """
 
 
@@ -114,16 +113,10 @@ def hears_ctrl_c():
 def test_killed_in_the_middle(tmp_path, end, name):
     """No half copy, nothing left running; and the next run is as if there had been none before."""
     write(tmp_path / "notebooks", name, "x = 1", ENDLESS)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=hears_ctrl_c,
-    )
+    command = [sys.executable, "-c", SCRIPT]
+    options = {"cwd": tmp_path, "env": os.environ | {"TMPDIR": str(tmp_path)}}
+    options |= {"stderr": subprocess.DEVNULL, "preexec_fn": hears_ctrl_c}
+    process = subprocess.Popen(command, **options)
     until((tmp_path / "beats").exists)
     assert runs_on(tmp_path)
     process.send_signal(end)

@@ -33,19 +33,13 @@ TINY = EXPERIMENTS["cleanumamba-tiny"]
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("toy") / "corpus")
-
-
-@pytest.fixture
 def toy(corpus):
     return replaced(TINY, SETTINGS | {"corpora": [str(corpus)], "name": "toy"})
 
 
 @pytest.fixture(scope="module")
-def trained(corpus, tmp_path_factory):
+def trained(toy, tmp_path_factory):
     """The folder of a run that has ended."""
-    toy = replaced(TINY, SETTINGS | {"corpora": [str(corpus)], "name": "toy"})
     return launch.train(toy, tmp_path_factory.mktemp("runs"), progress=False).folder
 
 
@@ -302,11 +296,8 @@ def test_a_checkpoint_is_where_its_finetuning_begins(toy, trained, tmp_path):
     shutil.rmtree(checkpoint)  # no longer needed
     run = launch.resume(run.folder, {"n_steps": 3, "lr": 0.01}, progress=False)
     trained_on = snapshots.from_bytes(run.last.read_bytes(), run.last)["objective"]
-    moved = [
-        (trained_on[f"model.{name}"] - tensor).abs().max()
-        for name, tensor in state(trained).items()
-    ]
-    assert run.step == 3 and max(moved) > 1e-4
+    moved = {name: trained_on[f"model.{name}"] for name in state(trained)}
+    assert run.step == 3 and distance(moved, state(trained)) > 1e-4
 
 
 def test_the_state_of_a_training_is_no_checkpoint(toy, trained, tmp_path):
@@ -339,14 +330,9 @@ def test_other_examples_reset_what_they_do_not_read():
 
 def test_the_first_look_at_a_model_changes_nothing(toy, tmp_path):
     """A batch norm would learn from it, and dropout would draw."""
-    spectral = changed(
-        toy,
-        {
-            "name": "conformer",
-            "system": "mpsenet_conformer",
-            "model": MPSENetConformerConfig(4, 1, sample_rate=toy.model.sample_rate),
-        },
-    )
+    config = MPSENetConformerConfig(4, 1, sample_rate=toy.model.sample_rate)
+    changes = {"name": "conformer", "system": "mpsenet_conformer", "model": config}
+    spectral = changed(toy, changes)
     model = launch.untrained(spectral)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     launch._check_signals(model, launch.training_examples(spectral))

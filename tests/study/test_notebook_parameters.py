@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from speechlab.data import manifest
@@ -15,13 +14,8 @@ from speechlab.study.notebooks import (
     noted_inputs,
     output_folder,
 )
+from tests.support.study_toys import write
 from tests.support.toy_corpus import prepared
-
-
-def write(folder, name, parameters):
-    """A notebook of nothing but its parameters cell."""
-    cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +39,7 @@ def write(folder, name, parameters):
     ],
 )
 def test_a_value_has_the_type_of_its_default(tmp_path, default, text, value):
-    write(tmp_path, "01_one", f"x = {default}")
+    write(tmp_path, "01_one", f"#x = {default}")
     notebook = Notebook.read(tmp_path / "01_one.ipynb")
     if isinstance(value, str) and value != text:
         with pytest.raises(UserError, match=f"x must be {value}, not '{text}'"):
@@ -56,7 +50,7 @@ def test_a_value_has_the_type_of_its_default(tmp_path, default, text, value):
 
 
 def test_every_text_of_the_parameters(tmp_path):
-    write(tmp_path, "01_one", "a = 'x'\nb = [*['y', 'z'], 'w']  # v\nc: str = 'u'\nd = 1")
+    write(tmp_path, "01_one", "#a = 'x'\nb = [*['y', 'z'], 'w']  # v\nc: str = 'u'\nd = 1")
     notebook = Notebook.read(tmp_path / "01_one.ipynb")
     assert notebook.strings({}) == {"x", "y", "z", "w", "u"}
     assert notebook.strings({"b": ["t"], "d": 2}) == {"x", "t", "u"}
@@ -72,7 +66,7 @@ def test_every_text_of_the_parameters(tmp_path):
     ],
 )
 def test_what_is_no_notebook(tmp_path, content, told):
-    write(tmp_path, "01_one", "a = 1\nb =")
+    write(tmp_path, "01_one", "#a = 1\nb =")
     path = tmp_path / "01_one.ipynb"
     if content is not None:
         path.write_text(content)
@@ -105,8 +99,7 @@ def test_only_what_is_published_replaces_the_committed():
 
 @pytest.mark.parametrize("cwd", [".", "notebooks"])
 def test_paths_count_from_the_notebooks(cwd, tmp_path, monkeypatch):
-    (tmp_path / "notebooks").mkdir()
-    write(tmp_path / "notebooks", "01_one", "a = 1")
+    write(tmp_path / "notebooks", "01_one", "#a = 1")
     monkeypatch.chdir(tmp_path / cwd)
     enter_folder()
     enter_folder()  # as does a cell that is run again
@@ -116,7 +109,6 @@ def test_paths_count_from_the_notebooks(cwd, tmp_path, monkeypatch):
 def test_elsewhere_nothing_runs(tmp_path, monkeypatch):
     """Where `../results` would be somebody else's, nothing runs."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=f"^{tmp_path} is not where the notebooks lie; call papermill"
-    ):
+    said = f"^{tmp_path} is not where the notebooks lie; call papermill"
+    with pytest.raises(UserError, match=said):
         enter_folder()

@@ -21,11 +21,6 @@ from tests.support import toy_corpus
 TINY = EXPERIMENTS["cleanumamba-tiny"]
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return toy_corpus.prepared(tmp_path_factory.mktemp("corpus") / "own")
-
-
 @pytest.fixture(autouse=True)
 def kept(monkeypatch):
     """Where corpora lie is a setting of the process."""

@@ -98,9 +98,8 @@ def test_no_mixtures_are_an_error(mixtures):
 
 def test_three_speakers_are_not_compared(mixtures):
     source = mixtures[0]
-    three = Item(
-        "three", "mixture", "mix_0.wav", N_FRAMES, RATE, ("s1_0.wav", "s2_0.wav", "s1_0.wav")
-    )
+    paths = ("s1_0.wav", "s2_0.wav", "s1_0.wav")
+    three = Item("three", "mixture", "mix_0.wav", N_FRAMES, RATE, paths)
     with pytest.raises(UserError, match=r"^three: has 3 speakers; .* for two"):
         views.likeness([source, Source(source.folder, three)], RATE)
 

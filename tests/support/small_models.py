@@ -1,17 +1,10 @@
 """A small configuration of every system, for tests that hold for all of them."""
 
 from speechlab.audio.spectrum import FrontEnd
-from speechlab.models import (
-    MPSENetConfig,
-    MPSENetConformerConfig,
-    MPSENetMambaConfig,
-    SEMambaAdvancedConfig,
-    SEMambaBasicConfig,
-    SepMambaConfig,
-    umambanet,
-)
+from speechlab.models import SEMambaAdvancedConfig, SEMambaBasicConfig, SepMambaConfig, umambanet
 from speechlab.models.baselines import conv_tasnet, dprnn, sepformer, sudormrf
 from speechlab.models.cleanumamba import CleanUMambaConfig
+from speechlab.models.mpsenet import MPSENetConfig, MPSENetConformerConfig, MPSENetMambaConfig
 from speechlab.models.semamba_basic import LogFrontEnd
 
 MPSENETS = {

@@ -117,13 +117,12 @@ def run(
     *arguments: object,
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = LIMIT_S,
     check: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """A process of `python ARGUMENTS`, waited for; its output as text."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with start(*arguments, cwd=cwd, env=env, stdout=out, stderr=err) as process:
-            code = process.wait(timeout)
+            code = process.wait()
         texts = []
         for file in (out, err):
             file.seek(0)
