@@ -43,16 +43,8 @@ _TWO_SPEAKERS = {"source": Path(), "n_mixtures": 3, "mixture_s": 0.5}
 _ROOMS = {"n_rooms": 2, "n_rooms_held_out": 1, "rt60_s": (0.15, 0.2)}
 _LIBRI_FOLDERS = ("librispeech", "wham_noise", "metadata")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "synthetic": {
-        "n_train": 4,
-        "n_held_out": 5,
-        "n_noises": 1,
-        "n_noises_held_out": 1,
-        "noise_s": 3.0,
-        "n_rooms": 1,
-        "n_rooms_held_out": 1,
-        "rt60_s": (0.15, 0.2),
-    },
+    "synthetic": {"n_train": 4, "n_held_out": 5, "noise_s": 3.0, "rt60_s": (0.15, 0.2)}
+    | dict.fromkeys(("n_noises", "n_noises_held_out", "n_rooms", "n_rooms_held_out"), 1),
     "voicebank_demand": {"raw": Path(), "download": False},
     "dns2020": {
         "raw": Path(),
@@ -120,6 +112,12 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def waveforms(target: Path, item: Item) -> np.ndarray:
+    """Of a mixture and its sources, (1 + S, T) float32."""
+    paths = [target / path for path in (item.path, *item.sources)]
+    return np.stack([soundfile.read(path, dtype="float32")[0] for path in paths])
 
 
 def items(target: Path, *kinds: str) -> dict[str, list[Item]]:

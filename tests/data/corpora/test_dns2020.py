@@ -34,29 +34,20 @@ def materials(raw: Path, config: Dns2020Config = SHORT) -> dict[str, dns2020.Mat
     return dns2020.split_material(raw / "datasets", config)
 
 
-def load(target: Path, path: str) -> np.ndarray:
-    return files.load(target / path)[0][0].double().numpy()
-
-
 def rms_db(signal: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(signal**2)))
 
 
 def test_clips_are_as_long_as_asked_and_as_many(prepared):
     for split, n in (("train", 12), ("dev", 4)):
-        items = manifest.read(prepared, split)
-        assert len(items) == n
-        for item in items:
-            for path in (item.path, *item.sources):
-                assert load(prepared, path).shape == (16000,)
-            assert (item.n_frames, item.sample_rate) == (16000, 16000)
+        assert [item.n_frames for item in manifest.read(prepared, split)] == n * [16000]
 
 
 def test_snr_asked_is_snr_measured_and_the_level_is_in_its_range(prepared):
     items = manifest.read(prepared, "train") + manifest.read(prepared, "dev")
     levels = set(np.linspace(-5, 25, 31))
     for item in items:
-        noisy, clean = load(prepared, item.path), load(prepared, item.sources[0])
+        noisy, clean = tiny_corpora.waveforms(prepared, item).astype(float)
         assert rms_db(clean) - rms_db(noisy - clean) == pytest.approx(item.snr_db, abs=0.1)
         assert -35.1 < rms_db(noisy) < -14.9
         assert np.abs(noisy).max() <= 0.9901
@@ -129,14 +120,12 @@ def test_activity_tells_speech_from_silence():
 def test_clipped_files_and_clips_without_speech_are_drawn_again(raw, tmp_path):
     root = tmp_path / "datasets"
     good = tiny_corpora.noise(root / "clean" / "book_00001_chp_0001_reader_00001_0.wav", 1.5)
-    loud = tiny_corpora.noise(
-        root / "clean" / "book_00001_chp_0001_reader_00001_1.wav", 1.5, level=9
-    )
+    loud = tiny_corpora.noise(good.with_name(good.name.replace("_0.", "_1.")), 1.5, level=9)
     samples, rate = files.load(loud)
     files.save(loud, samples * 1.11, rate)
     click = torch.zeros(1, 16000)  # as long as a clip: no silent part of it can be cut out
     click[0, 100:200] = 0.5
-    files.save(root / "clean" / "book_00001_chp_0001_reader_00001_2.wav", click, 16000)
+    files.save(good.with_name(good.name.replace("_0.", "_2.")), click, 16000)
     tiny_corpora.noise(root / "noise" / "a.wav", 1.5)
     names = tuple(sorted(f"clean/{path.name}" for path in (root / "clean").iterdir()))
     material = dns2020.Material(root, names, ("noise/a.wav",))
@@ -152,11 +141,8 @@ def test_clipped_files_and_clips_without_speech_are_drawn_again(raw, tmp_path):
 def test_the_test_set_is_copied_byte_for_byte(prepared, raw):
     test = raw / "datasets" / "test_set" / "synthetic" / "no_reverb"
     assert tiny_corpora.content(prepared / "test") == tiny_corpora.content(test)
-    assert [pair.name for pair in test_sets.find(prepared / "test")] == [
-        "fileid_0",
-        "fileid_9",
-        "fileid_12",
-    ]
+    names = [pair.name for pair in test_sets.find(prepared / "test")]
+    assert names == ["fileid_0", "fileid_9", "fileid_12"]
     assert manifest.about(prepared)["complete_test"] is False
     items = manifest.parse(prepared / "test.csv")
     assert [item.snr_db for item in items] == [15.0] * 3

@@ -7,12 +7,12 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from speechlab.audio import files
 from speechlab.data import manifest
 from speechlab.data.corpora import libri2mix
 from speechlab.data.corpora.libri2mix import CORPUS, Libri2MixConfig
 from speechlab.errors import UserError
 from tests.support import tiny_corpora
+from tests.support.tiny_corpora import waveforms
 
 NAME = "libri2mix"
 GAINS = tiny_corpora.LIBRI_GAINS
@@ -37,10 +37,6 @@ def metadata(root: Path, folder: Path, old: str = "", new: str = "") -> Path:
     return folder
 
 
-def read_all(target: Path, item: manifest.Item) -> list[np.ndarray]:
-    return [files.load(target / path)[0][0].numpy() for path in (item.path, *item.sources)]
-
-
 @pytest.mark.parametrize("sample_rate", [8000, 16000])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_mixtures_are_those_of_the_metadata(root, tmp_path, sample_rate, mode):
@@ -54,11 +50,9 @@ def test_mixtures_are_those_of_the_metadata(root, tmp_path, sample_rate, mode):
                 signals.append(resample_poly(gain * source, sample_rate, 16000))
             length = (min if mode == "min" else max)(map(len, signals))
             s1, s2 = (np.pad(s, (0, max(0, length - len(s))))[:length] for s in signals)
-            for found, wanted in zip(
-                read_all(tmp_path / "p", item), (s1 + s2, s1, s2), strict=True
-            ):
-                assert found.shape == (length,) == (item.n_frames,)
-                np.testing.assert_allclose(found, wanted, atol=2**-16 + 1e-6)
+            found = waveforms(tmp_path / "p", item)
+            assert found.shape == (3, length) == (3, item.n_frames)
+            np.testing.assert_allclose(found, (s1 + s2, s1, s2), atol=2**-16 + 1e-6)
             assert (item.sample_rate, item.snr_db) == (sample_rate, None)
 
 
@@ -72,10 +66,8 @@ def test_noise_is_added_to_the_mixture_and_to_no_speaker(root, tmp_path):
     )
     for clean, both in pairs:
         assert both.path == f"train/mix_both/{both.name}.wav"
-        (dry, *speakers), (noisy, *same) = (
-            read_all(tmp_path / "clean", clean),
-            read_all(tmp_path / "both", both),
-        )
+        dry, *speakers = waveforms(tmp_path / "clean", clean)
+        noisy, *same = waveforms(tmp_path / "both", both)
         np.testing.assert_array_equal(speakers, same)
         measured = 10 * np.log10(np.mean(dry**2) / np.mean((noisy - dry) ** 2))
         assert both.snr_db == pytest.approx(measured, abs=0.1)
@@ -86,10 +78,9 @@ def test_what_would_be_cut_at_full_scale_is_scaled_down_together(root, tmp_path)
     louder = metadata(root, tmp_path / "metadata", str(GAINS[0]), "5.0")
     prepare(tmp_path / "p", root, metadata=louder)
     for item in manifest.read(tmp_path / "p", "train"):
-        mixture, s1, s2 = read_all(tmp_path / "p", item)
-        loudest = max(np.abs(signal).max() for signal in (mixture, s1, s2))
-        assert loudest == pytest.approx(0.99, abs=1e-3)
-        np.testing.assert_allclose(mixture, s1 + s2, atol=2**-14)
+        found = waveforms(tmp_path / "p", item)
+        assert np.abs(found).max() == pytest.approx(0.99, abs=1e-3)
+        np.testing.assert_allclose(found[0], found[1] + found[2], atol=2**-14)
 
 
 def test_speakers_stand_in_one_room_and_the_noise_is_as_it_was(root, tmp_path):
@@ -104,9 +95,9 @@ def test_speakers_stand_in_one_room_and_the_noise_is_as_it_was(root, tmp_path):
         assert tiny_corpora.content(first) == tiny_corpora.content(again)
         item = manifest.read(tmp_path / reference, "dev")[0]
         assert item.path == f"dev/mix_both_reverb/{item.name}.wav"
-        found[reference] = read_all(tmp_path / reference, item)
+        found[reference] = waveforms(tmp_path / reference, item)
     prepare(tmp_path / "dry", root, sample_rate=16000, mixture="mix_both")
-    dry = read_all(tmp_path / "dry", manifest.read(tmp_path / "dry", "dev")[0])
+    dry = waveforms(tmp_path / "dry", manifest.read(tmp_path / "dry", "dev")[0])
     np.testing.assert_array_equal(found["early"][0], found["reverberant"][0])
     noise = dry[0] - dry[1] - dry[2]
     again = found["reverberant"][0] - found["reverberant"][1] - found["reverberant"][2]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from speechlab.audio import files as audio
 from speechlab.data.corpora import two_speakers
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.mixing import Mixtures
@@ -15,24 +14,25 @@ from tests.support import tiny_corpora
 SPEAKERS = tiny_corpora.SPEAKERS
 
 
+@pytest.fixture
+def toy(tmp_path):
+    return tiny_corpora.speakers_and_noise(tmp_path / "toy")
+
+
 def items(target, split, kind="mixture"):
     return tiny_corpora.items(target, kind)[split]
 
 
-def test_a_mixture_is_the_sum_of_two_speakers_of_its_split(tmp_path):
-    tiny_corpora.prepare(
-        "two_speakers", tmp_path / "two", tiny_corpora.speakers_and_noise(tmp_path / "toy")
-    )
+def test_a_mixture_is_the_sum_of_two_speakers_of_its_split(tmp_path, toy):
+    tiny_corpora.prepare("two_speakers", tmp_path / "two", toy)
     assert not items(tmp_path / "two", "train")
     for split in ("dev", "test"):
         mixtures = items(tmp_path / "two", split)
         assert len(mixtures) == 3
         for item in mixtures:
             assert set(item.speakers) == set(SPEAKERS[split]) and len(item.sources) == 2
-            files = [audio.load(tmp_path / "two" / path) for path in (item.path, *item.sources)]
-            assert {rate for _, rate in files} == {8000}
-            mix, first, second = (samples for samples, _ in files)
-            assert mix.shape == (1, 4000)
+            mix, first, second = tiny_corpora.waveforms(tmp_path / "two", item)
+            assert (*mix.shape, item.sample_rate) == (4000, 8000)
             np.testing.assert_array_equal(mix, first + second)
     speech = items(tmp_path / "two", "train", "speech")
     assert {item.speakers[0] for item in speech} == set(SPEAKERS["train"])
@@ -42,16 +42,14 @@ def test_a_mixture_is_the_sum_of_two_speakers_of_its_split(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"speech", *two_speakers.FOLDERS}
 
 
-def test_in_noise_both_are_in_one_room(tmp_path):
-    tiny_corpora.prepare(
-        "two_speakers_noisy", tmp_path / "two", tiny_corpora.speakers_and_noise(tmp_path / "toy")
-    )
+def test_in_noise_both_are_in_one_room(tmp_path, toy):
+    tiny_corpora.prepare("two_speakers_noisy", tmp_path / "two", toy)
     places = items(tmp_path / "two", "train", "room")
     assert len(places) == 4 and len({item.recordings for item in places}) == 2
     for item in items(tmp_path / "two", "dev"):
-        files = [audio.load(tmp_path / "two" / p)[0] for p in (item.path, *item.sources)]
-        rest = files[0] - files[1] - files[2]  # noise and late reverberation
-        assert rest.abs().max() > 1e-3 and item.snr_db is not None
+        mix, first, second = tiny_corpora.waveforms(tmp_path / "two", item)
+        rest = mix - first - second  # noise and late reverberation
+        assert np.abs(rest).max() > 1e-3 and item.snr_db is not None
         assert "rain_dev" in item.recordings
     speech, noise, room = (
         [Source(tmp_path / "two", item) for item in items(tmp_path / "two", "train", kind)]
@@ -74,20 +72,15 @@ def test_two_places_of_a_room_are_two_responses():
         assert np.abs(samples).argmax() == rooms.direct_at(8000)
 
 
-def test_what_the_source_lacks_is_said(tmp_path):
+def test_what_the_source_lacks_is_said(tmp_path, toy):
     alone = tiny_corpora.speakers_and_noise(tmp_path / "alone", SPEAKERS | {"dev": ("dan",)})
     with pytest.raises(UserError, match="two or more named speakers in dev"):
         tiny_corpora.prepare("two_speakers", tmp_path / "two", alone)
     quiet = tiny_corpora.speakers_and_noise(tmp_path / "quiet", noisy=())
     with pytest.raises(UserError, match="has no noise in train"):
         tiny_corpora.prepare("two_speakers_noisy", tmp_path / "two", quiet)
-    told = tiny_corpora.prepare(
-        "two_speakers",
-        tmp_path / "two",
-        tiny_corpora.speakers_and_noise(tmp_path / "few", SPEAKERS | {"test": ()}),
-    )
+    few = tiny_corpora.speakers_and_noise(tmp_path / "few", SPEAKERS | {"test": ()})
+    told = tiny_corpora.prepare("two_speakers", tmp_path / "two", few)
     assert any("test: no speech of two speakers" in line for line in told)
     with pytest.raises(UserError, match="made from another"):
-        tiny_corpora.prepare(
-            "two_speakers", tmp_path / "two", tiny_corpora.speakers_and_noise(tmp_path / "toy")
-        )
+        tiny_corpora.prepare("two_speakers", tmp_path / "two", toy)
