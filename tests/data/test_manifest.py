@@ -57,24 +57,12 @@ def test_splits_share_nothing(tmp_path, other, what):
     assert not (tmp_path / manifest.ABOUT).exists()
 
 
-def test_a_folder_without_its_last_file_is_not_prepared(tmp_path):
-    manifest.write(tmp_path, SPLITS, {})
-    (tmp_path / manifest.ABOUT).unlink()
-    with pytest.raises(UserError, match="no prepared corpus"):
-        manifest.read(tmp_path, "train")
-
-
-def test_a_manifest_changed_by_hand_is_told(tmp_path):
+def test_a_manifest_changed_by_hand_is_told_and_a_damaged_line_is_named(tmp_path):
     manifest.write(tmp_path, SPLITS, {})
     path = tmp_path / "train.csv"
     path.write_text(path.read_text().replace("anna", "bert"))
     with pytest.raises(UserError, match="changed by hand"):
         manifest.data_hash(tmp_path)
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    manifest.write(tmp_path, SPLITS, {})
-    path = tmp_path / "train.csv"
     path.write_text(path.read_text().replace("16000", "many"))
     with pytest.raises(UserError, match=r"train\.csv, line 2"):
         manifest.read(tmp_path, "train")

@@ -74,18 +74,10 @@ def mixtures(corpus, n_per_epoch=100, **changes):
     n_sources=st.integers(1, 2),
     short=st.sampled_from(["pad", "repeat"]),
 )
-def test_snr_asked_is_snr_measured(corpus, snr, level, key, p_room, n_sources, short):
+def test_snr_asked_is_snr_measured(corpus, snr, level, key, n_sources, **drawn):
     """And the level, where full scale leaves room for it; sources with a room included."""
-    examples = mixtures(
-        corpus,
-        snr_db=(snr, snr),
-        level_db=(level, level),
-        p_room=p_room,
-        n_sources=n_sources,
-        short=short,
-        speeds=(0.9, 1.0, 1.1),
-    )
-    mixture = examples.mixture(*key)
+    drawn |= {"snr_db": (snr, snr), "level_db": (level, level), "speeds": (0.9, 1.0, 1.1)}
+    mixture = mixtures(corpus, n_sources=n_sources, **drawn).mixture(*key)
     speech = mixture.speech.sum(0, keepdim=True)  # (1, T)
     assert level_db(speech) - level_db(mixture.noise) == pytest.approx(snr, abs=0.1)
     assert level_db(speech) - level_db(mixture.noisy - speech) == pytest.approx(snr, abs=0.1)
@@ -192,7 +184,7 @@ def test_echoes_of_what_was_said_before_the_crop(tmp_path, corpus):
 def test_silence_is_drawn_again(tmp_path, corpus):
     """Noise is never scaled to the level of nothing."""
     samples = np.zeros(10 * RATE)
-    samples[: 2 * RATE] = corpus_noise(2 * RATE)
+    samples[: 2 * RATE] = 0.1 * np.random.default_rng(0).normal(size=2 * RATE)
     speech = write(tmp_path, Item("s", "speech", "s.wav", 0, RATE), samples)
     examples = Mixtures([speech], corpus["noise"], [], SMALL, 50)
     for index in range(50):
@@ -202,40 +194,29 @@ def test_silence_is_drawn_again(tmp_path, corpus):
         Mixtures([silent], corpus["noise"], [], SMALL, 50).example(0, 0, 0)
 
 
-def corpus_noise(n):
-    return 0.1 * np.random.default_rng(0).normal(size=n)
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "no sound": lambda path: path.write_bytes(b"no sound at all" * 10),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:9000]),
+    "not finite": lambda path: soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT"),
+    "another rate": lambda path: soundfile.write(path, np.full(RATE, 0.1), 2 * RATE),
+}
 
 
-def broken(folder, what):
-    source = recording(folder, "x", "speech", 1.0, 1)
-    path = folder / source.item.path
-    if what == "missing":
-        path.unlink()
-    elif what == "no sound":
-        path.write_bytes(b"no sound at all" * 10)
-    elif what == "cut short":
-        path.write_bytes(path.read_bytes()[:9000])
-    elif what == "not finite":
-        soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT")
-    else:
-        soundfile.write(path, np.full(RATE, 0.1), 2 * RATE)
-    return source
-
-
-@pytest.mark.parametrize("what", ["missing", "no sound", "cut short", "not finite", "another rate"])
-def test_a_broken_file_is_one_line(tmp_path, corpus, what):
-    examples = Mixtures([broken(tmp_path, what)], corpus["noise"], [], SMALL, 5)
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_broken_file_is_one_line(tmp_path, corpus, damage):
+    source = recording(tmp_path, "x", "speech", 1.0, 1)
+    damage(tmp_path / source.item.path)
     with pytest.raises(UserError, match=r"x\.wav.*prepare") as error:
-        examples.example(0, 0, 0)
+        Mixtures([source], corpus["noise"], [], SMALL, 5).example(0, 0, 0)
     assert "\n" not in str(error.value)
 
 
 def pair(folder, name, seconds, seed, n_sources=1, rate=RATE):
     rng = np.random.default_rng(seed)
     clean = 0.1 * rng.normal(size=(n_sources, round(seconds * rate)))
-    item = Item(
-        name, "mixture", f"{name}.wav", 0, rate, tuple(f"{name}_{k}.wav" for k in range(n_sources))
-    )
+    paths = tuple(f"{name}_{k}.wav" for k in range(n_sources))
+    item = Item(name, "mixture", f"{name}.wav", 0, rate, paths)
     for path, samples in zip(item.sources, clean, strict=True):
         soundfile.write(folder / path, samples, rate, subtype="FLOAT")
     noisy = clean.sum(0) + np.arange(clean.shape[1]) * 1e-6  # what is left tells the position
@@ -323,19 +304,10 @@ def shared_sources(shared, kind):
     with (shared / "audio/manifest.csv").open() as lines:
         rows = [row for row in csv.DictReader(lines) if row["set"] == f"{kind}_train"]
     for row in rows[::40]:
-        n_frames = soundfile.info(shared / "audio" / row["path"]).frames
-        yield Source(
-            shared / "audio",
-            Item(
-                row["path"],
-                kind,
-                row["path"],
-                n_frames,
-                int(row["sample_rate"]),
-                speakers=(row["speaker"],),
-                gain_db=-float(row["gain_db"]),
-            ),
-        )
+        path, n_frames = row["path"], soundfile.info(shared / "audio" / row["path"]).frames
+        about = {"speakers": (row["speaker"],), "gain_db": -float(row["gain_db"])}
+        item = Item(path, kind, path, n_frames, int(row["sample_rate"]), **about)
+        yield Source(shared / "audio", item)
 
 
 def test_real_speech_in_real_noise(shared):
