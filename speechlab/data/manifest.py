@@ -147,7 +147,8 @@ def parse(path: Path) -> list[Item]:
 def _item(row: Mapping[str, str]) -> Item:
     if tuple(row) != COLUMNS:
         raise ValueError(f"columns are not {', '.join(COLUMNS)}")
-    lists = {key: tuple(filter(None, row[key].split(";"))) for key in _LISTS}
+    names = ("sources", "speakers", "recordings")
+    lists = {key: tuple(filter(None, row[key].split(";"))) for key in names}
     numbers = {
         "n_frames": int(row["n_frames"]),
         "sample_rate": int(row["sample_rate"]),
@@ -155,9 +156,6 @@ def _item(row: Mapping[str, str]) -> Item:
         "snr_db": float(row["snr_db"]) if row["snr_db"] else None,
     }
     return Item(**{**row, **lists, **numbers})
-
-
-_LISTS = ("sources", "speakers", "recordings")
 
 
 def _to_csv(items: Iterable[Item]) -> str:

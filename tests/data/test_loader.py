@@ -125,10 +125,7 @@ def test_processes_of_one_thread_end_with_the_iterator():
     children = multiprocessing.active_children()
     assert len(children) == 2
     with_workers.close()
-    limit = time.monotonic() + 300
-    while any(child.is_alive() for child in children) and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert not any(child.is_alive() for child in children)
+    assert within_minutes(lambda: not any(child.is_alive() for child in children))
 
 
 @pytest.mark.parametrize(("seed", "what"), [(13, r"^speech/x\.wav"), (14, "process .* died")])
@@ -174,18 +171,15 @@ def test_processes_end_with_a_parent_that_is_killed():
     workers = receiver.recv()
     parent.kill()
     assert len(workers) == 2
-    assert ended(workers, parent)
+    parent.join(300)  # a process without a parent to ask for its end may stay a zombie
+    assert within_minutes(lambda: not any(map(is_alive, workers)))
 
 
-def ended(processes, parent):
-    """Within minutes; a process without a parent to ask for its end may stay a zombie."""
-    parent.join(300)
+def within_minutes(done):
     limit = time.monotonic() + 300
-    while time.monotonic() < limit:
-        if not any(map(is_alive, processes)):
-            return True
+    while not done() and time.monotonic() < limit:
         time.sleep(0.05)
-    return False
+    return done()
 
 
 def is_alive(pid):

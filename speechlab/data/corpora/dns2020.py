@@ -99,8 +99,10 @@ def prepare(job: Preparation) -> None:
     for split, material in _materials(root, config).items():
         tell(f"{split}: {len(material.clean)} clean and {len(material.noise)} noise files")
         digest = hashlib.sha256(repr((material.clean, material.noise)).encode()).hexdigest()
-        n_clips = range(_n_clips(config, split))
-        tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in n_clips]
+        n_clips = round(
+            (config.hours if split == "train" else config.dev_hours) * 3600 / config.clip_s
+        )
+        tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in range(n_clips)]
     tasks["test"] = [_Task("test", i, pair.name, "", pair) for i, pair in enumerate(test)]
     items = job.items(tasks, partial(_make, target=target, root=root, config=config))
     known = test_sets.recognise(test)
@@ -216,7 +218,8 @@ def _joined(
     n_useless = 0
     while len(signal) < length:
         path = paths[rng.integers(len(paths))]
-        samples = _samples(root / path, config.sample_rate)
+        waveform, _ = audio.load(root / path, config.sample_rate)  # (C, T)
+        samples = waveform.mean(0).double().numpy()
         missing = length - len(signal)
         first = rng.integers(len(samples) - missing + 1) if len(samples) > missing else 0
         piece = samples[first : first + missing]
@@ -232,18 +235,8 @@ def _joined(
     return signal, tuple(used)
 
 
-def _samples(path: Path, sample_rate: int) -> np.ndarray:
-    waveform, _ = audio.load(path, sample_rate)  # (C, T)
-    return waveform.mean(0).double().numpy()
-
-
 def _rms(signal: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(signal))))
-
-
-def _n_clips(config: Dns2020Config, split: str) -> int:
-    hours = config.hours if split == "train" else config.dev_hours
-    return round(hours * 3600 / config.clip_s)
 
 
 _materials = cache(split_material)  # listed once per process: too long to send

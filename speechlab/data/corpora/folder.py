@@ -165,16 +165,12 @@ def _pairs(
             f"{folder}: {len(alone)} file(s) are in one of noisy/ and clean/ only: "
             f"{preparing.some(alone)}; add the partners or remove these files"
         )
-    return [
-        Recording(
-            name,
-            "mixture",
-            (noisy[name], clean[name]),
-            sha256(clean[name]),
-            _speaker(name, config, clean[name]),
-        )
-        for name in noisy
-    ]
+    found = []
+    for name, path in noisy.items():
+        other = clean[name]
+        speaker = _speaker(name, config, other)
+        found.append(Recording(name, "mixture", (path, other), sha256(other), speaker))
+    return found
 
 
 def _speaker(name: str, config: FolderConfig, path: Path) -> str:

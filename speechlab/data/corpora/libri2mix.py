@@ -146,13 +146,8 @@ def _rows(path: Path) -> list[Mixture]:
 
 
 def _row(row: dict[str, str]) -> Mixture:
-    return Mixture(
-        row["mixture_ID"],
-        (row["source_1_path"], row["source_2_path"]),
-        (float(row["source_1_gain"]), float(row["source_2_gain"])),
-        row["noise_path"],
-        float(row["noise_gain"]),
-    )
+    name, first, gain, second, other, noise, noise_gain = (row[column] for column in COLUMNS)
+    return Mixture(name, (first, second), (float(gain), float(other)), noise, float(noise_gain))
 
 
 def _check_recordings(mixtures: Iterable[Mixture], config: Libri2MixConfig) -> None:

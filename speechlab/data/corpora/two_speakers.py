@@ -143,15 +143,8 @@ def _places(split: str, config: NoisyTwoSpeakersConfig) -> Iterator[_Task]:
     for number in range(config.n_rooms if split == "train" else config.n_rooms_held_out):
         for place in range(2):
             name = f"{split}_room_{number:04d}_{place + 1}"
-            item = Item(
-                name,
-                "room",
-                f"{split}/rooms/{name}.wav",
-                0,
-                config.sample_rate,
-                recordings=(f"{split} room {number}",),
-                gain_db=ROOM_GAIN_DB,
-            )
+            about = {"recordings": (f"{split} room {number}",), "gain_db": ROOM_GAIN_DB}
+            item = Item(name, "room", f"{split}/rooms/{name}.wav", 0, config.sample_rate, **about)
             yield _Task(item, "", (split, number, place))
 
 

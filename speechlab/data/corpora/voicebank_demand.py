@@ -168,7 +168,7 @@ def _tasks(raw: Path) -> dict[str, list[_Task]]:
                 f"{preparing.some(alone)}; unpack its two archives again"
             )
         for name in sorted(noisy):
-            split = "dev" if _speaker(name) in DEV_SPEAKERS else published
+            split = "dev" if name.partition("_")[0] in DEV_SPEAKERS else published
             text = _read(texts[name]).strip() if name in texts else ""
             task = _Task(name, split, noisy[name], clean[name], snrs.get(name), text)
             tasks[split].append(task)
@@ -187,10 +187,6 @@ def _wavs(folder: Path) -> dict[str, Path]:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _speaker(name: str) -> str:
-    return name.partition("_")[0]
 
 
 def _snrs(folder: Path) -> dict[str, float]:
@@ -212,7 +208,7 @@ def _make(task: _Task, target: Path, sample_rate: int) -> Item:
         target,
         paths,
         name=task.name,
-        speakers=(_speaker(task.name),),
+        speakers=(task.name.partition("_")[0],),
         recordings=(task.name,),
         snr_db=task.snr_db,
         text=task.text,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.audio import files
 from speechlab.config import to_dict
 from speechlab.data import manifest
 from speechlab.data.corpora import synthetic
@@ -22,7 +21,7 @@ from speechlab.data.test_sets import find
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
 from tests.support import tiny_corpora, warm
-from tests.support.tiny_corpora import content
+from tests.support.tiny_corpora import content, waveforms
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("pyroomacoustics")
@@ -59,10 +58,6 @@ if __name__ == "__main__":
 
 def items(folder, *kinds):
     return [item for found in tiny_corpora.items(folder, *kinds).values() for item in found]
-
-
-def samples(folder, path):
-    return files.load(folder / path)[0][0].double().numpy()
 
 
 def level_db(wave):
@@ -121,7 +116,7 @@ def test_default_splits_share_nothing():
 
 
 def test_speech_has_its_text_and_the_corpus_its_key(corpus):
-    for item in items(corpus, *manifest.KINDS):
+    for item in items(corpus):
         assert (item.kind in ("speech", "mixture")) == bool(item.text)
     assert manifest.about(corpus)["key"] == synthetic.key(TINY)
 
@@ -130,7 +125,7 @@ def test_mixtures_are_speech_plus_noise_at_the_snr(corpus):
     mixtures = items(corpus, "mixture")
     assert len(mixtures) == 2 * TINY.n_held_out
     for item in mixtures:
-        noisy, clean = samples(corpus, item.path), samples(corpus, item.sources[0])
+        noisy, clean = waveforms(corpus, item).astype(float)
         measured = level_db(clean) - level_db(noisy - clean)
         assert measured == pytest.approx(item.snr_db, abs=0.1)
         assert TINY.snr_db[0] <= item.snr_db <= TINY.snr_db[1]
@@ -157,14 +152,13 @@ def test_no_babble_holds_the_sentences_that_it_is_mixed_with():
 
 
 def test_nothing_is_clipped_and_levels_are_sane(corpus):
-    for item in items(corpus, *manifest.KINDS):
-        for path in (item.path, *item.sources):
-            wave = samples(corpus, path)
+    for item in items(corpus):
+        for wave in waveforms(corpus, item).astype(float):
             assert np.abs(wave).max() <= synthetic.PEAK + 2**-15
             assert abs(wave.mean()) < 0.01
             assert -50 < level_db(wave) < -15
     for item in items(corpus, "speech"):
-        assert level_db(samples(corpus, item.path)) == pytest.approx(-26, abs=0.01)
+        assert level_db(waveforms(corpus, item).astype(float)) == pytest.approx(-26, abs=0.01)
         assert 2.5 < item.seconds < 12
 
 
@@ -177,7 +171,7 @@ def test_ready_pairs_are_found(corpus):
 
 def test_a_room_with_its_gain_has_a_direct_sound_of_level_1(corpus):
     for item in items(corpus, "room"):
-        wave = samples(corpus, item.path) * 10 ** (item.gain_db / 20)
+        wave = waveforms(corpus, item)[0] * 10 ** (item.gain_db / 20)
         assert wave.max() == pytest.approx(0.91, abs=0.05) and np.abs(wave).argmax() == 64
 
 
