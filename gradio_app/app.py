@@ -78,9 +78,8 @@ def _compare(model: nn.Module, noisy: Tensor, sample_rate: int) -> tuple:
     estimate = enhance(model, noisy, sample_rate)
     spent = time.perf_counter() - start
     sounds = {"noisy": noisy, "enhanced": estimate}
-    figure = figures.spectrograms(
-        {name: spectrogram_db(s, sample_rate) for name, s in sounds.items()}
-    )
+    levels = {name: spectrogram_db(sound, sample_rate) for name, sound in sounds.items()}
+    figure = figures.spectrograms(levels)
     facts = f"{n_params(model):,} parameters; {seconds:.1f} s of sound took {spent:.2f} s"
     return (sample_rate, _int16(estimate)), figure, facts
 
@@ -111,9 +110,8 @@ def build(checkpoint: str | None = None) -> gr.Blocks:
         figure = gr.Plot(label="spectrograms", format="png")
         results = [estimate, figure, facts]
         button.click(compare, [chosen, recording], results)
-        recording.change(
-            lambda: (None, None, ""), None, results
-        )  # an old result never stands beside a new recording
+        # an old result never stands beside a new recording
+        recording.change(lambda: (None, None, ""), None, results)
     return page
 
 

@@ -145,9 +145,8 @@ def write(
     source, n_frames = recording.path, recording.n_frames
     try:
         with contextlib.ExitStack() as stack:
-            writers = [
-                stack.enter_context(_writer(recording, target, subtype)) for target in targets
-            ]
+            enter = stack.enter_context
+            writers = [enter(_writer(recording, target, subtype)) for target in targets]
             for block in estimates:
                 for writer, samples in zip(writers, block, strict=True):
                     writer.write(samples)

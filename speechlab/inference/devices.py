@@ -69,20 +69,15 @@ class Microphone:
         self, device: int | str | None, sample_rate: int, block_ms: float, queued_s: float
     ) -> None:
         """queued_s: seconds of signal in the queue; beyond that the oldest is lost."""
-        sounddevice = _sounddevice()
-        self.sample_rate = _rate(sounddevice, "input", device, 1, sample_rate)
+        settings = {"device": device, "channels": 1, "dtype": "float32"}
+        self.sample_rate = _rate("input", settings, sample_rate)
         n = block_length(self.sample_rate, block_ms)
         self.n_most = max(4, round(queued_s * self.sample_rate / n))
         self.overruns = 0
         self._blocks: queue.Queue[tuple[np.ndarray, float]] = queue.Queue()
         with _device_errors():
-            self._stream = sounddevice.InputStream(
-                samplerate=self.sample_rate,
-                blocksize=n,
-                device=device,
-                channels=1,
-                dtype="float32",
-                callback=self._taken,
+            self._stream = _sounddevice().InputStream(
+                samplerate=self.sample_rate, blocksize=n, callback=self._taken, **settings
             )
         self.card_s = float(self._stream.latency)  # delay of the card, as it reports
 
@@ -123,7 +118,7 @@ class Microphone:
         self._blocks.put_nowait((np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), arrived))
 
 
-class Loudspeaker:
+class Loudspeaker(contextlib.AbstractContextManager):
     """An output device. It starts once some blocks are queued, so that it need not wait for one.
 
     If it still has to wait (a stall), it plays silence, and later blocks come late. The delay is
@@ -140,8 +135,8 @@ class Loudspeaker:
         late: str = "drop",
     ) -> None:
         """late: with a full queue "drop" blocks, or let the writer "wait" (for a file)."""
-        sounddevice = _sounddevice()
-        self.sample_rate = _rate(sounddevice, "output", device, n_channels, sample_rate)
+        settings = {"device": device, "channels": n_channels, "dtype": "float32"}
+        self.sample_rate = _rate("output", settings, sample_rate)
         self.block_length = block_length(self.sample_rate, block_ms)
         self.block_s = self.block_length / self.sample_rate
         # queued blocks: a frame of the model (16 ms) may come at once, and one block may be late
@@ -160,13 +155,11 @@ class Loudspeaker:
         self._n_refused = 0  # in a row, since the device took one
         self._silent = False  # the last block put
         with _device_errors():
-            self._stream = sounddevice.OutputStream(
+            self._stream = _sounddevice().OutputStream(
                 samplerate=self.sample_rate,
                 blocksize=self.block_length,
-                device=device,
-                channels=n_channels,
-                dtype="float32",
                 callback=self._wanted,
+                **settings,
             )
         self.card_s = float(self._stream.latency)  # delay of the card, as it reports
 
@@ -174,9 +167,6 @@ class Loudspeaker:
     def delay_ms(self) -> tuple[float, float]:
         """Median and maximum from arrival to playback of a sample, without the cards' delays."""
         return self.delays.median_and_maximum()
-
-    def __enter__(self) -> Self:
-        return self
 
     def write(self, block: Tensor, born: float) -> None:
         """(C, n), any n; born: arrival of the first sample (s, time.monotonic).
@@ -287,15 +277,14 @@ def block_length(sample_rate: int, block_ms: float) -> int:
     return max(1, round(sample_rate * block_ms / 1000))
 
 
-def _rate(
-    sounddevice: ModuleType, kind: str, device: int | str | None, n_channels: int, wanted: int
-) -> int:
+def _rate(kind: str, settings: dict[str, Any], wanted: int) -> int:
     """The wanted rate if the device supports it, else the device's: then samples are resampled."""
+    sounddevice = _sounddevice()
     check = getattr(sounddevice, f"check_{kind}_settings")
     with _device_errors():
-        own = sounddevice.query_devices(device, kind)
+        own = sounddevice.query_devices(settings["device"], kind)
         try:
-            check(device=device, channels=n_channels, dtype="float32", samplerate=wanted)
+            check(samplerate=wanted, **settings)
         except sounddevice.PortAudioError:
             return round(own["default_samplerate"])
     return wanted
@@ -310,9 +299,8 @@ def _sounddevice() -> ModuleType:
             "repository; --input and --output also take files"
         ) from error
     except OSError as error:  # the package is installed, its library is not
-        raise UserError(
-            f"sounddevice: {error}; install PortAudio (Debian: libportaudio2)"
-        ) from error
+        told = f"sounddevice: {error}; install PortAudio (Debian: libportaudio2)"
+        raise UserError(told) from error
     return sounddevice
 
 

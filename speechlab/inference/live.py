@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -128,10 +128,8 @@ def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
         failure = failure or error  # a full disk fails twice
     kept = isinstance(passage.giving, _FileSink)  # else a listener stopped it
     if again and kept and stop.is_set() and passage.n_in < passage.taking.n_frames:
-        done, whole = (
-            n / passage.taking.sample_rate for n in (passage.n_in, passage.taking.n_frames)
-        )
-        return UserError(f"interrupted after {done:.1f} of {whole:.1f} s")
+        rate, whole = passage.taking.sample_rate, passage.taking.n_frames
+        return UserError(f"interrupted after {passage.n_in / rate:.1f} of {whole / rate:.1f} s")
     return failure
 
 
@@ -160,9 +158,7 @@ class _Passage:
         self.load_max = max(self.load_max, load)
         self.n_in += block.shape[-1]
         self._arrivals.append((self.n_in / self.taking.sample_rate, arrived))
-        given_s = (
-            self.n_out / self.giving.sample_rate
-        )  # the next output sample is at this time of the input
+        given_s = self.n_out / self.giving.sample_rate  # of the next output sample, in the input
         self.lag_s = max(self.lag_s, self.n_in / self.taking.sample_rate - given_s)
         self._give(out)
         self.screen.show(noisy, estimate, load, self.giving.underruns, self.inner.latency_ms)
@@ -213,7 +209,7 @@ class _Passage:
         return arrived - (end_s - given_s)
 
 
-class _FileSource:
+class _FileSource(contextlib.AbstractContextManager):
     """A file instead of a microphone, read as fast as it is processed."""
 
     overruns = 0
@@ -223,9 +219,6 @@ class _FileSource:
         self.recording = files.Recording(path, block_s=block_ms / 1000)
         self.sample_rate, self.n_channels = self.recording.file_rate, self.recording.n_channels
         self.subtype, self.n_frames = self.recording.subtype, self.recording.n_frames
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         pass
@@ -342,17 +335,14 @@ def _sink(
     if name is None or not _sounds(name):
         late = "wait" if isinstance(taking, _FileSource) else "drop"
         return Loudspeaker(_device(name), taking.sample_rate, taking.n_channels, block_ms, late)
-    if (
-        isinstance(taking, _FileSource)
-        and Path(name).exists()
-        and Path(name).samefile(taking.recording.path)
-    ):
+    path, from_file = Path(name), isinstance(taking, _FileSource)
+    if from_file and path.exists() and path.samefile(taking.recording.path):
         raise UserError(f"{name}: is the input, and would be overwritten; choose another output")
-    if Path(name).exists() and not overwrite:
+    if path.exists() and not overwrite:
         raise UserError(f"{name}: exists; choose another output, or use --overwrite")
-    held = files.FORMATS.get(Path(name).suffix.lower(), ("", ()))[1]
+    held = files.FORMATS.get(path.suffix.lower(), ("", ()))[1]
     subtype = taking.subtype if taking.subtype in held else None
-    n_frames = taking.n_frames if isinstance(taking, _FileSource) else UNKNOWN_LENGTH
+    n_frames = taking.n_frames if from_file else UNKNOWN_LENGTH
     return _FileSink(name, taking.sample_rate, taking.n_channels, subtype, n_frames)
 
 

@@ -34,9 +34,7 @@ PAUSE_DB = 10.0  # below its usual level a source is silent
 MARGIN_S = 0.25  # seconds of a pause that are kept on either side of speech
 UNHEARD_DB = 20.0  # below the loudest channel: a channel without speech so far
 LEAST = 1e-20  # power of a sample that counts as none
-INVERTED = (
-    0.1  # of full agreement: an estimate is inverted where it disagrees by more; less is noise
-)
+INVERTED = 0.1  # of full agreement: disagreement above it inverts an estimate; less is noise
 ALIKE = 0.01  # of a correlation: closer estimates are treated as equal
 SHARE = 0.5  # of each source's remembered energy that a chunk repeats
 

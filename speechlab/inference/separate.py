@@ -195,8 +195,7 @@ def mixing_gains(products: Tensor) -> Tensor:
     energies = products.diagonal(dim1=1, dim2=2)[:, :-1]
     floor = energies.amax(1, keepdim=True) * 10 ** (-SILENT_DB / 10)
     norms = (energies + floor).clamp_min(LEAST).sqrt()  # (C, S)
-    correlations = products[:, :-1, :-1] / (norms[:, :, None] * norms[:, None])
-    correlations = (1 - ALIKE) * correlations
+    correlations = (1 - ALIKE) * (products[:, :-1, :-1] / (norms[:, :, None] * norms[:, None]))
     correlations.diagonal(dim1=1, dim2=2).fill_(1)
     with_mixture = products[:, :-1, -1:] / norms[..., None]
     return torch.linalg.solve(correlations, with_mixture)[..., 0] / norms
@@ -301,11 +300,10 @@ def separate_all(
 
 
 def _refuse_unknown_files(jobs: Iterable[Job], log: Log) -> None:
-    for job in (job for job in jobs if not job.fault):
-        found = [target for target in job.targets if target.exists()]
-        if found and not log.knows(job.target):
+    for job in (job for job in jobs if not job.fault and not log.knows(job.target)):
+        if found := next(filter(Path.exists, job.targets), None):
             raise UserError(
-                f"{found[0]}: exists, and {LOG} has no row for it; move it away, or {OTHER}"
+                f"{found}: exists, and {LOG} has no row for it; move it away, or {OTHER}"
             )
 
 
