@@ -145,8 +145,7 @@ def test_no_worker_is_left():
 
 def test_workers_of_a_script_without_a_guard_are_one_line(tmp_path):
     script = tmp_path / "unguarded.py"
-    script.write_text(
-        "from speechlab.parallel import Workers\nprint(Workers(abs, 1, 5).results([-1, -2]))\n"
-    )
+    lines = "from speechlab.parallel import Workers", "print(Workers(abs, 1, 5).results([-1, -2]))"
+    script.write_text("\n".join(lines))
     ran = warm.run(script)
     assert ran.returncode and "a process died at its start" in ran.stderr.splitlines()[-1]

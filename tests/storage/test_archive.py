@@ -10,22 +10,17 @@ import pytest
 
 from speechlab.errors import UserError
 from speechlab.storage import archive as archives
+from tests.storage.test_atomic import names
 
 FILES = {"top/a.wav": b"a" * 1000, "top/deep/b.wav": b"b" * 2000, "top/empty": b""}
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def make_tar(path: Path, files: dict[str, bytes]) -> Path:
+def make(path: Path, files: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return path
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
@@ -34,16 +29,9 @@ def make_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def make(path: Path, files: dict[str, bytes]) -> Path:
-    return make_zip(path, files) if path.suffix == ".zip" else make_tar(path, files)
-
-
 def held(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 ARCHIVES = ["a.zip", "a.tar", "a.tar.gz"]
@@ -137,7 +125,7 @@ def test_a_damaged_archive_is_told(tmp_path, name):
 
 
 def test_a_flipped_bit_in_a_zip_is_told(tmp_path):
-    archive = make_zip(tmp_path / "a.zip", {"a.wav": b"a" * 50_000})
+    archive = make(tmp_path / "a.zip", {"a.wav": b"a" * 50_000})
     content = bytearray(archive.read_bytes())
     content[25_000] ^= 1
     archive.write_bytes(content)
@@ -155,7 +143,7 @@ def test_an_archive_that_is_not_there_or_of_another_kind_is_told(tmp_path):
 
 
 def test_an_archive_larger_than_the_disk_is_told_before(tmp_path, monkeypatch):
-    archive = make_zip(tmp_path / "a.zip", FILES)
+    archive = make(tmp_path / "a.zip", FILES)
     usage = archives.shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"a\.zip needs .* GB"):

@@ -39,13 +39,8 @@ def test_what_goes_wrong_leaves_the_older_file_and_nothing_else(tmp_path, error)
 
 def test_a_name_that_cannot_be_taken_leaves_nothing(tmp_path):
     (tmp_path / "x").mkdir()
-
-    def write():
-        with replacing(tmp_path / "x") as part:
-            part.write_text("new")
-
-    with pytest.raises(OSError, match="x"):
-        write()
+    with pytest.raises(OSError, match="x"), replacing(tmp_path / "x") as part:
+        part.write_text("new")
     assert names(tmp_path) == ["x"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from speechlab.errors import UserError
 from speechlab.storage import download
+from tests.storage.test_atomic import names
 from tests.support.bad_server import CONTENT, serving
 
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -21,10 +22,6 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:
         yield server
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def fetch(server, target: Path, digest: str = SHA256, mirrors: str = "x", **options) -> Path:

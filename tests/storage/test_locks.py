@@ -10,7 +10,7 @@ from speechlab.storage import locks
 from tests.support.training_toys import ended, forked
 
 
-def holder(path, released=lambda: signal.pause()):
+def holder(path, released):
     """The process id of a child that holds the file now, until `released` returns."""
     reader, writer = os.pipe()
 
@@ -76,8 +76,6 @@ def test_never_two_at_once(tmp_path, monkeypatch):
 
 def test_a_place_without_leave_to_write_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(UserError, match="lock: cannot be written"),
-        locks.waited_for(tmp_path / "file/lock", print, ""),
-    ):
+    waiting = locks.waited_for(tmp_path / "file/lock", print, "")
+    with pytest.raises(UserError, match="lock: cannot be written"), waiting:
         pass

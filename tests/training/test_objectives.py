@@ -46,13 +46,9 @@ def test_it_is_brute_force_with_the_gradient_of_the_best_order(n_sources):
     values = total(objective, clean)
     values.sum().backward()
     tried = estimate.clone().requires_grad_()
-    of_orders = torch.stack(
-        [
-            sum(WEIGHTS[name] * loss(tried[:, list(order)], clean) for name, loss in LOSSES.items())
-            for order in permutations(range(n_sources))
-        ]
-    )
-    best = of_orders.min(0).values
+    orders = [tried[:, list(order)] for order in permutations(range(n_sources))]
+    of_orders = [sum(WEIGHTS[k] * loss(x, clean) for k, loss in LOSSES.items()) for x in orders]
+    best = torch.stack(of_orders).min(0).values
     (gradient,) = torch.autograd.grad(best.sum(), tried)
     assert torch.allclose(values, best, rtol=1e-12)
     assert torch.allclose(objective.model.estimate.grad, gradient, rtol=1e-9, atol=1e-15)
@@ -61,10 +57,8 @@ def test_it_is_brute_force_with_the_gradient_of_the_best_order(n_sources):
 def test_a_loss_that_weighs_nothing_has_no_say():
     """Its value is in the order that the others chose."""
     estimate, clean = drawn(6, 3)
-    both, one = (
-        PermutationInvariant(Given(estimate), LOSSES, {"si_sdr": 1.0, "l1": weight})
-        for weight in (0.0, 100.0)
-    )
+    weights = ({"si_sdr": 1.0, "l1": weight} for weight in (0.0, 100.0))
+    both, one = (PermutationInvariant(Given(estimate), LOSSES, w) for w in weights)
     alone = PermutationInvariant(Given(estimate), {"si_sdr": waveform.si_sdr})
     assert torch.equal(total(both, clean), total(alone, clean))
     assert not torch.equal(both._permutation(estimate, clean), one._permutation(estimate, clean))

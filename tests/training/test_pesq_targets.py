@@ -17,10 +17,8 @@ def clips(shared):
     """Estimate and clean (5, 8000): two with a PESQ, silence, a NaN, a silent estimate."""
     folder = shared / "audio/pairs/voicebank_demand_train"
     path = sorted((folder / "clean").glob("*.flac"))[0]
-    clean, noisy = (
-        soundfile.read(folder / part / path.name, dtype="float32")[0][8000:16000]
-        for part in ("clean", "noisy")
-    )
+    paths = (folder / part / path.name for part in ("clean", "noisy"))
+    clean, noisy = (soundfile.read(x, dtype="float32")[0][8000:16000] for x in paths)
     clean, estimate = torch.tensor(np.stack([clean] * 5)), torch.tensor(np.stack([noisy] * 5))
     estimate[1] = 0.5 * (clean[1] + estimate[1])
     clean[2] = 0

@@ -91,9 +91,8 @@ def test_a_run_begun_otherwise_is_refused(folder):
     Run.start(folder / "first", {"model": "tiny"}, "hash of toys")
     with pytest.raises(UserError, match="other settings: model was 'tiny', is 'large'; "):
         Run.start(folder / "first", {"model": "large"}, "hash of toys")
-    with pytest.raises(
-        UserError, match=r"other settings: .*; 4 more; name the run anew \(--name\)"
-    ):
+    many = r"other settings: .*; 4 more; name the run anew \(--name\)"
+    with pytest.raises(UserError, match=many):
         Run.start(folder / "first", {f"key {i}": i for i in range(8)}, "hash of toys")
     with pytest.raises(UserError, match="other data"):
         Run.start(folder / "first", {"model": "tiny"}, "another hash")
@@ -134,10 +133,9 @@ def test_a_commit_is_dirty_only_where_code_changed(tmp_path, monkeypatch):
     assert runs.environment()["git_commit"] == clean
     for path in (*code, "speechlab/new.py"):  # a module that is not in git yet is code as well
         (tmp_path / path).write_text("after")
-        assert runs.environment()["git_commit"] == f"{clean}-dirty", path
-        subprocess.run([*git, "add", "."], check=True)
-        assert runs.environment()["git_commit"] == f"{clean}-dirty", path
-        subprocess.run([*git, "commit", "--quiet", "--message", "x"], check=True)
+        for words in (["add", "."], ["commit", "--quiet", "--message", "x"]):
+            assert runs.environment()["git_commit"] == f"{clean}-dirty", path
+            subprocess.run([*git, *words], check=True)
         clean = runs.environment()["git_commit"]
         assert not clean.endswith("-dirty")
     monkeypatch.setattr(runs, "__file__", str(tmp_path.parent / "speechlab/training/runs.py"))

@@ -67,10 +67,8 @@ def corpus(tmp_path):
             voices = [voice(2 * side + (index + side) % 2, split) for side in range(2)]
             voices = voices[:: (-1) ** index]
             signals = {"mix": sum(voices), "s1": voices[0], "s2": voices[1]}
-            paths = [
-                written(folder, f"{split}/{kind}/{name}.wav", samples)
-                for kind, samples in signals.items()
-            ]
+            place = f"{split}/{{}}/{name}.wav"
+            paths = [written(folder, place.format(k), samples) for k, samples in signals.items()]
             for sources in (paths[1:], paths[1:2]):
                 own = f"{name}_of_{len(sources)}"
                 known = {"sources": tuple(sources), "recordings": (name,)}
@@ -106,9 +104,7 @@ def toy(corpus):
         objective="permutation_invariant",
         losses={"si_sdr": 1.0},
         dev_metrics=("si_sdri", "si_snri", "sdri"),
-        training=TrainingConfig(
-            n_steps=60, batch_size=4, lr=1e-2, metric="si_sdri", validate_every=30
-        ),
+        training=TrainingConfig(60, batch_size=4, lr=1e-2, metric="si_sdri", validate_every=30),
     )
     check(experiment)
     return experiment
@@ -120,9 +116,8 @@ def test_it_learns_speakers_in_any_order(toy, corpus, tmp_path):
     assert scores["si_sdri"].iloc[-1] > scores["si_sdri"].iloc[0] and scores["si_sdri"].max() > 8
     assert run.dev["file"].tolist() == [f"dev_mix_{index}_of_2" for index in range(3)]
     model = speechlab.load(run.folder)
-    parts = [
-        soundfile.read(corpus / f"dev/{kind}/dev_mix_1.wav")[0] for kind in ("mix", "s1", "s2")
-    ]
+    paths = [corpus / f"dev/{kind}/dev_mix_1.wav" for kind in ("mix", "s1", "s2")]
+    parts = [soundfile.read(path)[0] for path in paths]
     with torch.inference_mode():
         estimate = model(torch.from_numpy(parts[0]).float()[None, None])[0].numpy()
     speakers = separation_metrics.score(estimate, np.stack(parts[1:]), parts[0], RATE, ("si_sdri",))
@@ -132,16 +127,9 @@ def test_it_learns_speakers_in_any_order(toy, corpus, tmp_path):
 
 def test_ready_mixtures_are_trained_on(toy, tmp_path):
     """Those of two sources, of a corpus that has others as well."""
-    pairs = replaced(
-        toy,
-        {
-            "examples": "pairs",
-            "pair": PairConfig(segment_s=0.25, sample_rate=RATE),
-            "mixture": MixtureConfig(),
-            "n_per_epoch": 2000,
-            "training.n_steps": 2,
-        },
-    )
+    pair = PairConfig(segment_s=0.25, sample_rate=RATE)
+    changes = {"examples": "pairs", "pair": pair, "mixture": MixtureConfig(), "n_per_epoch": 2000}
+    pairs = replaced(toy, changes | {"training.n_steps": 2})
     examples = launch.training_examples(pairs)
     assert len(examples) == 3 and examples.n_sources == 2
     assert launch.train(pairs, tmp_path / "runs", progress=False).step == 2
