@@ -191,15 +191,13 @@ class MHA(nn.Module):
         if state is not None:
             k, v = torch.cat([state[0], k], 2), torch.cat([state[1], v], 2)
         past = k.shape[2] - q.shape[2]
-        blocks = [self._attend(part, k, v, past + i * self.window) for i, part in self._split(q)]
+        # queries in blocks of a window: memory grows with L * window, not L * L
+        parts = q.split(self.window, 2) if q.shape[2] else ()
+        blocks = [self._attend(part, k, v, past + i * self.window) for i, part in enumerate(parts)]
         y = torch.cat(blocks, 2) if blocks else q
         keep = min(self.window - 1, k.shape[2])
         state = tuple(cache[:, :, cache.shape[2] - keep :].clone() for cache in (k, v))
         return self.out_proj(y.transpose(1, 2).flatten(2)), state  # (B, L, d_model)
-
-    def _split(self, q: Tensor) -> list[tuple[int, Tensor]]:
-        """Queries in blocks of a window: memory grows with L * window, not L * L."""
-        return list(enumerate(q.split(self.window, 2))) if q.shape[2] else []
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
         """Queries at the positions start, start + 1, … of the keys: (B, n_heads, l, d_head)."""

@@ -85,14 +85,13 @@ class MaskingModel(Model):
 class MaskConvolution(nn.Module):
     """PReLU -> 1x1 convolution -> activation: (B, D, L) -> a mask per source, (B, S, N, L)."""
 
-    def __init__(
-        self, d_model: int, n_sources: int, n_filters: int, activation: Activation
-    ) -> None:
+    def __init__(self, d_model: int, config: Any) -> None:
+        """config: has `n_sources`, `n_filters` and `mask_activation`."""
         super().__init__()
         self.prelu = nn.PReLU()
-        self.conv = nn.Conv1d(d_model, n_sources * n_filters, 1)
-        self.shape = (n_sources, n_filters)
-        self.activation = ACTIVATIONS[activation]
+        self.shape = (config.n_sources, config.n_filters)
+        self.conv = nn.Conv1d(d_model, config.n_sources * config.n_filters, 1)
+        self.activation = ACTIVATIONS[config.mask_activation]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.conv(self.prelu(x)).unflatten(1, self.shape))

@@ -128,7 +128,8 @@ class SepMamba(ChunkedModel):
             x, after = layer(x, before)  # (B, C, L), L halved
             downs.append(after)
             skips.append(x)
-        skips = [_joined(*pair) for pair in zip(waiting, skips[:-1], strict=True)]
+        queued = zip(waiting, skips[:-1], strict=True)
+        skips = [x if queue is None else torch.cat([queue, x], -1) for queue, x in queued]
         for layer, before in zip(self.decoder, up, strict=True):
             skip = skips.pop()
             x, after = layer(x, skip, before, last)  # (B, C, L), L doubled
@@ -204,10 +205,6 @@ def _along_time(mamba: nn.Module, x: Tensor, state: State | None) -> tuple[Tenso
     x = x.transpose(1, 2)  # (B, L, C)
     y, state = mamba(x, state) if isinstance(mamba, Stack) else (mamba(x), None)
     return y.transpose(1, 2), state
-
-
-def _joined(before: Tensor | None, x: Tensor) -> Tensor:
-    return x if before is None else torch.cat([before, x], -1)
 
 
 def _check(config: SepMambaConfig) -> None:

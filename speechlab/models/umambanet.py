@@ -98,9 +98,7 @@ class UMambaNet(MaskingModel):
         _check(config)
         widths = (config.n_filters, *[config.d_model] * config.n_blocks)
         self.blocks = nn.Sequential(*(Block(n_in, config) for n_in in widths[:-1]))
-        self.mask = MaskConvolution(
-            config.d_model, config.n_sources, config.n_filters, config.mask_activation
-        )
+        self.mask = MaskConvolution(config.d_model, config)
 
     def masks(self, encoded: Tensor) -> Tensor:
         """(B, N, L) -> (B, S, N, L)"""

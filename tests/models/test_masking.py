@@ -24,6 +24,7 @@ class Config:
     kernel_size: int = 6
     stride: int = 3
     encoder_activation: str = "none"
+    mask_activation: str = "sigmoid"
     sample_rate: int = 8000
 
 
@@ -72,10 +73,12 @@ def test_every_sample_is_covered(length):
 
 
 def test_masks_of_a_convolution():
-    masks = MaskConvolution(4, 2, 5, "sigmoid")(torch.randn(3, 4, 7))
+    config = Config(n_sources=2)
+    masks = MaskConvolution(4, config)(torch.randn(3, 4, 7))
     assert masks.shape == (3, 2, 5, 7)
     assert (masks > 0).all() and (masks < 1).all()
-    assert MaskConvolution(4, 2, 5, "relu")(torch.randn(3, 4, 7)).min() == 0
+    config = replace(config, mask_activation="relu")
+    assert MaskConvolution(4, config)(torch.randn(3, 4, 7)).min() == 0
 
 
 def test_it_tells_what_it_is():

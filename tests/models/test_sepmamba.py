@@ -16,7 +16,6 @@ from speechlab.losses import waveform
 from speechlab.losses.pit import best_permutation, pairwise, reordered
 from speechlab.models.macs import n_params
 from speechlab.models.sepmamba import CONFIGS, SepMamba, SepMambaConfig
-from speechlab.weights.checkpoints import import_checkpoint
 from speechlab.weights.names import renamed
 from tests.support import signals
 from tests.support.signals import array
@@ -314,24 +313,6 @@ def test_every_parameter_learns_and_examples_are_independent(config):
     together.square().mean().backward()
     still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_published_files_load_and_are_imported(golden, tmp_path, suffix):
-    """Both kinds of file; ours tells what it holds."""
-    source, system = tmp_path / f"published{suffix}", GOLDEN[golden.name]
-    state = load_file(golden / "state.safetensors")
-    if suffix == ".pth":
-        torch.save({"model_state_dict": state}, source)
-    else:
-        save_file(state, source)
-    model = import_checkpoint(source, tmp_path / "ours.safetensors", system)
-    again = speechlab.load(tmp_path / "ours.safetensors")
-    mixture = noise(1, 1, 300).float()
-    assert again.config == model.config and not again.training
-    with torch.inference_mode():
-        assert torch.equal(again(mixture), model(mixture))
-        assert torch.equal(loaded(golden)(mixture), model(mixture))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

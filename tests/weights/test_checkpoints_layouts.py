@@ -111,16 +111,23 @@ def test_an_unknown_system_is_an_error_with_the_command_to_run(tmp_path):
         speechlab.load(tmp_path / "odd.pth")
 
 
-def test_ours_load_by_the_name_they_were_imported_by(golden, tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_ours_load_by_the_name_they_were_imported_by(golden, tmp_path, suffix):
     """File and run directory; by name, by system, and without either."""
     name, state, wanted = golden
-    torch.save(state, tmp_path / "best.pth")
+    source = tmp_path / f"best{suffix}"
+    if suffix == ".pth":
+        torch.save({"model_state_dict": state}, source)
+    else:
+        save_file(state, source)
     (tmp_path / "run").mkdir()
     ours = tmp_path / "run" / "best.safetensors"
-    import_checkpoint(tmp_path / "best.pth", ours, name)
+    imported = import_checkpoint(source, ours, name)
     for path in (ours, ours.parent):
         for system in (name, "sepmamba", None):
-            assert torch.equal(output(speechlab.load(path, system)), wanted)
+            model = speechlab.load(path, system)
+            assert model.config == imported.config and not model.training
+            assert torch.equal(output(model), wanted)
     again = import_checkpoint(ours, tmp_path / "again.safetensors", name)
     assert torch.equal(output(again), wanted)
 

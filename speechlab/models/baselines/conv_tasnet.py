@@ -73,9 +73,7 @@ class TemporalConvNet(nn.Module):
         )
         self.skips = nn.ModuleList(nn.Conv1d(d_hidden, config.d_skip, 1) for _ in dilations)
         self.residuals = nn.ModuleList(nn.Conv1d(d_hidden, d_model, 1) for _ in dilations[1:])
-        self.mask = MaskConvolution(
-            config.d_skip, config.n_sources, config.n_filters, config.mask_activation
-        )
+        self.mask = MaskConvolution(config.d_skip, config)
 
     def forward(self, encoded: Tensor) -> Tensor:
         x, total = self.bottleneck(self.norm(encoded)), 0.0  # (B, d_model, L)

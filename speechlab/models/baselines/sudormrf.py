@@ -59,9 +59,7 @@ class SuDoRMRF(MaskingModel):
             GlobalLayerNorm(config.n_filters),
             nn.Conv1d(config.n_filters, config.d_model, 1),
             *(UConvBlock(*sizes) for _ in range(config.n_blocks)),
-            MaskConvolution(
-                config.d_model, config.n_sources, config.n_filters, config.mask_activation
-            ),
+            MaskConvolution(config.d_model, config),
         )
 
 
