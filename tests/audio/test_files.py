@@ -185,11 +185,9 @@ def test_beyond_4_gib(tmp_path, monkeypatch):
     files.save(tmp_path / "x.wav", noise(1, 600), 16000)
     assert soundfile.info(tmp_path / "x.wav").format == "RF64"
     assert files.load(tmp_path / "x.wav")[0].shape == (1, 600)
-    with (
-        pytest.raises(UserError, match="4 GiB"),
-        files.Writer(tmp_path / "y.wav", 16000, 1) as live,
-    ):
-        live.write(noise(1, 600))
+    writer = files.Writer(tmp_path / "y.wav", 16000, 1)
+    with pytest.raises(UserError, match="4 GiB"), writer:
+        writer.write(noise(1, 600))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,8 @@ def written(path, codec, seed, n_frames, rate=24000):
 
 
 def streams(folder, codec):
-    return [
-        written(folder / f"{i}{CODECS[codec]}", codec, i, length)
-        for i, length in enumerate(LENGTHS)
-    ]
+    paths = (folder / f"{i}{CODECS[codec]}" for i in range(len(LENGTHS)))
+    return [written(path, codec, i, LENGTHS[i]) for i, path in enumerate(paths)]
 
 
 def page(flags, number, content, position=0):

@@ -105,9 +105,8 @@ def test_enhance_stretches_where_it_is_asked_to(tmp_path, monkeypatch):
     for post in ("none", "pcs400"):
         run(model, path, output=tmp_path / post, post=post)
     run(model, path, output=tmp_path / "plain")
-    read = {
-        name: soundfile.read(tmp_path / name / "in.wav")[0] for name in ("none", "pcs400", "plain")
-    }
+    names = ("none", "pcs400", "plain")
+    read = {name: soundfile.read(tmp_path / name / "in.wav")[0] for name in names}
     assert np.array_equal(read["none"], read["plain"])
     expected = pcs(torch.from_numpy(read["none"])).numpy()
     assert np.abs(read["pcs400"] - expected).max() < 1e-5
