@@ -49,9 +49,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = means(rows)
     intervals = {name: mean_interval(table[name].dropna()) for name in metrics_of(table)}
-    summary = pd.DataFrame(
-        list(intervals.values()), pd.Index(intervals, name="metric"), Mean._fields
-    )
+    index = pd.Index(intervals, name="metric")
+    summary = pd.DataFrame(list(intervals.values()), index, Mean._fields)
     summary["n_failed"] = len(table) - summary["n"]
     if "speaker" in rows:
         rows = _with_reasons(rows)

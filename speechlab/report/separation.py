@@ -182,9 +182,7 @@ def sepmamba_note(table: pd.DataFrame) -> str:
         here = "by `benchmarks/separation.py`, which has not been run here yet"
     rows = table.set_index("network")
     ours, other = rows.loc[BASE], rows.loc["sepformer"].iloc[0]
-    times = [
-        other[name] / ours[name] for name in ("gmacs_per_second_published", "gmacs_per_second")
-    ]
+    times = [other[k] / ours[k] for k in ("gmacs_per_second_published", "gmacs_per_second")]
     return (
         "Scores as published on WSJ0-2mix, in dB, higher is better; none is measured here: that "
         "corpus is licensed. GMAC/s are 10⁹ multiply-accumulates per second "

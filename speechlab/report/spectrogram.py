@@ -46,9 +46,8 @@ def _table(values: np.ndarray, sample_rate: int, n_fft: int, hop_length: int) ->
     import librosa
 
     hertz = librosa.fft_frequencies(sr=sample_rate, n_fft=n_fft)
-    return pd.DataFrame(
-        values, hertz, librosa.times_like(values, sr=sample_rate, hop_length=hop_length)
-    )
+    seconds = librosa.times_like(values, sr=sample_rate, hop_length=hop_length)
+    return pd.DataFrame(values, hertz, seconds)
 
 
 def is_loud(reference: "Spectrum", front_end: "FrontEnd", span_db: float = 40.0) -> np.ndarray:
