@@ -7,8 +7,8 @@ import copy
 import gc
 import itertools
 import sys
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -138,17 +138,9 @@ def test_streams_side_by_side_in_threads():
     network = fuse(tiny()).network
     x = torch.randn(4, 1, 1, 400)
     wanted = [stepped(network, signal, [8]) for signal in x]
-    found: dict[int, torch.Tensor] = {}
-
-    def run(i: int) -> None:
-        found[i] = stepped(network, x[i], [8])
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(found[i], wanted[i]) for i in range(4))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda signal: stepped(network, signal, [8]), x))
+    assert all(map(torch.equal, found, wanted))
 
 
 def test_each_kernel_is_compiled_once():

@@ -21,6 +21,7 @@ from speechlab.cli import main
 from speechlab.errors import UserError
 from speechlab.inference import devices, live
 from speechlab.inference.enhance import enhance_file
+from tests.inference.test_devices import Card
 from tests.inference.test_enhance import tiny
 from tests.inference.test_enhance import whole as offline
 from tests.support.sound_files import noise
@@ -120,11 +121,8 @@ def test_an_interruption_ends_it_to_the_last_sample(tmp_path, model, monkeypatch
 # Devices
 
 
-class StandIn:
+class StandIn(Card):
     """sounddevice, as far as it is used: a thread that calls back, block after block."""
-
-    class PortAudioError(Exception):
-        pass
 
     def __init__(self, signal_=None, rates=(16000,), pace_s=0.0, end="Ctrl-C"):
         """end: of the signal: "Ctrl-C", "silence" (no block any more), "gone" (no device)."""
@@ -136,7 +134,7 @@ class StandIn:
     def query_devices(self, device=None, kind=None):
         if device == "nowhere":
             raise ValueError("No input device matching 'nowhere'")
-        return {"default_samplerate": 48000.0} if kind else "0 Stand-in, 1 in, 2 out"
+        return super().query_devices(device, kind)
 
     def check_input_settings(self, samplerate, **settings):
         if samplerate not in self.rates:
