@@ -70,9 +70,8 @@ def _below(config: Any, name: str) -> list[str]:
     """Inner configurations that have a field of this name, if `config` itself has none."""
     if hasattr(config, name):
         return []
-    fields = [field.name for field in dataclasses.fields(config)]
-    inner = {field: getattr(config, field) for field in fields}
-    return [k for k, v in inner.items() if dataclasses.is_dataclass(v) and hasattr(v, name)]
+    inner = vars(config).items()
+    return [k for k, v in inner if dataclasses.is_dataclass(v) and hasattr(v, name)]
 
 
 def override(config: Config | None, kind: type[Config] | None = None, **changes: Any) -> Config:

@@ -38,7 +38,6 @@ class MetricDiscriminator(nn.Module):
     """Compressed magnitudes at unit level, (B, F, L) each -> score (B,), 0 to 1."""
 
     def __init__(self, channels: tuple[int, ...] = CHANNELS) -> None:
-        """channels: of the convolutions."""
         super().__init__()
         layers, n_in = [], 2
         for n_out in channels:

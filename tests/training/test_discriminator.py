@@ -16,14 +16,13 @@ from tests.support.signals import array
 WEIGHTS = "upstream_checkpoints/semamba/pretrained_discriminator.pth"
 
 
-def small(seed=0):
-    torch.manual_seed(seed)
+def small():
+    torch.manual_seed(0)
     return MetricDiscriminator((4, 4, 6, 8))
 
 
-def mags(n=3, n_frames=20, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.rand(2, n, 33, n_frames, generator=generator)
+def mags():
+    return 2 * torch.rand(2, 3, 33, 20, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("system", "judged"), [("semamba", "gen_mag"), ("mpsenet", "hat_mag")])
