@@ -44,19 +44,19 @@ def check_one_line(error, path):
     assert message.startswith(f"{path}: ") and "\n" not in message and ";" in message
 
 
+SPECIAL = {  # rate, waveform and subtype of a kind in GOOD; others: 16000, noise(), None
+    "8-bit 8 kHz": (8000, noise(), "PCM_U8"),
+    "24-bit 96 kHz 6 channels": (96000, noise(6, 9001), "PCM_24"),
+    "silence": (16000, torch.zeros(1, 4000), None),
+    "3 samples at 16000": (16000, noise(1, 3), None),
+    "3 samples at 96000": (96000, noise(1, 3), None),
+    "1 Hz": (1, noise(1, 2), None),
+}
+
+
 def write_good(path, kind):
     """A file of a kind in GOOD; returns its rate, shape and subtype."""
-    rate, waveform, subtype = 16000, noise(), None
-    if kind == "8-bit 8 kHz":
-        rate, subtype = 8000, "PCM_U8"
-    elif kind == "24-bit 96 kHz 6 channels":
-        rate, waveform, subtype = 96000, noise(6, 9001), "PCM_24"
-    elif kind == "silence":
-        waveform = torch.zeros(1, 4000)
-    elif kind.startswith("3 samples"):
-        rate, waveform = int(kind.rpartition(" ")[2]), noise(1, 3)
-    elif kind == "1 Hz":
-        rate, waveform = 1, noise(1, 2)
+    rate, waveform, subtype = SPECIAL.get(kind, (16000, noise(), None))
     files.save(path, waveform, rate, subtype)
     return rate, waveform.shape, subtype or files.Recording(path).subtype
 
