@@ -30,16 +30,13 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def print_settings(config: Any) -> None:
-    """A configuration as KEY=VALUE lines, as --set takes them."""
+def print_settings(config: Any, prefix: str = "  ") -> None:
+    """A configuration, or a mapping inside it, as KEY=VALUE lines, as --set takes them."""
     from speechlab.config import to_dict
 
-    _print_nested(to_dict(config), "  ")
-
-
-def _print_nested(settings: Mapping[str, Any], prefix: str) -> None:
+    settings = config if isinstance(config, Mapping) else to_dict(config)
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            _print_nested(value, f"{prefix}{key}.")
+            print_settings(value, f"{prefix}{key}.")
         else:
             print(f"{prefix}{key}={json.dumps(value)}")

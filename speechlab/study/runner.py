@@ -115,9 +115,7 @@ def plan(
     asked = [fixed | dict(zip(each, values, strict=True)) for values in products]
     notebooks = [Notebook.read(path) for path in _chosen(names, Path(folder))]
     sets = [
-        _set(one, profile, _publishing(one, words) if publish else words, Path(copies))
-        for one in notebooks
-        for words in asked
+        _set(one, profile, words, Path(copies), publish) for one in notebooks for words in asked
     ]
     if only is not None and not 0 <= only < len(sets):
         raise UserError(f"--only {only}: the sets are numbered 0 to {len(sets) - 1}; see --list")
@@ -263,19 +261,18 @@ def _known(profile: str) -> str:
     return profile
 
 
-def _publishing(notebook: Notebook, words: Mapping[str, str]) -> Mapping[str, str]:
-    return {**words, "publish": "true"} if "publish" in notebook.defaults else words
-
-
-def _set(notebook: Notebook, profile: str, words: Mapping[str, str], copies: Path) -> ParameterSet:
+def _set(
+    notebook: Notebook, profile: str, words: dict[str, str], copies: Path, publish: bool
+) -> ParameterSet:
+    if publish and "publish" in notebook.defaults:
+        words = words | {"publish": "true"}
     if "profile" in notebook.defaults:
         words = {"profile": profile} | words
     profile = _known(words.get("profile", profile))
     parameters = {key: notebook.value(key, text) for key, text in words.items()}
     shown = {key: text for key, text in words.items() if (key, text) != ("profile", QUICK)}
-    return ParameterSet(
-        notebook, profile, parameters, copies / f"{_file_name(notebook.name, shown)}.ipynb"
-    )
+    copy = copies / f"{_file_name(notebook.name, shown)}.ipynb"
+    return ParameterSet(notebook, profile, parameters, copy)
 
 
 def _file_name(stem: str, words: Mapping[str, str]) -> str:
