@@ -13,7 +13,7 @@ with none; mixtures with one are left out. The test set is all of tt.
 
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,25 +71,19 @@ class Mixture:
         return tuple(utterance[:3] for utterance in self.utterances)
 
 
-Build = Callable[[Mixture, list[Path], Wsj0TwoMixConfig], None]  # writes mix, s1, s2
-
-
 @preparing.alone(CORPUS)
 def prepare(job: Preparation) -> None:
     """Copy or build the mixtures and hold speakers out. UserError names missing files."""
     target, config, tell = job.target, job.config, job.tell
-    if config.raw:
-        found, build = _taken(Path(config.raw).expanduser(), config), _take
-    else:
-        found, build = _listed(config), _build
+    found = _taken(Path(config.raw).expanduser(), config) if config.raw else _listed(config)
     splits = split(found, config.dev_percent)
     n_used = sum(map(len, splits.values()))
     tasks = {name: [(name, mixture) for mixture in mixtures] for name, mixtures in splits.items()}
-    items = job.items(tasks, partial(_make, build=build, target=target, config=config))
+    items = job.items(tasks, partial(_make, target=target, config=config))
     job.finish(
         items,
         "keep the published names",
-        built="from the recordings" if build is _build else "taken over as it was",
+        built="taken over as it was" if config.raw else "from the recordings",
         mixer={"name": "scipy.signal.resample_poly", "version": scipy.__version__},
         n_left_out=len(found) - n_used,
     )
@@ -220,6 +214,7 @@ def mixed(
 
 
 def _build(mixture: Mixture, paths: list[Path], config: Wsj0TwoMixConfig) -> None:
+    """Write mix, s1, s2."""
     sources = []
     for path in mixture.files:
         try:
@@ -238,16 +233,16 @@ def _build(mixture: Mixture, paths: list[Path], config: Wsj0TwoMixConfig) -> Non
         audio.save(path, torch.from_numpy(signal)[None], config.sample_rate)
 
 
-def _take(mixture: Mixture, paths: list[Path], config: Wsj0TwoMixConfig) -> None:
-    for source, path in zip(mixture.files, paths, strict=True):
-        preparing.copy(source, path)
-
-
-def _make(task: tuple[str, Mixture], build: Build, target: Path, config: Wsj0TwoMixConfig) -> Item:
+def _make(task: tuple[str, Mixture], target: Path, config: Wsj0TwoMixConfig) -> Item:
     name, mixture = task
     files = [f"{name}/{kind}/{mixture.part}_{mixture.name}.wav" for kind in FOLDERS]
-    build(mixture, [target / path for path in files], config)
-    headers = [audio.Recording(target / path) for path in files]
+    paths = [target / path for path in files]
+    if mixture.levels:
+        _build(mixture, paths, config)
+    else:
+        for source, path in zip(mixture.files, paths, strict=True):
+            preparing.copy(source, path)
+    headers = [audio.Recording(path) for path in paths]
     if {(h.n_frames, h.file_rate) for h in headers} != {(headers[0].n_frames, config.sample_rate)}:
         raise UserError(
             f"{mixture.files[0]}: mix, s1 and s2 differ in length, or are not at "

@@ -32,8 +32,7 @@ def metadata(root: Path, folder: Path, old: str = "", new: str = "") -> Path:
     """The metadata once more, with another text for one in it."""
     folder.mkdir()
     for path in (root / "metadata").iterdir():
-        text = path.read_text()
-        (folder / path.name).write_text(text.replace(old, new) if old else text)
+        (folder / path.name).write_text(path.read_text().replace(old, new))
     return folder
 
 
