@@ -41,7 +41,7 @@ ROOMS_MAX = {  # modules that a task opens first: packages entered from its own 
 @cache
 def modules() -> dict[str, Path]:
     """Dotted name without "speechlab." -> file."""
-    paths = (path for path in PACKAGE.rglob("*.py"))
+    paths = PACKAGE.rglob("*.py")
     names = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in paths}
     return {
         ".".join(part for part in parts if part != "__init__"): path

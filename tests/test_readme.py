@@ -28,9 +28,8 @@ def block_after(heading: str) -> str:
 
 def commands() -> list[str]:
     """Every `speechlab …` of the documents: lines of code blocks, and within sentences."""
-    lines = re.findall(r"^speechlab .*$", TEXTS, re.M) + re.findall(
-        r"`(speechlab \S+ [^`\n]+)`", TEXTS
-    )
+    lines = re.findall(r"^speechlab .*$", TEXTS, re.M)
+    lines += re.findall(r"`(speechlab \S+ [^`\n]+)`", TEXTS)
     return sorted({line.partition("  #")[0].rstrip("… ") for line in lines})
 
 
@@ -50,10 +49,8 @@ def visible(folder: Path) -> set[str]:
     listing = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if listing.returncode:
         pytest.skip("not a git checkout, so there is no list of its files")
-    paths = [
-        line.partition("/") for line in listing.stdout.splitlines() if (folder / line).exists()
-    ]
-    return {first + slash for first, slash, _ in paths}
+    lines = [line for line in listing.stdout.splitlines() if (folder / line).exists()]
+    return {first + slash for first, slash, _ in (line.partition("/") for line in lines)}
 
 
 @pytest.mark.parametrize("path", tree())

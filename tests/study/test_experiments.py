@@ -196,10 +196,8 @@ def test_dev_scores_are_those_of_the_files(corpus, trained):
     model, rows = speechlab.load(trained), Run.open(trained).dev
     assert rows["file"].tolist() == [f"dev_mixture_{i}" for i in range(3)]
     for name, value in zip(rows["file"], rows["si_sdr"], strict=True):
-        noisy, clean = (
-            soundfile.read(corpus / f"dev/{side}/{name}.wav", dtype="float32")[0]
-            for side in ("noisy", "clean")
-        )
+        paths = [corpus / "dev" / side / f"{name}.wav" for side in ("noisy", "clean")]
+        noisy, clean = (soundfile.read(path, dtype="float32")[0] for path in paths)
         with torch.inference_mode():
             estimate = model(torch.from_numpy(noisy)[None, None])[0, 0].numpy()
         assert value == pytest.approx(metrics.METRICS["si_sdr"](estimate, clean, 16000), abs=1e-4)

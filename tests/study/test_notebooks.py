@@ -84,9 +84,8 @@ def with_weights(shared: Path) -> dict[str, str]:
 def paper_tables_at_smoke_size(request, results):
     shared = request.getfixturevalue("shared")
     test_set = shared / "audio" / "pairs" / "dns2020_no_reverb"
-    shown = run(
-        "11_paper_tables.ipynb", results, with_weights(shared), profile="smoke", test_set=test_set
-    )
+    words = {"profile": "smoke", "test_set": test_set}
+    shown = run("11_paper_tables.ipynb", results, with_weights(shared), **words)
     assert "incomplete, 2 of 150 files" in shown
     [output] = (results / "runs").iterdir()  # a part of the set stays out of the way of the whole
     rows = pd.read_csv(output / "metrics" / "dns2020_no_reverb" / "Experiment_CleanU_Mamba.csv")
@@ -252,9 +251,8 @@ def test_a_training_at_smoke_size(name, tmp_path):
     assert f"{wanted.n_parameters} parameters" in shown
     assert shown.count("<audio") == wanted.n_players
     assert all(words in shown for words in wanted.words)
-    assert n_rows(output / "dev" / f"{wanted.run}.csv") == dict.fromkeys(
-        wanted.systems, wanted.n_rows
-    )
+    found = n_rows(output / "dev" / f"{wanted.run}.csv")
+    assert found == dict.fromkeys(wanted.systems, wanted.n_rows)
     assert len(pd.read_csv(output / wanted.run / "validations.csv")) == 2
     figures = {path.stem for path in (output / "figures").iterdir()}
     assert figures == {f"{wanted.run}_{kind}" for kind in wanted.figures}
@@ -337,12 +335,12 @@ def test_a_notebook_runs(check, request, tmp_path):
 def test_example_enhance(shared, tmp_path):
     noisy = shared / "audio" / "pairs" / "dns2020_no_reverb" / "noisy" / "fileid_9.flac"
     environment = os.environ | {"SPEECHLAB_WEIGHTS": str(shared / "upstream_checkpoints")}
-    done = warm.run(EXAMPLES / "enhance.py", noisy, tmp_path / "enhanced.wav", env=environment)
+    example = EXAMPLES / "enhance.py"
+    done = warm.run(example, noisy, tmp_path / "enhanced.wav", env=environment)
     assert done.returncode == 0, done.stderr
     assert soundfile.info(tmp_path / "enhanced.wav").frames == soundfile.info(noisy).frames
-    failed = warm.run(
-        EXAMPLES / "enhance.py", tmp_path / "nothing.wav", tmp_path / "out.wav", env=environment
-    )
+    paths = tmp_path / "nothing.wav", tmp_path / "out.wav"
+    failed = warm.run(example, *paths, env=environment)
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
 
 
