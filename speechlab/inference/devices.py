@@ -298,9 +298,9 @@ def _sounddevice() -> ModuleType:
             "a sound device needs the package sounddevice: run `pip install -e '.[live]'` in the "
             "repository; --input and --output also take files"
         ) from error
-    except OSError as error:  # the package is installed, its library is not
-        told = f"sounddevice: {error}; install PortAudio (Debian: libportaudio2)"
-        raise UserError(told) from error
+    except OSError as error:  # the package is there, its library is missing
+        message = f"sounddevice: {error}; install PortAudio (Debian: libportaudio2)"
+        raise UserError(message) from error
     return sounddevice
 
 
