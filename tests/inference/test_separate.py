@@ -234,9 +234,9 @@ def test_the_command(tmp_path, checkpoint, capsys):
     with pytest.raises(SystemExit):
         main.main(["separate", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"default: {separate.CHUNK_S:g}" in printed
+    assert f"Default: {separate.CHUNK_S:g}" in printed
     assert f"{{{','.join(separate.LEVELS)}}}" in printed
-    assert "default: mixture" in printed
+    assert "Default: mixture" in printed
     enhance = ["enhance", *words[1:], str(tmp_path / "set/mix")]
     capsys.readouterr()
     assert main.main(enhance) == 2
