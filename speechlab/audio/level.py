@@ -76,9 +76,8 @@ class NoLevel(Level):
     divides = False
 
     def of_blocks(self, blocks: Iterable[Tensor]) -> Tensor:
-        for block in _repeatable(blocks):
-            return block.new_ones(len(block), 1, 1)
-        return torch.ones(1, 1, 1)
+        first = next(iter(_repeatable(blocks)), torch.ones(1, 0))
+        return first.new_ones(len(first), 1, 1)
 
     def step(
         self, chunk: Tensor, sample_rate: int, state: State | None = None

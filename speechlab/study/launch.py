@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from speechlab.config import to_dict
-from speechlab.data.corpora.catalogue import FORMER, prepared
+from speechlab.data.corpora.catalogue import current, prepared
 from speechlab.data.mixing import Examples, Mixtures, Pairs
 from speechlab.data.recordings import Source, speakers
 from speechlab.data.splits import Corpora
@@ -127,7 +127,7 @@ def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
     """The names of the corpora; those in the run's config.json where they are former names."""
     if (run.folder / "config.json").exists():
         begun = run.settings["config"].get("corpora", [])
-        if [FORMER.get(name, name) for name in begun] == list(experiment.corpora):
+        if [current(name) for name in begun] == list(experiment.corpora):
             return begun
     return list(experiment.corpora)
 

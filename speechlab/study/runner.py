@@ -135,7 +135,7 @@ def stand_in(folder: str | Path, corpus: str = "synthetic") -> Path:
     from speechlab.config import override
     from speechlab.data.corpora import catalogue, synthetic, two_speakers
 
-    target, corpus = Path(folder) / "synthetic", catalogue.FORMER.get(corpus, corpus)
+    target, corpus = Path(folder) / "synthetic", catalogue.current(corpus)
     synthetic.prepare(target, override(synthetic.SMOKE, jobs=1), print)
     if corpus not in two_speakers.SMOKE:
         return target

@@ -108,9 +108,14 @@ DATA = Path("data")  # folder of a corpus named without one
 FORMER = {corpus.former: corpus.name for corpus in CORPORA.values() if corpus.former}
 
 
+def current(name: str) -> str:
+    """The name of a corpus today, given that or its former name; another word stays as it is."""
+    return FORMER.get(name, name)
+
+
 def lookup(name: str) -> Corpus:
     """A corpus by its name, or by its former name. UserError for an unknown name."""
-    name = FORMER.get(name, name)
+    name = current(name)
     if name not in CORPORA:
         raise UserError(f"no corpus '{name}'; there are: {', '.join(CORPORA)}")
     return CORPORA[name]
@@ -132,7 +137,7 @@ def folder_of(name: str, parent: Path) -> Path:
     A corpus that has another name since version 0.1 may be under its former name, which is logged.
     """
     folder = parent / name
-    if folder.is_dir() or name not in {*CORPORA, *FORMER}:
+    if folder.is_dir() or current(name) not in CORPORA:
         return folder
     corpus = lookup(name)
     known = [parent / known for known in (corpus.name, corpus.former) if known]
@@ -150,7 +155,7 @@ def prepared(names: Iterable[str]) -> tuple[Path, ...]:
         folders.append(folder)
         if (folder / manifest.ABOUT).exists():
             continue
-        if name in {*CORPORA, *FORMER}:
+        if current(name) in CORPORA:
             fix = f"run `speechlab data prepare {lookup(name).name}`"
             raise UserError(f"{folder}: not there yet; {fix}")
         raise UserError(
