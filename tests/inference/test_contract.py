@@ -201,21 +201,22 @@ def test_a_failing_model_is_the_reason_of_its_file(tmp_path, command, model, mon
 
 
 def test_memory_is_that_of_a_short_recording(tmp_path, command):
-    """Forty minutes add no more than two, within a third of the recording in float32."""
-    added = {}
-    for minutes in (2, 40):
-        path = tmp_path / f"{minutes}.wav"
+    """Forty minutes add no more than two, within a third of the recording in float32.
+
+    The least of up to three runs counts: the allocator may take more than a run needs, never less.
+    """
+    settings = {"output": tmp_path / "out", "chunk_s": 8.0, "overwrite": True}
+    short, long = (tmp_path / f"{minutes}.wav" for minutes in (2, 40))
+    for path, minutes in ((short, 2), (long, 40)):
         with files.Writer(path, 2 * RATE, 1, "PCM_U8") as writer:
             for i in range(minutes):
                 writer.write(noise(1, 120 * RATE, seed=i))
-        settings = {"output": tmp_path / "out", "chunk_s": 8.0}
-        run = lambda path=path, settings=settings: command.run(command.low(), path, **settings)  # noqa: E731
-        if minutes == 2:
-            run()  # the first run also loads code
-            settings["overwrite"] = True
-        added[minutes] = added_memory(run)
+    command.run(command.low(), short, **settings)  # loads code
+    least = added_memory(lambda: command.run(command.low(), short, **settings))
+    allowed = least + 4 * 4800 * RATE / 3
+    added = (added_memory(lambda: command.run(command.low(), long, **settings)) for _ in range(3))
+    assert not all(bytes_added > allowed for bytes_added in added)
     assert soundfile.info(command.outputs(tmp_path / "out", "40.wav")[-1]).frames == 4800 * RATE
-    assert not added[40] > added[2] + 4 * 4800 * RATE / 3
 
 
 # Skipping, overwriting, other settings
