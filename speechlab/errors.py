@@ -12,9 +12,9 @@ class UserError(Exception):
 
 
 def shown(text: object, longest: int = LONGEST_MESSAGE) -> str:
-    """Text on one line: control characters and lone surrogates escaped, the middle of a long one cut.
+    """Text on one line: control characters and surrogates escaped, a long text cut in the middle.
 
-    A name from a disk, an archive or a checkpoint can hold codes that move the cursor or end a line.
+    A name from a disk, an archive or a checkpoint can hold codes that move the cursor.
     """
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
     if len(safe) <= longest:
