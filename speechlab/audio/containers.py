@@ -1,9 +1,10 @@
 """Detect truncated sound files, from the length that their container states.
 
-libsndfile reads a truncated WAV, AIFF or Ogg file as a shorter one. Headers of WAV (RIFF, RIFX in
-big-endian order, RF64 above 4 GiB; EBU Tech 3306), AIFF and NIST SPHERE state the size of the
-samples, and an Ogg stream marks its last page (RFC 3533). FLAC and MP3 fail when they are read. For
-some others libsndfile notes the truncation. Only the beginning and the end of a file are read here.
+libsndfile reads a truncated WAV, AIFF, CAF or Ogg file as a shorter one. Headers of WAV (RIFF, RIFX
+in big-endian order, RF64 above 4 GiB; EBU Tech 3306), AIFF, CAF and NIST SPHERE state the size of
+the samples, and an Ogg stream marks its last page (RFC 3533). FLAC and MP3 fail when they are read.
+For some others libsndfile notes the truncation. Only the beginning and the end of a file are read
+here.
 """
 
 import itertools
@@ -42,6 +43,8 @@ def fault(file: BinaryIO) -> str:
     head = _after_tags(file)
     if head[:4] in CHUNKED and head[8:] in KINDS and _lacks_samples(file, head[:4]):
         return CUT
+    if head[:4] == b"caff" and _lacks_caf_samples(file):
+        return CUT
     if head[:8] == b"NIST_1A\n" and _lacks_nist_samples(file):
         return CUT
     if head[:4] == ogg.PAGE and ogg.lacks_pages(file):
@@ -54,11 +57,20 @@ def is_noted_short(sound: soundfile.SoundFile | ogg.Chain) -> bool:
     return sound.format in NOTED and bool(re.search(r"should be \d|truncated", sound.extra_info))
 
 
+def _lacks_caf_samples(file: BinaryIO) -> bool:
+    """CAF: after 8 bytes, chunks with a size in 8 bytes; libsndfile refuses -1, an unknown size."""
+    file.seek(8)
+    for name, size in itertools.islice(_chunks(file, "big", 8, even=False), N_CHUNKS):
+        if name == b"data":
+            return size < 2**63 and file.tell() + size > os.fstat(file.fileno()).st_size
+    return False
+
+
 def _lacks_nist_samples(file: BinaryIO) -> bool:
     """NIST SPHERE: a text header of 1024 bytes states the size of the samples."""
     file.seek(0)
     header = file.read(1024).decode("ascii", "replace")
-    found = dict(re.findall(r"^(\w+) -i (\d+)", header, re.M))
+    found = dict(re.findall(r"^(\w+) -(?:i|s\d+) (\d+)\s", header, re.M))
     length = re.match(r"NIST_1A\n\s*(\d+)", header)
     keys = ("sample_count", "channel_count", "sample_n_bytes")
     if length is None or not all(key in found for key in keys) or "-shorten" in header:
@@ -92,9 +104,17 @@ def _lacks_samples(file: BinaryIO, kind: bytes) -> bool:
     return False
 
 
-def _chunks(file: BinaryIO, byteorder: str) -> Iterator[tuple[bytes, int]]:
-    """Name and size of each chunk, with the file at its content; chunks begin at even positions."""
-    while len(head := file.read(8)) == 8:
+def _chunks(
+    file: BinaryIO, byteorder: str, size_bytes: int = 4, even: bool = True
+) -> Iterator[tuple[bytes, int]]:
+    """Name and size of each chunk, with the file at its content; ends at the end of the file.
+
+    even: chunks begin at even positions.
+    """
+    n_bytes = os.fstat(file.fileno()).st_size
+    while len(head := file.read(4 + size_bytes)) == 4 + size_bytes:
         size, begin = int.from_bytes(head[4:], byteorder), file.tell()
         yield head[:4], size
-        file.seek(begin + size + size % 2)
+        if begin + size > n_bytes:
+            return
+        file.seek(begin + size + (size % 2 if even else 0))

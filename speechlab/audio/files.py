@@ -21,8 +21,13 @@ from speechlab.audio import containers, ogg
 from speechlab.errors import UserError
 from speechlab.storage.atomic import replacing
 
-# Endings of sound files in a folder.
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
+# Endings of the sound files that a folder is searched for.
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf")
+SUFFIXES += (".rf64", ".sph", ".w64", ".bwf", ".mp2", ".nist", ".oga", ".snd", ".wave")
+# Endings of sound and video files that are not readable: a folder names those that it leaves out.
+UNREADABLE = (".m4a", ".webm", ".mp4", ".aac", ".wma", ".mka", ".mkv", ".mov", ".avi", ".3gp")
+UNREADABLE += (".ac3", ".alac", ".amr", ".ape", ".dff", ".dsf", ".m4b", ".ra", ".shn", ".spx")
+UNREADABLE += (".tta", ".wv", ".wv1", ".wv2")
 BLOCK_S = 1.0  # seconds in a block of a file
 
 # Formats by the ending of a name: libsndfile's name of the container, and the subtypes that can be

@@ -23,8 +23,15 @@ KINDS = {
     "opus": ("x.opus", {"format": "OGG", "subtype": "OPUS"}),
     "flac": ("x.flac", {"format": "FLAC"}),
     "mp3": ("x.mp3", {"format": "MP3"}),
+    "caf": ("x.caf", {"format": "CAF", "subtype": "PCM_16"}),
+    "alac in caf": ("x.caf", {"format": "CAF", "subtype": "ALAC_16"}),
+    "au": ("x.au", {"format": "AU", "subtype": "PCM_16"}),
+    "w64": ("x.w64", {"format": "W64", "subtype": "PCM_16"}),
+    "sphere": ("x.sph", {"format": "NIST", "subtype": "PCM_16"}),
+    "sphere of 8 bits": ("x.sph", {"format": "NIST", "subtype": "ULAW"}),
 }
 SIZED = ("wav", "wav of 24 bits", "rifx", "rf64", "aiff", "aifc")  # whose header tells a size
+TO_THE_END = ("w64", "sphere", "sphere of 8 bits")  # libsndfile: samples to the end of the file
 ID3_FRONT = b"ID3\x03\x00\x00\x00\x00\x01\x00" + bytes(128)
 ID3_END = b"TAG" + bytes(125)
 
@@ -46,7 +53,7 @@ def samples_begin(content):
     return content.index(b"SSND" if content[:4] == b"FORM" else b"data") + 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in TO_THE_END])
 def test_a_whole_file_passes_with_what_is_behind_it(tmp_path, kind):
     path = written(tmp_path, kind)
     whole = path.read_bytes()

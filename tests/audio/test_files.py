@@ -92,6 +92,25 @@ def test_formats_keep_length_and_level(tmp_path, ending, rate, n_channels):
     assert abs(gain - 1) < (0.02 if ending in ("ogg", "mp3") else 1e-4)
 
 
+CONTAINERS = {".aif": "AIFF", ".aiff": "AIFF", ".aifc": "AIFF", ".au": "AU", ".snd": "AU"}
+CONTAINERS |= {".caf": "CAF", ".sph": "NIST", ".nist": "NIST", ".w64": "W64", ".rf64": "RF64"}
+CONTAINERS |= {".wav": "WAV", ".wave": "WAV", ".bwf": "WAV", ".flac": "FLAC", ".mp3": "MP3"}
+CONTAINERS |= {".ogg": "OGG", ".oga": "OGG", ".opus": "OGG"}
+MP2_FRAME = b"\xff\xfd\x80\x04" + bytes(413)  # 1152 silent samples, 2 channels, 44.1 kHz
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_every_ending_of_a_folder_is_readable(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".mp2":
+        path.write_bytes(MP2_FRAME * 20)
+        assert files.load(path)[0].shape == (2, 20 * 1152)
+        return
+    soundfile.write(path, noise(1, 5000)[0].numpy(), 16000, format=CONTAINERS[suffix])
+    assert files.load(path)[0].shape == (1, 5000)
+    assert not set(files.SUFFIXES) & set(files.UNREADABLE)
+
+
 def test_a_float_file_has_the_same_bytes_whenever_it_is_written(tmp_path):
     files.save(tmp_path / "x.wav", noise(1, 100), 16000, "FLOAT")
     head = (tmp_path / "x.wav").read_bytes()[:120]
