@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PROFILE ?= quick
 BIN = .venv/bin
-.PHONY: help env study test lint demo lab paper
+.PHONY: help env study test fuzz lint demo lab paper
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -16,6 +16,9 @@ study: .venv/.installed ## run the notebooks; results go to results/local, execu
 
 test: .venv/.installed ## run every test; notebooks run at smoke size
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+fuzz: .venv/.installed ## open thousands of mutated sound files, checkpoints and archives; print the counts
+	SPEECHLAB_FUZZ=full $(BIN)/python -m pytest --capture no tests/fuzz
 
 lint: .venv/.installed ## check style, format and words of code, notebooks and documents
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest --quiet tests/test_words.py

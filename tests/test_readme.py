@@ -17,7 +17,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 TEXTS = README + CONTRIBUTING + (ROOT / "data" / "README.md").read_text()
 LINES_MAX = 200
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = ["help", "env", "study", "test", "lint", "demo", "lab", "paper"]
+TARGETS = ["help", "env", "study", "test", "fuzz", "lint", "demo", "lab", "paper"]
 # made by tools, or of no interest to a reader of the tree
 UNMAPPED = {"README.md", ".gitignore", ".pre-commit-config.yaml", "__init__.py", "__main__.py"}
 
