@@ -5,6 +5,7 @@ recordings  segments of recordings, at a rate and speed
 mixing      training examples: mixtures at an SNR, segments of pairs
 loader      batches from any position, in one process or several
 splits      train and dev of several corpora, checked to be disjoint
+pairs       whether noisy and clean belong together: lag, SNR, correlation, channels
 test_sets   test sets on disk: mixtures, their sources, known published sets
 corpora     one corpus a module: downloaded or generated, converted, split
 synthesis   synthetic speech, noise and rooms
