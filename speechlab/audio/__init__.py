@@ -1,6 +1,7 @@
 """Sound files and signals, before any model.
 
 files       read and write sound files; resample; recordings in blocks
+folders     sound files under a folder, and what is left out
 containers  checks whether a sound file is complete, from the length its header states
 ogg         Ogg pages: completeness, and chained streams as one signal
 stft        the one short-time Fourier transform

@@ -10,6 +10,7 @@ one name in all folders. DNS-2020 (arXiv 2005.13981): they have one number, `...
 
 import contextlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +19,7 @@ from pathlib import Path
 import soundfile
 
 from speechlab.audio.files import SUFFIXES
+from speechlab.audio.folders import listing
 from speechlab.errors import UserError
 
 PAIR = ("noisy", "clean")  # folders of a test set with one source
@@ -31,6 +33,11 @@ class Mixture:
     name: str  # the same for every spelling of the set: "p232_001", "fileid_7"
     mixture: Path
     sources: tuple[Path, ...]  # S files, one per speaker
+
+    @property
+    def folder(self) -> Path:
+        """noisy/, mix/, ..."""
+        return self.mixture.parents[self.name.count("/")]
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def _is_mix(name: str) -> bool:
 def title(mixtures: list[Mixture]) -> str:
     """The name of a test set: its published title, or that of its folder."""
     known = recognise(mixtures)
-    return known.title if known else mixtures[0].mixture.parents[1].resolve().name
+    return known.title if known else mixtures[0].folder.parent.resolve().name
 
 
 def sample_rates(paths: Iterable[Path]) -> set[int]:
@@ -175,26 +182,29 @@ def recognise(mixtures: list[Mixture]) -> TestSet | None:
 
 
 def sound_files(folder: Path) -> dict[str, Path]:
-    """Sound files of a folder, of a test set or of estimates, by the name of their item.
+    """Sound files at any depth of a folder, of a test set or of estimates, by their item's name.
 
-    Raises UserError where the folder is missing or has none, or two files have one name.
+    The name is the path in the folder without the ending, in Unicode's composed form (NFC).
+    Raises UserError where the folder is missing, unreadable or has none, or two files have one
+    name.
     """
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; a test set has the folders noisy/ and clean/, "
             "or mix/, s1/ and s2/"
         )
+    found = listing(folder)
+    for inner, reason in found.unreadable.items():
+        raise UserError(f"{folder / inner}: cannot be read ({reason}); change its permissions")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        numbered = _FILEID.search(path.stem)
-        name = f"fileid_{int(numbered[1])}" if numbered else path.stem
+    for inner in found.files:
+        numbered = _FILEID.search(inner.stem)
+        stem = f"fileid_{int(numbered[1])}" if numbered else inner.stem
+        name = unicodedata.normalize("NFC", inner.with_name(stem).as_posix())
         if name in files:
-            raise UserError(
-                f"{folder}: {files[name].name} and {path.name} are one name; remove one of them"
-            )
-        files[name] = path
+            other = files[name].relative_to(folder)
+            raise UserError(f"{folder}: {other} and {inner} are one name; remove one of them")
+        files[name] = folder / inner
     if not files:
         raise UserError(
             f"{folder}: no sound files in it; expected names that end in {', '.join(SUFFIXES)}"
@@ -205,7 +215,7 @@ def sound_files(folder: Path) -> dict[str, Path]:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key: digits as numbers, so that fileid_9 comes before fileid_10."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part)
+        (int(part), "") if part.isdecimal() else (-1, part)
         for part in re.split(r"(\d+)", name)
         if part
     ]

@@ -148,7 +148,8 @@ def processed(
         with torch.inference_mode():
             estimate = model(batch)
     except Exception as error:  # whatever a model raises is the row's reason
-        raise UserError(f"the model failed: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"the model failed: {type(error).__name__}: {reason}") from error
     if estimate.shape != (1, n_sources, len(noisy)):
         of = f" and {n_sources} sources" if n_sources > 1 else ""
         shapes = f"{tuple(estimate.shape)} for {tuple(batch.shape)}{of}"

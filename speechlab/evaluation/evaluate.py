@@ -131,7 +131,7 @@ def _rows(output: Path, tasks: list[Task], source: Estimates) -> Rows:
     several = len(first.mixture.sources) > 1
     settings: dict[str, Any] = {"test_set": test_sets.title(mixtures)}
     if several:
-        settings["mixture"] = first.mixture.mixture.parent.name
+        settings["mixture"] = first.mixture.folder.name
     settings |= source.record
     settings |= {"quantize": first.quantize, "metrics": list(first.metrics)}
     settings |= rate_and_versions(first.sample_rate, source, paths)

@@ -155,7 +155,8 @@ def write(
     except UserError:
         raise
     except Exception as error:  # any error of the model fails this file only
-        raise UserError(f"{source}: the model failed: {type(error).__name__}: {error}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{source}: the model failed: {reason}") from error
     seconds = n_frames / recording.file_rate
     return Result(
         str(source),

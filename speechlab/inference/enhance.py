@@ -170,7 +170,7 @@ def enhance_all(
     mix, subtype, chunk_s, post: see `enhance_file`.
     overwrite: process also the files whose outputs exist; these are skipped otherwise.
     progress: show a progress bar.
-    tell: receives one line for each failing file and each unreadable folder; the others continue.
+    tell: receives one line for each failing file, unreadable folder and folder with other files.
 
     UserError before any work for missing inputs, colliding names, an output that holds files of
     other settings and an output that another run writes to.
@@ -184,7 +184,7 @@ def enhance_all(
         return enhance_file(model, job.source, job.target, **settings, **callbacks)
 
     made_with = digest(model, mix, subtype, *([post] if post != "none" else []))
-    jobs = plan(inputs, output)
+    jobs = plan(inputs, output, tell=tell)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
 

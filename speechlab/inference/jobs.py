@@ -5,12 +5,14 @@ files, folders, patterns ─ _find ─► Job(source, target) ─ plan ─► jo
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from speechlab.audio.files import SUFFIXES
+from speechlab.audio.folders import identity, listing
 from speechlab.errors import UserError
 
 OTHER = "choose another output"
@@ -31,39 +33,44 @@ class Job:
         return self.target, *self.others
 
 
-def plan(inputs: Iterable[str | Path], output: Path, parts: Sequence[str] = ("",)) -> list[Job]:
+def plan(
+    inputs: Iterable[str | Path],
+    output: Path,
+    parts: Sequence[str] = ("",),
+    tell: Callable[[str], Any] = lambda line: None,
+) -> list[Job]:
     """Jobs of files, folders and patterns: outputs are `<output>/<part>/<relative path>.wav`.
 
     parts: folders in `output`, each with one file per input; default `output` itself.
+    tell: receives one line for each input with files that are not read as sound.
 
     A path is relative to the input folder, to the part of a pattern before its first wildcard, or
-    to the file's own folder. Folders are searched for sound files; hidden files and those in
-    `output` are left out. Links are followed, but no folder is entered from inside itself. An
-    unreadable folder inside an input is a job with a fault; such jobs come first.
+    to the file's own folder. Folders but `output` are searched for sound files (`audio.folders`).
+    An unreadable folder inside an input is a job with a fault; such jobs come first.
     Raises UserError for an input without sound files, for two inputs with one output, and for an
     output that is an input.
     """
     jobs: dict[Path, Job] = {}
     faulty: dict[Path | tuple[int, int], Job] = {}
     for given in inputs:
-        found = [_in_parts(job, output, parts) for job in _find(given, output)]
+        found = [_in_parts(job, output, parts) for job in _find(given, output, tell)]
         if not found:
             raise UserError(f"{given}: no sound files there ({', '.join(SUFFIXES)})")
-        faulty |= {_identity(job.source): job for job in found if job.fault}
+        faulty |= {identity(job.source): job for job in found if job.fault}
         for job in (job for job in found if not job.fault):
             other = jobs.setdefault(job.target, job)
-            if _identity(other.source) != _identity(job.source):
+            if identity(other.source) != identity(job.source):
                 raise UserError(
                     f"{other.source} and {job.source} would both become {job.target}; "
                     "rename one, or take two outputs"
                 )
-    sources = {_identity(job.source): job.source for job in jobs.values()}
+    sources = {identity(job.source): job.source for job in jobs.values()}
     for job in jobs.values():
         above = next((parent for parent in job.target.parents if parent in jobs), None)
         if above:
             raise UserError(f"{above} would be a file and the folder of {job.target}; rename one")
         for target in job.targets:
-            if target.exists() and _identity(target) in sources:
+            if target.exists() and identity(target) in sources:
                 raise UserError(f"{target}: is an input, and would be overwritten; {OTHER}")
     return [*faulty.values(), *jobs.values()]
 
@@ -79,7 +86,7 @@ def _target(source: Path, root: Path, output: Path) -> Path:
     return target.with_name((target.stem if sound else target.name) + ".wav")
 
 
-def _find(given: str | Path, output: Path) -> Iterator[Job]:
+def _find(given: str | Path, output: Path, tell: Callable[[str], Any]) -> Iterator[Job]:
     """The jobs of one input."""
     path, pattern = Path(given), ()
     try:
@@ -88,15 +95,18 @@ def _find(given: str | Path, output: Path) -> Iterator[Job]:
         if not path.is_dir():
             yield Job(path, _target(path, path.parent, output))
             return
-        own = _identity(output) if output.exists() else None
-        if own == _identity(path):
+        if output.exists() and identity(output) == identity(path):
             raise UserError(f"{path}: is the input and the output folder; {OTHER}")
-        for parts, fault in _walk(path, pattern, (own,)):
-            source = path.joinpath(*parts)
-            if fault and not parts:
+        found = listing(path, lambda parts, so_far: _fits(parts, pattern, so_far), output)
+        for inner, reason in found.unreadable.items():
+            fault = f"{path / inner}: cannot be read ({reason})"
+            fault += "; change its permissions, or leave it out"
+            if not inner.parts:
                 raise UserError(fault)
-            target = output.joinpath(*parts) if fault else _target(source, path, output)
-            yield Job(source, target, fault)
+            yield Job(path / inner, output / inner, fault)
+        yield from (Job(path / inner, _target(path / inner, path, output)) for inner in found.files)
+        if found.left_out:
+            tell(f"{given}: left out: {found.left_out}")
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror}; leave it out") from error
 
@@ -111,43 +121,6 @@ def _split(given: Path) -> tuple[Path, tuple[str, ...]]:
     return root, parts[first:]
 
 
-def _walk(
-    folder: Path, pattern: tuple[str, ...], above: tuple, parts: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Sound files under a folder that match the pattern, as parts of a path from the first folder.
-
-    Each has an empty fault. An unreadable folder has its parts and the fault. above: folders that
-    contain this one, none of which is entered again.
-    """
-    identity = _identity(folder)
-    if identity in above:
-        return
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-        yield parts, f"{folder}: {reason}; change its permissions, or leave it out"
-        return
-    for entry in entries:
-        own = (*parts, entry.name)
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            if _fits(own, pattern, so_far=True):
-                yield from _walk(folder / entry.name, pattern, (*above, identity), own)
-        elif Path(entry.name).suffix.lower() in SUFFIXES and _fits(own, pattern):
-            yield own, ""
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    """Of a link, its target; False, without an error, for a link to itself.
-
-    The listing identifies a folder even where the permission to examine its entries is missing.
-    """
-    return entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)  # noqa: PTH112
-
-
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...], so_far: bool = False) -> bool:
     """Whether a path, or a folder above it, matches; `so_far`: or could with more parts."""
     if not pattern:
@@ -157,12 +130,3 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...], so_far: bool = False
     if pattern[0] == "**":
         return _fits(parts, pattern[1:], so_far) or _fits(parts[1:], pattern, so_far)
     return fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:], so_far)
-
-
-def _identity(path: Path) -> tuple[int, int] | Path:
-    """The same value for all names of a file; the path itself where there is no file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path
-    return status.st_dev, status.st_ino

@@ -270,7 +270,8 @@ def separate_all(
 
     inputs, output, overwrite, progress: see `enhance_all`.
     subtype, chunk_s, level: see `separate_file`.
-    tell: receives one line for each failing file, unreadable folder and file with clipped samples.
+    tell: receives a line for each failing file, unreadable folder, file with clipped samples, and
+        folder with other files.
 
     UserError before any work as for `enhance_all`, and for files in the output that are not
     estimates of this model: files without a row in the log, such as the sources of a mixture set,
@@ -279,7 +280,7 @@ def separate_all(
     output = Path(output)
     _check(model, chunk_s, level)
     check_subtype(subtype)
-    jobs = plan(inputs, output, names_of_sources(model.n_sources))
+    jobs = plan(inputs, output, names_of_sources(model.n_sources), tell)
     _refuse_unknown_files(jobs, Log(output / LOG))
     _refuse_more_sources(jobs, output, model.n_sources)
 
