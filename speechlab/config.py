@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant
 
 Config = TypeVar("Config")
 
@@ -66,6 +66,14 @@ def check_ranges(config: Any, **ranges: tuple[float, float]) -> None:
             raise UserError(f"{type(config).__name__}.{name} must be {limits}, not {value}")
 
 
+def _inner_names(config: Any) -> list[str]:
+    """Dotted names of the fields of inner configurations."""
+    if not dataclasses.is_dataclass(config):
+        return []
+    inner = {k: v for k, v in vars(config).items() if dataclasses.is_dataclass(v)}
+    return [f"{name}.{field.name}" for name, v in inner.items() for field in dataclasses.fields(v)]
+
+
 def _below(config: Any, name: str) -> list[str]:
     """Inner configurations that have a field of this name, if `config` itself has none."""
     if hasattr(config, name):
@@ -81,7 +89,8 @@ def override(config: Config | None, kind: type[Config] | None = None, **changes:
     for name, value in changes.items():
         if name not in hints:
             known = ", ".join(hints)
-            raise UserError(f"{kind.__name__} has no setting '{name}'; it has: {known}")
+            near = meant(name, hints) or meant(name, _inner_names(config))
+            raise UserError(f"{kind.__name__} has no setting '{name}'{near}; it has: {known}")
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
             value = from_dict(hints[name], value)
         changes[name] = value = _frozen(value)

@@ -1,6 +1,9 @@
-"""User-facing errors, and how text of unknown origin is shown."""
+"""User-facing errors, names that a user may have meant, and how foreign text is shown."""
+
+from collections.abc import Iterable
 
 LONGEST_MESSAGE = 2000  # characters
+NEAR = 0.65  # the least likeness of two names, of 1
 
 
 class UserError(Exception):
@@ -21,3 +24,27 @@ def shown(text: object, longest: int = LONGEST_MESSAGE) -> str:
         return safe
     half = (longest - 3) // 2
     return f"{safe[:half]} … {safe[-half:]}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean '…'?)" with the known name nearest to `name`; "" where none is near.
+
+    Case does not matter. Of a dotted name the last part alone is enough. A beginning of three
+    letters or more counts as near.
+    """
+    import difflib
+
+    if len(name) < 3:
+        return ""
+    known = list(known)
+    spelt = {word.lower().rpartition(".")[2]: word for word in known}
+    spelt |= {word.lower(): word for word in known}
+    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=NEAR)
+    near = near or [word for word in spelt if word.startswith(name.lower())]
+    return f" (did you mean '{spelt[near[0]]}'?)" if near else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not among the known ones of its kind ("corpus")."""
+    known = list(known)
+    return UserError(f"no {kind} '{name}'{meant(name, known)}; there are: {', '.join(known)}")

@@ -27,7 +27,10 @@ def test_override_changes_a_copy():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"normalise": "none"}, "no setting 'normalise'; it has: down_channels"),
+        (
+            {"normalise": "none"},
+            r"'normalise' \(did you mean 'normalize'\?\); it has: down_chan",
+        ),
         ({"normalize": "batch"}, "normalize must be one of utterance, running, none, not 'batch'"),
         ({"d_model": "64"}, "d_model must be int, not '64'"),
         ({"d_model": True}, "d_model must be int, not True"),
@@ -62,9 +65,9 @@ def test_a_configuration_in_another_travels_with_it():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"speed": 1}, "Experiment has no setting 'speed'; it has: name, system"),
-        ({"training.speed": 1}, "TrainingConfig has no setting 'speed'; it has: n_steps"),
-        ({"speed.fast": 1}, "Experiment has no setting 'speed'; it has: name"),
+        ({"speed": 1}, r"setting 'speed' \(did you mean 'mixture.speeds'\?\); it has: name, sys"),
+        ({"training.speed": 1}, r"has no setting 'speed' \(did you mean 'seed'\?\); it has: n_steps"),
+        ({"speed.fast": 1}, r"Experiment has no setting 'speed' .*; it has: name"),
         ({"n_steps": 1}, "Experiment has no setting 'n_steps'; set training.n_steps$"),
         ({"segment_s": 1}, "no setting 'segment_s'; set mixture.segment_s or pair.segment_s$"),
         ({"name.first": "x"}, "Experiment.name has no settings inside; set all of it"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from speechlab.errors import UserError, shown
+from speechlab.errors import UserError, meant, shown, unknown
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,29 @@ def test_a_long_text_keeps_its_two_ends():
     assert len(line) <= 2000
     assert line.startswith("begin ")
     assert line.endswith(" end")
+
+
+KNOWN = ["cleanumamba-tiny", "SEMamba_advanced", "training.n_steps", "training.lr", "pesq_wb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("cleanumamba-tny", "cleanumamba-tiny"),
+        ("CLEANUMAMBA-TINY", "cleanumamba-tiny"),
+        ("semamba_advnaced", "SEMamba_advanced"),
+        ("n_step", "training.n_steps"),
+        ("trainng.lr", "training.lr"),
+        ("pesq", "pesq_wb"),
+        ("cle", "cleanumamba-tiny"),
+    ],
+)
+def test_a_near_name_is_proposed(name, nearest):
+    assert meant(name, KNOWN) == f" (did you mean '{nearest}'?)"
+    assert str(unknown("thing", name, KNOWN)).startswith(f"no thing '{name}' (did you mean ")
+
+
+@pytest.mark.parametrize("name", ["", "c", "pe", "zzzzzz", "\x00" * 10**6])
+def test_no_name_is_proposed_where_none_is_near(name):
+    assert meant(name, KNOWN) == meant(name, []) == ""
+    assert len(str(unknown("thing", name, KNOWN))) <= 2000

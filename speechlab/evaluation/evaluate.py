@@ -22,7 +22,7 @@ import pandas as pd
 
 from speechlab.data import test_sets
 from speechlab.data.test_sets import Mixture
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.evaluation import separation_metrics
 from speechlab.evaluation.estimates import (
     Estimates,
@@ -282,9 +282,11 @@ def _check_options(
     metrics: tuple[str, ...], known: Collection[str], quantize: str, **counts: int | None
 ) -> None:
     """UserError for wrong options. known: names of all metrics; counts: None, or 1 and more."""
-    unknown = [name for name in metrics if name not in known]
-    if unknown or not metrics:
-        raise UserError(f"no metric {' '.join(unknown)}; known: {', '.join(known)}")
+    for name in metrics:
+        if name not in known:
+            raise unknown("metric", name, known)
+    if not metrics:
+        raise UserError(f"no metric is named; there are: {', '.join(known)}")
     if len(set(metrics)) < len(metrics):
         raise UserError("a metric is named twice; name each once")
     if quantize not in QUANTIZE:

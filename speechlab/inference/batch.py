@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechlab.audio import files
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.inference.jobs import OTHER, Job
 from speechlab.models.base import Model
 from speechlab.storage.atomic import replacing, unfinished
@@ -183,7 +183,7 @@ def _writer(recording: files.Recording, target: str | Path, subtype: str | None)
 def check_subtype(subtype: str | None) -> None:
     """UserError for a subtype that WAV does not have."""
     if subtype is not None and subtype not in (known := files.FORMATS[".wav"][1]):
-        raise UserError(f"no subtype {subtype}; choose one of {', '.join(known)}")
+        raise unknown("subtype", subtype, known)
 
 
 class Log:

@@ -18,7 +18,7 @@ from torch import Tensor
 from speechlab.audio import files
 from speechlab.audio.level import KnownLevel, Level
 from speechlab.audio.pcs import check_rate, pcs_blocks
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import Job, plan
 from speechlab.inference.long_recordings import in_one_pass, overlapped
@@ -196,7 +196,7 @@ def _refuse_separators(model: Model) -> None:
 def _check(model: Model, mix: float, post: str) -> None:
     _refuse_separators(model)
     if post not in POSTS:
-        raise UserError(f"no post-processing '{post}'; there are: {', '.join(POSTS)}")
+        raise unknown("post-processing", post, POSTS)
     if post != "none":
         check_rate(model.sample_rate)
     if not 0 <= mix <= 1:

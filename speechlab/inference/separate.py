@@ -35,7 +35,7 @@ from speechlab.audio import files
 from speechlab.audio.level import LEVELS as MODEL_LEVELS
 from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Log, Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import OTHER, Job, plan
 from speechlab.inference.long_recordings import Kept
@@ -323,7 +323,7 @@ def _refuse_more_sources(jobs: Iterable[Job], output: Path, n_sources: int) -> N
 
 def _check(model: Model, chunk_s: float, level: str = "model") -> None:
     if level not in LEVELS:
-        raise UserError(f"no level '{level}'; there are: {', '.join(LEVELS)}")
+        raise unknown("level", level, LEVELS)
     if model.n_sources < 2:
         raise UserError(f"{type(model).__name__} is an enhancement model; use `speechlab enhance`")
     if not CHUNK_MIN_S <= chunk_s < math.inf:

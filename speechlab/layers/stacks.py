@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant
 from speechlab.layers.mixers import MIXERS, State
 
 Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per layer
@@ -96,7 +96,7 @@ def check_settings(layer: str, known: Collection[str], settings: Mapping[str, An
     for name, value in settings.items():
         if name not in known:
             has = ", ".join(sorted(known)) or "none"
-            raise UserError(f"{layer} has no setting '{name}'; it has: {has}")
+            raise UserError(f"{layer} has no setting '{name}'{meant(name, known)}; it has: {has}")
         if type(value) is not int or value < 1:
             raise UserError(f"{layer}: {name} must be a positive int, not {value!r}")
 

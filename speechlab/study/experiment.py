@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from speechlab.config import from_dict, replaced
 from speechlab.data.mixing import MixtureConfig, PairConfig
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.evaluation import metrics, separation_metrics
 from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
@@ -150,6 +150,6 @@ def check(experiment: Experiment) -> None:
 
 
 def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(f"no {what} '{unknown[0]}'; there are: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise unknown(what, name, known)

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from speechlab.errors import UserError
+from speechlab.errors import unknown
 from speechlab.study import enhancement, separation
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _built(name: str) -> "Experiment":
 def check_name(name: str) -> None:
     """UserError for an unknown experiment."""
     if name not in TRAININGS and name not in FORMER:
-        raise UserError(f"no experiment '{name}'; there are: {', '.join(TRAININGS)}")
+        raise unknown("experiment", name, TRAININGS)
 
 
 def lookup(name: str) -> "Experiment":

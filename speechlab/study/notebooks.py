@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant
 from speechlab.storage.atomic import sha256
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
@@ -65,7 +65,8 @@ class Notebook:
         """
         if key not in self.defaults:
             has = f"it has: {', '.join(self.defaults)}" if self.defaults else "it has none"
-            raise UserError(f"{self.path} has no parameter '{key}'; {has}")
+            near = meant(key, self.defaults)
+            raise UserError(f"{self.path} has no parameter '{key}'{near}; {has}")
         default = self.defaults[key]
         try:
             return _value(text, _literal(default, [] if isinstance(default, ast.List) else None))

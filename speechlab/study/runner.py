@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant, unknown
 from speechlab.storage.atomic import sha256, write
 from speechlab.study import execution
 from speechlab.study.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
@@ -246,8 +246,9 @@ def _chosen(names: Sequence[str], folder: Path) -> list[Path]:
         raise UserError(f"{folder} holds no numbered notebooks; run this where the study lies")
     for name in names:
         if not any(_is_called(path, name) for path in known):
-            have = ", ".join(path.stem for path in known)
-            raise UserError(f"no notebook is called '{name}'; there are: {have}")
+            stems = [path.stem for path in known]
+            have = f"{meant(name, stems)}; there are: {', '.join(stems)}"
+            raise UserError(f"no notebook is called '{name}'{have}")
     return [path for path in known if not names or any(_is_called(path, name) for name in names)]
 
 
@@ -257,7 +258,7 @@ def _is_called(path: Path, name: str) -> bool:
 
 def _known(profile: str) -> str:
     if profile not in PROFILES:
-        raise UserError(f"no profile '{profile}'; there are: {', '.join(PROFILES)}")
+        raise unknown("profile", profile, PROFILES)
     return profile
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.storage.atomic import write
 
 Row = Mapping[str, float]
@@ -125,9 +125,9 @@ def started(
 
     folder: the run directory; settings: its configuration.
     """
-    unknown = sorted(set(names) - LOGGERS.keys())
-    if unknown:
-        raise UserError(f"no logger '{unknown[0]}'; there are: {', '.join(LOGGERS)}")
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
     with contextlib.ExitStack() as stack:
         outputs = []
         for name in dict.fromkeys(("csv", *names)):

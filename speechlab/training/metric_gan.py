@@ -26,7 +26,7 @@ from torch import Tensor
 from speechlab.audio.pcs import pcs
 from speechlab.audio.spectrum import Spectrum
 from speechlab.data.loader import Batch
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant
 from speechlab.losses import spectral as losses
 from speechlab.models.spectral import SpectralModel
 from speechlab.training.discriminator import MetricDiscriminator
@@ -59,7 +59,9 @@ class MetricGANConfig:
         unknown = sorted(self.weights.keys() - WEIGHTS.keys())
         if unknown or not self.weights:
             known = ", ".join(WEIGHTS)
-            what = f"names '{unknown[0]}', which is no term" if unknown else "names none"
+            what = "names none"
+            if unknown:
+                what = f"names '{unknown[0]}', which is no term{meant(unknown[0], WEIGHTS)}"
             raise UserError(f"gan.weights {what}; there are: {known}")
         for name, weight in self.weights.items():
             if not 0 <= weight <= 1e30:  # NaN is in no range

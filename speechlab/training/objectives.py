@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.data.loader import Batch
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant
 from speechlab.losses.pit import best_permutation, pairwise, reordered
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (estimate, clean), both (B, S, T) -> (B,)
@@ -62,7 +62,8 @@ class Supervised(Objective):
         if unknown:
             known = ", ".join(losses)
             raise UserError(
-                f"a weight for '{unknown[0]}', which is no loss here; there are: {known}"
+                f"a weight for '{unknown[0]}', which is no loss here"
+                f"{meant(unknown[0], losses)}; there are: {known}"
             )
 
     def phases(self) -> list[Phase]:

@@ -20,7 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from speechlab.config import from_dict, override, to_dict
-from speechlab.errors import UserError
+from speechlab.errors import UserError, unknown
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.storage import state as snapshots
@@ -104,7 +104,7 @@ def _read(path: Path, system: str | None) -> tuple[Any, Mapping[str, Tensor]]:
     """Configuration, tensors under our names. system: one of SYSTEMS, CONVERTERS or NAMED."""
     known = dict.fromkeys((*SYSTEMS, *CONVERTERS, *NAMED))
     if system not in (None, *known):
-        raise UserError(f"no system '{system}'; there are: {', '.join(known)}")
+        raise unknown("system", system, known)
     header, published = None, {}
     if path.suffix == ".safetensors":
         state, header = _read_safetensors(path)

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant
 from speechlab.storage import download as downloads
 
 BASE_URL = "https://raw.githubusercontent.com"  # BASE_URL/owner/name/commit/path
@@ -44,7 +44,7 @@ def published(system: str | None = None) -> list[PublishedFile]:
     """All published files, or those of one system ("cleanumamba"), in the order of the table."""
     systems = sorted({row.system for row in _rows()})
     if system not in (None, *systems):
-        known = ", ".join(systems)
+        known = ", ".join(systems) + meant(system, systems)
         raise UserError(f"no published weights of {system!r}: known systems are {known}")
     return [row for row in _rows() if system in (None, row.system)]
 
@@ -68,7 +68,10 @@ def lookup(name: str) -> PublishedFile:
 
     found = (ending(f"/{key}") or ending(key)) if key else []
     if not found:
-        raise UserError(f"no published weights are named {name!r}; see `speechlab weights list`")
+        near = meant(key, (row.name for row in published()))
+        raise UserError(
+            f"no published weights are named {name!r}{near}; see `speechlab weights list`"
+        )
     if len(found) > 1:
         choice = ", ".join(f"{row.system}/{row.name}" for row in found)
         raise UserError(f"{name!r} matches several published files; choose one of {choice}")
@@ -165,8 +168,9 @@ def locate(path: str | Path) -> Path:
     names = {file.name.lower(): file.name for file in published()}
     name = names.get(path.name.lower(), names.get(path.stem.lower()))
     if name is None or path.name != str(path):
+        near = meant(path.name, names.values())
         raise UserError(
-            f"{path}: no such checkpoint; `speechlab weights list` lists published ones"
+            f"{path}: no such checkpoint{near}; `speechlab weights list` lists published ones"
         )
     found = find(name)
     if found is None:

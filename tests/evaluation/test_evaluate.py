@@ -270,7 +270,7 @@ def test_a_metric_that_the_rate_does_not_know_is_refused(tiny_set, output, check
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": ("pesq",)}, "no metric pesq; known: "),
+        ({"metrics": ("pesq",)}, r"no metric 'pesq' \(did you mean 'pesq_wb'\?\); there are: "),
         ({"metrics": ()}, "no metric"),
         ({"metrics": ("stoi", "stoi")}, "named twice"),
         ({"quantize": "int8"}, "int8"),

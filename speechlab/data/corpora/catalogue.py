@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechlab.data import manifest
 from speechlab.data.corpora.corpus import Corpus
-from speechlab.errors import UserError
+from speechlab.errors import UserError, meant, unknown
 
 _LISTED = (
     Corpus(
@@ -117,7 +117,7 @@ def lookup(name: str) -> Corpus:
     """A corpus by its name, or by its former name. UserError for an unknown name."""
     name = current(name)
     if name not in CORPORA:
-        raise UserError(f"no corpus '{name}'; there are: {', '.join(CORPORA)}")
+        raise unknown("corpus", name, CORPORA)
     return CORPORA[name]
 
 
@@ -160,6 +160,7 @@ def prepared(names: Iterable[str]) -> tuple[Path, ...]:
             raise UserError(f"{folder}: not there yet; {fix}")
         raise UserError(
             f"no corpus '{name}': neither a prepared folder nor one of {', '.join(CORPORA)}"
+            f"{meant(name, CORPORA)}"
         )
     return tuple(folders)
 
