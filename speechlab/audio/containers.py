@@ -31,6 +31,9 @@ IN_DS64 = 0xFFFFFFFF  # in RF64: the size is in the chunk ds64
 # Sizes for an unknown length, as into a pipe: these, or the complete frames in them.
 UNKNOWN = (0x7F000000, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)
 WHOLE_FRAMES = 2**12  # bytes by which these may differ
+# libsndfile's names of the containers whose truncation is detected; others are not read.
+READABLE = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "SVX", "VOC", "OGG", "FLAC")
+READABLE += ("MP3",)
 NOTED = ("AU", "W64", "SVX", "VOC")  # for these libsndfile notes a truncation
 CUT = "ends before its header says; copy the file again, or convert it as it is"
 

@@ -29,6 +29,9 @@ UNREADABLE = (".m4a", ".webm", ".mp4", ".aac", ".wma", ".mka", ".mkv", ".mov", "
 UNREADABLE += (".ac3", ".alac", ".amr", ".ape", ".dff", ".dsf", ".m4b", ".ra", ".shn", ".spx")
 UNREADABLE += (".tta", ".wv", ".wv1", ".wv2")
 BLOCK_S = 1.0  # seconds in a block of a file
+BLOCK_SAMPLES = 2**22  # most samples in a block, of all channels together: 16 MiB
+LOADED_SAMPLES = 2**27  # most samples of a file that `load` reads: 512 MiB
+RATES = 1_000, 768_000  # Hz, lowest and highest of a file
 
 # Formats by the ending of a name: libsndfile's name of the container, and the subtypes that can be
 # written, the default first.
@@ -49,10 +52,10 @@ def load(path: str | Path, sample_rate: int | None = None) -> tuple[Tensor, int]
     rate in Hz. With `sample_rate` a file of another rate is resampled (soxr, HQ) to
     ceil(T * sample_rate / rate) samples.
     Raises UserError for a file that is missing, unreadable, cut short, empty, or holds NaN or
-    infinity.
+    infinity; and, from its header alone, for more than LOADED_SAMPLES.
     """
     recording = Recording(path, sample_rate)
-    return torch.cat(list(recording), -1), recording.sample_rate
+    return recording.whole(), recording.sample_rate
 
 
 def save(path: str | Path, waveform: Tensor, sample_rate: int, subtype: str | None = None) -> int:
@@ -83,7 +86,22 @@ class Recording:
             self.n_frames, self.subtype = file.frames, file.subtype
         self.sample_rate = sample_rate or self.file_rate
         self.length = resampled_length(self.n_frames, self.file_rate, self.sample_rate)
-        self.block_length = max(1, round(block_s * self.file_rate))
+        most = BLOCK_SAMPLES // self.n_channels
+        self.block_length = max(1, min(most, round(block_s * self.file_rate)))
+
+    def whole(self) -> Tensor:
+        """All samples, (C, length). UserError, before decoding, for more than LOADED_SAMPLES."""
+        if self.n_channels * max(self.length, self.n_frames) > LOADED_SAMPLES:
+            minutes = self.n_frames / self.file_rate / 60
+            raise UserError(
+                f"{self.path}: {minutes:.0f} minutes of {self.n_channels} channel(s) do not fit "
+                "into memory at once; cut the file into shorter ones"
+            )
+        waveform, n_read = torch.empty(self.n_channels, self.length), 0
+        for block in self:
+            waveform[:, n_read : n_read + block.shape[-1]] = block
+            n_read += block.shape[-1]
+        return waveform
 
     def __iter__(self) -> Iterator[Tensor]:
         resampler = Resampler(self.file_rate, self.sample_rate, self.n_channels)
@@ -100,7 +118,7 @@ class Recording:
                     block = file.read(self.block_length, dtype="float32", always_2d=True)
                 except soundfile.LibsndfileError as error:
                     raise self._fault(f"damaged after {n_read} of {file.frames} samples") from error
-                if not len(block):
+                if not len(block) or n_read > file.frames:
                     break
                 if not np.isfinite(block).all():
                     raise UserError(
@@ -306,6 +324,15 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
             )
         if sound.frames > 2**62:  # libsndfile's value for it; the last block could not be read
             raise UserError(f"{path}: a {sound.format} without its length; convert it to WAV")
+        if sound.format not in containers.READABLE:
+            raise UserError(
+                f"{path}: the length of a {sound.format} file cannot be verified; convert it to WAV"
+            )
+        if not RATES[0] <= sound.samplerate <= RATES[1]:
+            raise UserError(
+                f"{path}: a rate of {sound.samplerate} Hz; rates from 1 to 768 kHz are read; "
+                "correct its header"
+            )
         yield sound
         if sound.format == "MP3" and 0 < sound.frames == sound.tell():
             n_read = file.seek(0, os.SEEK_CUR)  # with a variable bit rate, frames is a guess

@@ -16,6 +16,7 @@ import soundfile
 PAGE = b"OggS"
 HEAD = 27  # bytes before the lengths of the segments
 FIRST, LAST = 2, 4  # flags of a stream's first and last page
+LINKS = 10_000  # most streams of a chain
 TAIL = 2**18  # bytes that contain the last page: two of the largest size, and tags after it
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # bits in reverse order
 
@@ -59,7 +60,8 @@ def links(file: BinaryIO) -> list[tuple[int, int]]:
     """Begin and end of each stream of a chain; empty for a single stream.
 
     The heads of all pages are read: a chain may begin and end with the same stream. Multiplexed
-    streams begin together: they are one link. ValueError for a gap between pages.
+    streams begin together: they are one link. ValueError for a gap between pages, and for more than
+    LINKS streams.
     """
     file.seek(0)
     head, (_, behind) = file.read(HEAD), _last_page(file)
@@ -71,6 +73,8 @@ def links(file: BinaryIO) -> list[tuple[int, int]]:
         first = bool(head[5] & FIRST)
         if first and not was_first:
             begins.append(at)
+            if len(begins) > LINKS:
+                raise ValueError(f"more than {LINKS} streams")
         was_first = first
         at += HEAD + head[26] + sum(file.read(head[26]))
         file.seek(at)

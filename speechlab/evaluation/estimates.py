@@ -21,6 +21,7 @@ from speechlab.version import __version__
 from speechlab.weights import checkpoints
 
 UNPROCESSED = {False: "noisy files", True: "mixtures"}  # in the settings; of several sources: True
+LONGEST_S = 3600  # of a file that is scored: memory grows with it
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -130,10 +131,12 @@ def rate_and_versions(
 
 def mono(path: Path, sample_rate: int | None) -> tuple[np.ndarray, int]:
     """Samples (T,) of a file at a rate in Hz, None: its own. UserError for several channels."""
-    waveform, sample_rate = audio.load(path, sample_rate)
-    if len(waveform) != 1:
-        raise UserError(f"{path}: {len(waveform)} channels; scores are for one")
-    return waveform[0].double().numpy(), sample_rate
+    recording = audio.Recording(path, sample_rate)
+    if recording.n_channels != 1:
+        raise UserError(f"{path}: {recording.n_channels} channels; scores are for one")
+    if (seconds := recording.n_frames / recording.file_rate) > LONGEST_S:
+        raise UserError(f"{path}: {seconds:.0f} s; scores are for at most {LONGEST_S} s, cut it")
+    return recording.whole()[0].double().numpy(), recording.sample_rate
 
 
 def processed(

@@ -164,6 +164,29 @@ def test_a_recording_in_blocks_is_the_file(tmp_path, rate):
         assert torch.equal(torch.cat(list(recording), -1), whole)
 
 
+@pytest.mark.parametrize(("rate", "n_channels"), [(768000, 255), (1000, 1024), (48000, 2)])
+def test_a_block_has_bounded_memory(tmp_path, rate, n_channels):
+    soundfile.write(tmp_path / "x.wav", np.zeros((20000, n_channels), np.int16), rate)
+    sizes = [block.numel() for block in files.Recording(tmp_path / "x.wav")]
+    assert max(sizes) <= files.BLOCK_SAMPLES == 2**22
+    assert sum(sizes) == 20000 * n_channels
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(16000, 16000), (1000, 768000)])
+def test_a_file_that_does_not_fit_into_memory_is_refused_by_its_header(tmp_path, rate, wanted):
+    """A file with a hole: 10 hours at 16 kHz; or few samples, and many after resampling."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(1000, np.int16), rate)
+    size = 2 * 36000 * (16000 if rate == wanted else 1000)
+    header = bytearray(path.read_bytes()[:44])
+    header[4:8], header[40:44] = (n.to_bytes(4, "little") for n in (size + 36, size))
+    path.write_bytes(header)
+    os.truncate(path, 44 + size)
+    assert files.Recording(path).n_frames == size // 2
+    with pytest.raises(UserError, match="600 minutes of 1 .* do not fit into memory"):
+        files.load(path, wanted)
+
+
 @pytest.mark.parametrize("lengths", [[1] * 25, [25], [7, 0, 11, 7], [10, 10, 5], []])
 def test_rechunk_keeps_the_samples(lengths):
     signal = torch.arange(float(sum(lengths)))[None]

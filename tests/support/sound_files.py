@@ -20,7 +20,7 @@ GOOD = {
     "silence": "a.wav",
     "3 samples at 16000": "a.wav",
     "3 samples at 96000": "a.wav",
-    "1 Hz": "a.wav",
+    "1 kHz": "a.wav",
     "mp3": "a.mp3",
     "ogg": "a.ogg",
     "flac": "a.flac",
@@ -35,6 +35,9 @@ BAD = {  # kind -> part of the error
     "truncated": "ends before its header says",
     "nan": "NaN or infinite",
     "infinity": "NaN or infinite",
+    "1 Hz": "a rate of 1 Hz",
+    "1 MHz": "a rate of 1000000 Hz",
+    "IRCAM": "cannot be verified; convert",
 }
 
 
@@ -50,7 +53,7 @@ SPECIAL = {  # rate, waveform and subtype of a kind in GOOD; others: 16000, nois
     "silence": (16000, torch.zeros(1, 4000), None),
     "3 samples at 16000": (16000, noise(1, 3), None),
     "3 samples at 96000": (96000, noise(1, 3), None),
-    "1 Hz": (1, noise(1, 2), None),
+    "1 kHz": (1000, noise(1, 200), None),
 }
 
 
@@ -72,6 +75,10 @@ def write_bad(path, kind):
         soundfile.write(path, np.zeros((0, 2)), 16000)
     elif kind == "truncated":
         path.write_bytes(path.read_bytes()[:9000])
+    elif kind in ("1 Hz", "1 MHz"):
+        soundfile.write(path, np.zeros(100), 1 if kind == "1 Hz" else 10**6)
+    elif kind == "IRCAM":
+        soundfile.write(path, np.zeros(100), 16000, format="IRCAM", subtype="PCM_16")
     elif kind in ("nan", "infinity"):
         samples = noise()[0].numpy()
         samples[4321] = np.nan if kind == "nan" else np.inf
