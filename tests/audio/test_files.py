@@ -183,7 +183,7 @@ def test_a_file_that_does_not_fit_into_memory_is_refused_by_its_header(tmp_path,
     path.write_bytes(header)
     os.truncate(path, 44 + size)
     assert files.Recording(path).n_frames == size // 2
-    with pytest.raises(UserError, match="600 minutes of 1 .* do not fit into memory"):
+    with pytest.raises(UserError, match=r"600 minutes of 1 .* do not fit into memory"):
         files.load(path, wanted)
 
 
