@@ -36,7 +36,7 @@ def command(wildcards):
     words = [config.get("speechlab", "speechlab"), "study", *ASKED["notebooks"]]
     words += ["--profile", PROFILE, "--only", str(NUMBERS[wildcards.name])]
     for option in ("set", "each"):
-        words += [f"--{option}", *ASKED[option]] if ASKED[option] else []
+        words += [word for given in ASKED[option] for word in (f"--{option}", given)]
     return shlex.join(words)
 
 

@@ -1,7 +1,7 @@
 """Link real recordings into the layout of the corpus `folder`, with train and dev disjoint.
 
     python examples/lay_out_folder.py SHARED/audio raw
-    speechlab data prepare folder --set raw=raw speakers=folder
+    speechlab data prepare folder --set raw=raw --set speakers=folder
 
 The audio folder has speech/train, speech/dev, noise/train and pairs/voicebank_demand_train; its
 README says what each may be used for. Test folders are not read.

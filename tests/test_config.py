@@ -66,7 +66,10 @@ def test_a_configuration_in_another_travels_with_it():
     ("changes", "said"),
     [
         ({"speed": 1}, r"setting 'speed' \(did you mean 'mixture.speeds'\?\); it has: name, sys"),
-        ({"training.speed": 1}, r"has no setting 'speed' \(did you mean 'seed'\?\); it has: n_steps"),
+        (
+            {"training.speed": 1},
+            r"has no setting 'speed' \(did you mean 'seed'\?\); it has: n_steps",
+        ),
         ({"speed.fast": 1}, r"Experiment has no setting 'speed' .*; it has: name"),
         ({"n_steps": 1}, "Experiment has no setting 'n_steps'; set training.n_steps$"),
         ({"segment_s": 1}, "no setting 'segment_s'; set mixture.segment_s or pair.segment_s$"),

@@ -72,9 +72,10 @@ def test_runs_are_listed(old, capsys):
 
 def test_a_corpus_under_its_old_name_is_ready(old, capsys):
     """Preparing it again finds it and makes nothing, under either name."""
-    words = ["source=data/toy", "n_mixtures=1", "mixture_s=0.2", "jobs=1"]
+    settings = ["source=data/toy", "n_mixtures=1", "mixture_s=0.2", "jobs=1"]
+    words = [f"--set={setting}" for setting in settings]
     for name in ("two_talkers", "two_speakers"):
-        assert main(["data", "prepare", name, "--set", *words]) == 0
+        assert main(["data", "prepare", name, *words]) == 0
         assert "data/two_talkers is prepared already" in capsys.readouterr().out
 
 

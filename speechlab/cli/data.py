@@ -62,5 +62,5 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     prepare.add_argument("name", metavar="CORPUS", help="a name in `data list`")
     prepare.add_argument("--folder", help="default: data/CORPUS")
-    add_set(prepare, "n_train=100 seed=1; `data show CORPUS` lists all")
+    add_set(prepare, "n_train=100; `data show CORPUS` lists all")
     prepare.set_defaults(run=prepare_data)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from speechlab.cli import data, doctor, evaluate, process, study, train, weights
+from speechlab.cli.parser import Parser
 from speechlab.errors import UserError
 from speechlab.version import __version__
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="speechlab",
         description="Mamba models for speech enhancement and separation under one protocol.",
     )

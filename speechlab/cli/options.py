@@ -12,14 +12,13 @@ from speechlab.errors import UserError
 
 
 def add_set(command: argparse.ArgumentParser, example: str) -> None:
-    """--set KEY=VALUE …; `assigned` reads the words."""
+    """--set KEY=VALUE, once per setting; `assigned` reads the words."""
     command.add_argument(
         "--set",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"settings; a value is JSON or plain text: {example}",
+        help=f"one setting; repeat for more. A value is JSON or plain text: {example}",
     )
 
 

@@ -33,13 +33,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--profile", metavar="smoke|quick|real|paper", default="quick", help="default: %(default)s"
     )
-    words = {"nargs": "+", "action": "extend", "default": []}
-    command.add_argument("--set", metavar="KEY=VALUE", help="set a parameter", **words)
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a parameter; repeat for more",
+    )
     command.add_argument(
         "--each",
+        action="append",
+        default=[],
         metavar="KEY=A,B",
-        help="run once per value; several keys: once per combination",
-        **words,
+        help="run once per value; repeat for more keys: once per combination",
     )
     command.add_argument(
         "--time-limit", type=float, metavar="MIN", help="per notebook; default: the profile's"

@@ -170,7 +170,7 @@ def _add_resume(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("folder", metavar="RUN", help="its folder, such as results/runs/NAME")
     add_device(command)
-    add_set(command, "n_steps=20000 lr=1e-4")
+    add_set(command, "n_steps=20000, or lr=1e-4")
     command.set_defaults(run=_one_error(resume))
 
 
@@ -191,4 +191,4 @@ def _add_finetune(commands: argparse._SubParsersAction) -> None:
 def _add_training(command: argparse.ArgumentParser) -> None:
     add_runs(command)
     add_device(command)
-    add_set(command, "training.lr=1e-3 'mixture.snr_db=[0, 10]'; `train NAME --list` lists all")
+    add_set(command, "training.lr=1e-3, 'mixture.snr_db=[0, 10]'; `train NAME --list` lists all")

@@ -29,6 +29,7 @@ from tests.support.warm import LIMIT_S
 
 SMALL = ["n_train=2", "n_held_out=1", "n_noises=1", "n_noises_held_out=1", "noise_s=1", "jobs=1"]
 SMALL += ["n_rooms=1", "n_rooms_held_out=1"]
+SMALL = [f"--set={setting}" for setting in SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,12 @@ def place(tmp_path, monkeypatch):
 
 
 def train_words(corpus, **changes):
-    return ["train", "cleanumamba-tiny", "--set", *words(corpus, **changes)]
+    return ["train", "cleanumamba-tiny", *words(corpus, **changes)]
 
 
 def test_from_nothing_to_a_cleaned_file(place, capsys):
     """Prepare, train, enhance, in the folders where everything lies by default."""
-    assert main.main(["data", "prepare", "synthetic", "--set", *SMALL]) == 0
+    assert main.main(["data", "prepare", "synthetic", *SMALL]) == 0
     assert "1 test pairs" in capsys.readouterr().out
     assert main.main(train_words("synthetic")) == 0
     printed = capsys.readouterr()
@@ -74,7 +75,7 @@ def test_the_same_command_goes_on_and_another_is_refused(place, corpus, capsys):
     printed = capsys.readouterr().out
     content = {path: path.read_bytes() for path in Path("results/runs/cleanumamba-tiny").iterdir()}
     assert main.main(command) == 0 and capsys.readouterr().out == printed
-    assert main.main([*command, "training.lr=0.5"]) == 2
+    assert main.main([*command, "--set", "training.lr=0.5"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "lr was 0.005, is 0.5" in error
     assert {path: path.read_bytes() for path in content} == content
@@ -86,8 +87,8 @@ def test_a_run_is_resumed_finetuned_and_compared(place, corpus, capsys):
         assert main.main(["resume", "results/runs/one", "--set", setting]) == 0
     run = Run.open("results/runs/one")
     assert [note["n_steps"] for note in run.settings["changes"]] == [4, 5] and run.step == 5
-    own = [word for word in words(corpus) if not word.startswith("model.")]
-    assert main.main(["finetune", "results/runs/one", "--name", "two", "--set", *own]) == 0
+    own = [word for word in words(corpus) if not word.startswith("--set=model.")]
+    assert main.main(["finetune", "results/runs/one", "--name", "two", *own]) == 0
     assert speechlab.load("results/runs/two").config == speechlab.load("results/runs/one").config
     capsys.readouterr()
     assert main.main(["runs"]) == 0
@@ -106,7 +107,8 @@ def test_what_there_is_to_train(capsys):
     page = capsys.readouterr().out
     assert all(name in page for name in EXPERIMENTS)
     settings = ["mixture.snr_db=[0, 1]", "losses.si_sdr=1", "name=x"]
-    assert main.main(["train", "cleanumamba-tiny", "--list", "--set", *settings]) == 0
+    asked = [word for setting in settings for word in ("--set", setting)]
+    assert main.main(["train", *asked, "cleanumamba-tiny", "--list"]) == 0
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert {*settings[:2], 'name="x"', "training.lr=0.005", "model.d_model=32"} <= set(shown)
     assert all("=" in line for line in shown)
@@ -178,7 +180,7 @@ def test_ctrl_c_is_a_line_and_the_run_goes_on(place, corpus, capsys):
     assert 3 <= run.step <= 4
     assert main.main(command) == 0 and run.step == 40
     assert run.history["step"].tolist() == list(range(1, 41))
-    assert main.main([*command, "name=whole"]) == 0
+    assert main.main([*command, "--set=name=whole"]) == 0
     names = "last.safetensors", "dev.csv", "validations.csv"
     for name in names:
         one, other = (history.parents[1] / run / name for run in ("cleanumamba-tiny", "whole"))
@@ -191,9 +193,9 @@ def test_two_processes_are_one(place, corpus, capsys):
     torchrun = ["-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", "2", "-m", "speechlab"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = warm.run(*torchrun, *command, "name=two", env=environment, check=True)
+    both = warm.run(*torchrun, *command, "--set=name=two", env=environment, check=True)
     assert both.stdout.count("finished at step 6 of 6") == 1 and both.stdout.count("\n") == 2
-    assert main.main([*command, "name=one"]) == 0
+    assert main.main([*command, "--set=name=one"]) == 0
     one, two = (Run.open(Path("results/runs", name)) for name in ("one", "two"))
     states = [snapshots.from_bytes(run.last.read_bytes(), run.last) for run in (one, two)]
     alone, shared = (state["objective"] for state in states)
@@ -210,8 +212,8 @@ def test_training_opens_nothing_of_the_test_split(place):
     opened = Opened(folders)
     assert main.main(train_words(corpus, training__n_steps=2, training__n_workers=1)) == 0
     assert main.main(["resume", "results/runs/cleanumamba-tiny", "--set", "n_steps=4"]) == 0
-    own = [word for word in words(corpus) if not word.startswith("model.")]
-    tune = ["finetune", "results/runs/cleanumamba-tiny", "--name", "two", "--set", *own]
+    own = [word for word in words(corpus) if not word.startswith("--set=model.")]
+    tune = ["finetune", "results/runs/cleanumamba-tiny", "--name", "two", *own]
     assert main.main(tune) == 0
     names = opened.names()
     assert {"corpus.json", "train.csv", "dev.csv", "dev_mixture_0.wav"} <= names

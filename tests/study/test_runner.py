@@ -179,12 +179,20 @@ def test_a_product_of_parameters(finished):
 @pytest.mark.parametrize(
     ("names", "options", "told"),
     [
-        (["1"], {"fixed": {"sed": "1"}}, "01_good.ipynb has no parameter 'sed' (did you mean 'seed'?); it has: seed, "),
+        (
+            ["1"],
+            {"fixed": {"sed": "1"}},
+            "01_good.ipynb has no parameter 'sed' (did you mean 'seed'?); it has: seed, ",
+        ),
         ([], {"each": {"seed": "1,2"}}, "02_bad.ipynb has no parameter 'seed'; it has none"),
         (["1"], {"each": {"seed": "1,x"}}, "seed must be a whole number, not 'x'"),
         (["1"], {"fixed": {"seed": "1"}, "each": {"seed": "2"}}, "seed is given to both"),
         (["9"], {}, "no notebook is called '9'; there are: 01_good, 02_bad, 03_sizes"),
-        (["3"], {"profile": "quickly"}, "no profile 'quickly' (did you mean 'quick'?); there are: smoke, quick, "),
+        (
+            ["3"],
+            {"profile": "quickly"},
+            "no profile 'quickly' (did you mean 'quick'?); there are: smoke, quick, ",
+        ),
         (["3"], {"each": {"profile": "smoke,huge"}}, "no profile 'huge'"),
     ],
 )

@@ -59,7 +59,7 @@ def written(folder: Path, path: str, level: float, seed: int) -> str:
 
 
 def words(corpus: Path, **changes: object) -> list[str]:
-    """`SETTINGS` on that corpus as words behind --set; of changes, `__` stands for a dot."""
+    """`SETTINGS` on that corpus, --set before each; of changes, `__` stands for a dot."""
     given = {key.replace("__", "."): value for key, value in changes.items()}
     settings = SETTINGS | {"corpora": [str(corpus)]} | given
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
