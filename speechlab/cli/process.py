@@ -94,12 +94,17 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         help="enhance files and folders of files",
         description="Writes OUTPUT/RELATIVE PATH.wav with the sample rate, channels and length of "
         "the input, and a log, OUTPUT/enhance.csv. Interrupt at any time and rerun the command to "
-        "resume. Exit code 1 if a file failed; the others are done. Models work at 16 kHz: output "
-        "has nothing above 8 kHz. For recordings of minutes do not use Experiment_CleanU_Mamba or "
-        "Experiment_CleanU_MHA: their noise suppression degrades (README, Long input).",
+        "resume; a file that has changed is processed again. Exit code 1 if a file failed; the "
+        "others are done. Models work at 16 kHz: output has nothing above 8 kHz. For recordings of "
+        "minutes do not use Experiment_CleanU_Mamba or Experiment_CleanU_MHA: their noise "
+        "suppression degrades (README, Long input).",
     )
     _add_batch(command, "a published name, a file, or the folder of a run")
-    command.add_argument("--overwrite", action="store_true", help="process finished files again")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="process finished files of enhance.csv again; other existing files are refused",
+    )
     command.add_argument(
         "--mix", type=float, default=1.0, help="0 (input) to 1 (estimate); default: %(default)g"
     )
@@ -118,14 +123,14 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         help="separate mixtures into one file per speaker",
         description="Writes OUTPUT/s1/RELATIVE PATH.wav, OUTPUT/s2/... with the sample rate, "
         "channels and length of the input, and a log, OUTPUT/separate.csv; `evaluate --estimates "
-        "OUTPUT` scores them. Interrupt at any time and rerun the command to resume. Exit code 1 "
-        "if a file failed; the others are done. The model chooses which speaker is s1. The order "
-        "is the same in the whole file and in all channels; each channel is separated alone. The "
-        "order stays correct through long pauses unless speakers leak into each other's files. "
-        "Measured with three speakers and pauses of 20 s: no exchange at a leakage of -14 dB, up "
-        "to two in 10 minutes at -10 dB. Levels do not matter: for a model without a "
-        "level, each channel is scaled to a peak of 0.9 and its estimates are scaled back. Most "
-        "separators work at 8 kHz: output has nothing above 4 kHz.",
+        "OUTPUT` scores them. Interrupt at any time and rerun the command to resume; a mixture "
+        "that has changed is processed again. Exit code 1 if a file failed; the others are done. "
+        "The model chooses which speaker is s1. The order is the same in the whole file and in all "
+        "channels; each channel is separated alone. The order stays correct through long pauses "
+        "unless speakers leak into each other's files. Measured with three speakers and pauses of "
+        "20 s: no exchange at a leakage of -14 dB, up to two in 10 minutes at -10 dB. Levels do "
+        "not matter: for a model without a level, each channel is scaled to a peak of 0.9 and its "
+        "estimates are scaled back. Most separators work at 8 kHz: output has nothing above 4 kHz.",
     )
     _add_batch(command, "the folder of a run, or its .safetensors file; none is published")
     command.add_argument(

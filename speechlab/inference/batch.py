@@ -10,8 +10,10 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,10 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechlab.audio import files
-from speechlab.errors import UserError, unknown
+from speechlab.errors import UserError, shown, unknown
 from speechlab.inference.jobs import OTHER, Job
 from speechlab.models.base import Model
-from speechlab.storage.atomic import replacing, unfinished
+from speechlab.storage.atomic import replacing, sha256, unfinished
 from speechlab.storage.locks import alone
 
 
@@ -43,9 +45,13 @@ class Result:
     clipped: int | None = None  # samples beyond full scale, cut by an integer subtype
     rtf: float | None = None  # seconds of work per second of audio
     made_with: str = ""  # digest of the model and the settings
+    input_sha256: str = ""  # of the input, before it was read
+    output_sha256: str = ""  # of each output, "-" where there is none
 
 
 COLUMNS = tuple(field.name for field in fields(Result))
+FORMER_COLUMNS = COLUMNS[:-2]  # of version 0.1: without digests
+LONGEST_CELL = 2**16  # characters; paths are shorter
 NUMBERS = {"seconds": float, "sample_rate": int, "channels": int, "clipped": int, "rtf": float}
 
 
@@ -63,49 +69,62 @@ def run(
     jobs: of `plan`.
     path: the log; its folder is the output.
     made_with: see `digest`.
-    work: `work(job, advance=…, settle=…)` does a job; see `write` for the two callbacks.
-    overwrite: process also the jobs whose outputs exist; these are skipped otherwise.
+    work: `work(job, advance=…)` does a job; see `write` for `advance`.
+    overwrite: process also the jobs that are done; these are skipped otherwise.
     progress: show a progress bar.
-    tell: receives one line for each job that fails.
+    tell: receives one line for each job that fails or is made again.
 
     A job that fails with UserError gets the reason in its result and in the log; the others
-    continue. UserError before any work if another model, other settings or another run has written
-    to the output.
+    continue. UserError before any work for a file in the way that no run here made (also with
+    `overwrite`), and if another model, other settings or another run has written to the output.
+    An output whose input has changed is made again.
     """
     results = []
-    with alone(path.parent), Log(path) as log:
-        if not overwrite:
-            there = [job.target for job in jobs if any(map(Path.exists, job.targets))]
-            log.refuse_others(there, made_with)
-        log.forget_folders([job.target for job in jobs if not job.fault])
-        for target in (target for job in jobs for target in job.targets):
-            with contextlib.suppress(OSError):  # the writer reports what is in its way
-                unfinished(target).unlink()  # of a killed run
-        with _bar(len(jobs), progress) as bar:
+    with alone(path.parent):
+        log = Log(path)
+        log.check(jobs, made_with, overwrite, tell)
+        with log, _bar(len(jobs), progress) as bar:
+            log.refuse_twins(jobs)
+            log.forget_folders([job.target for job in jobs if not job.fault])
             for n_done, job in enumerate(jobs, start=1):
-                there = all(map(Path.is_file, job.targets)) and not log.unsure(job.target)
-                if there and not overwrite and not job.fault:
+                if not overwrite and not job.fault and log.is_done(job, tell):
                     result = log.skipped(job)
                 else:
-                    settle = functools.partial(log.start, job, made_with)
-                    result = _tried(job, work, advance=bar.update, settle=settle)
+                    result = _tried(
+                        job, made_with, log, functools.partial(work, advance=bar.update)
+                    )
                 bar.update(n_done - bar.n)
-                if result.status == "ok":
-                    result = replace(result, made_with=made_with)
                 results.append(log.add(result))
                 if result.status == "failed":
                     tell(result.reason)
     return results
 
 
-def _tried(job: Job, work: Callable[..., Result], **callbacks: Callable[..., Any]) -> Result:
+def _tried(job: Job, made_with: str, log: "Log", work: Callable[[Job], Result]) -> Result:
+    """Do a job whose outputs are ours or absent."""
+    result = Result(str(job.source), str(job.target), "failed")
+    if job.fault:
+        return replace(result, reason=job.fault)
+    for target in job.targets:
+        with contextlib.suppress(OSError):  # the writer reports what is in its way
+            unfinished(target).unlink()  # of a killed run
+    log.start(job, made_with)
+    source_digest = _digest(job.source)
     try:
-        if job.fault:
-            raise UserError(job.fault)
-        return work(job, **callbacks)
+        result = replace(work(job), made_with=made_with)
     except UserError as error:
-        reason = " ".join(str(error).split())
-        return Result(str(job.source), str(job.target), "failed", reason)
+        result = replace(result, reason=" ".join(str(error).split()))
+    digests = [_digest(target) or "-" for target in job.targets]
+    made = "" if set(digests) == {"-"} else " ".join(digests)
+    return replace(result, input_sha256=source_digest, output_sha256=made)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, in hex; empty for what is not a readable file."""
+    try:
+        return sha256(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _bar(n_files: int, progress: bool) -> tqdm:
@@ -128,7 +147,6 @@ def write(
     estimates: Iterable[Tensor],
     subtype: str | None,
     advance: Callable[[float], Any],
-    settle: Callable[[], Any],
 ) -> Result:
     """Write the estimates of a recording to one file per source.
 
@@ -137,7 +155,6 @@ def write(
     estimates: blocks (S, C, n) at the rate of the file.
     subtype: as "PCM_24"; None: that of the input, or PCM_16 where WAV does not have it.
     advance: called with the share of the file that was done since the last call.
-    settle: called when all samples are written, before a file takes its name.
 
     `clipped` counts the samples of all targets. UserError for a failing model; then no file is new.
     """
@@ -151,7 +168,6 @@ def write(
                 for writer, samples in zip(writers, block, strict=True):
                     writer.write(samples)
                 advance(block.shape[-1] / n_frames)
-            settle()
     except UserError:
         raise
     except Exception as error:  # any error of the model fails this file only
@@ -189,14 +205,16 @@ def check_subtype(subtype: str | None) -> None:
 class Log:
     """One row per output; the last row counts: `with Log(path) as log: log.add(result)`.
 
-    A row is on disk when `add` returns. Rows of other outputs of earlier runs stay.
+    A row is on disk when `add` returns. Rows of other outputs of earlier runs stay. An output is
+    ours if its row says so: it was started, or has the digest of the row. Rows of version 0.1 have
+    no digests: their outputs are ours by name, and their inputs are compared by time.
     """
 
     def __init__(self, path: Path) -> None:
         """UserError for a file of another kind; an incomplete last line is dropped."""
         self.path = path
         self.rows: dict[str, tuple[str, ...]] = {}
-        if path.exists():
+        if os.path.lexists(path):
             self._read()
 
     def __enter__(self) -> Self:
@@ -209,7 +227,7 @@ class Log:
         self._rewrite()
 
     def start(self, job: Job, made_with: str) -> None:
-        """Call before an output takes its name, so that a killed run leaves its settings.
+        """Call before anything is written, so that a killed run leaves its settings.
 
         After a kill the file is this output or an older one: it is made again.
         """
@@ -229,25 +247,98 @@ class Log:
         """Whether the last try failed or was killed: the file may be that of an earlier run."""
         return self._last(target).get("status") in ("failed", "started")
 
-    def knows(self, target: Path) -> bool:
-        """Whether an earlier run here started or made this target."""
-        return self._name(target) in self.rows
-
     def forget_folders(self, targets: Iterable[Path]) -> None:
         """Drop the rows of folders that were unreadable and now have files."""
         for target in targets:
             for folder in target.relative_to(self.path.parent).parents:
                 self.rows.pop(self._name(self.path.parent / folder), None)
 
+    def check(
+        self,
+        jobs: Iterable[Job],
+        made_with: str,
+        overwrite: bool,
+        tell: Callable[[str], Any] = lambda line: None,
+    ) -> None:
+        """UserError for files in the way that are not ours, or, unless `overwrite`, of other runs.
+
+        tell: receives one line if outputs have no digest of their input.
+        """
+        n_undated = 0
+        for job in (job for job in jobs if not job.fault):
+            self._refuse_foreign(job)
+            if not overwrite and any(map(Path.exists, job.targets)):
+                self.refuse_others([job.target], made_with)
+                self._refuse_other_input(job)
+                n_undated += not (self.unsure(job.target) or self._last(job.target)["input_sha256"])
+        if n_undated:
+            tell(
+                f"{self.path}: {n_undated} outputs have no digest of their input; an input that is "
+                "newer than its output is processed again"
+            )
+
+    def _refuse_foreign(self, job: Job) -> None:
+        row = self._last(job.target)
+        digests = row.get("output_sha256", "").split()
+        if row and (row["status"] == "started" or (row["status"] != "failed" and not digests)):
+            return
+        for target, known in itertools.zip_longest(job.targets, digests[: len(job.targets)]):
+            names = [target] if row else [target, unfinished(target)]
+            if (found := next(filter(os.path.lexists, names), None)) and known != _digest(found):
+                what = "names a file of other content" if digests else "has no row for it"
+                raise UserError(
+                    f"{found}: exists, and {self.path.name} {what}; move it away, or {OTHER}"
+                )
+
+    def _refuse_other_input(self, job: Job) -> None:
+        row, name = self._last(job.target), _text(str(job.source))
+        known, then = row["input_sha256"], row["input"]
+        moved = os.path.abspath(then) != os.path.abspath(name)  # noqa: PTH100
+        if known and moved and known != _digest(job.source):
+            raise UserError(
+                f"{job.target}: was made of {then}, not of {job.source}; use --overwrite, "
+                f"or {OTHER}"
+            )
+
+    def refuse_twins(self, jobs: Iterable[Job]) -> None:
+        """UserError for two outputs with one name in the log, or on a disk that ignores case."""
+        other = self.path.with_name(self.path.name.swapcase())
+        ignores_case = other.exists() and other.samefile(self.path)
+        seen: dict[str, Job] = {}
+        for job in (job for job in jobs if not job.fault):
+            name = self._name(job.target)
+            name = unicodedata.normalize("NFC", name).casefold() if ignores_case else name
+            twin = seen.setdefault(name, job)
+            if twin is not job:
+                raise UserError(
+                    f"{twin.source} and {job.source} would have one name in {self.path.parent}; "
+                    "rename one, or take two outputs"
+                )
+
+    def is_done(self, job: Job, tell: Callable[[str], Any] = lambda line: None) -> bool:
+        """Whether all outputs were made of the input as it is now. tell: why they are not."""
+        if self.unsure(job.target) or not all(map(Path.is_file, job.targets)):
+            return False
+        known = self._last(job.target)["input_sha256"]
+        try:
+            if known:
+                same = known == sha256(job.source)
+            else:
+                times = [path.stat().st_mtime_ns for path in (job.source, *job.targets)]
+                same = times[0] <= min(times[1:])
+        except OSError:  # the reader reports it
+            return False
+        if not same:
+            tell(f"{job.source}: has changed since {job.target} was made of it; processed again")
+        return same
+
     def skipped(self, job: Job) -> Result:
-        """The result of a job whose target exists."""
+        """The result of a job that is done."""
         row = self._last(job.target)
         numbers = {name: kind(row[name]) for name, kind in NUMBERS.items() if row.get(name)}
-        made_with = row.get("made_with", "")
+        texts = {name: row.get(name, "") for name in ("made_with", *COLUMNS[-2:])}
         reason = "the output exists"
-        return Result(
-            str(job.source), str(job.target), "skipped", reason, **numbers, made_with=made_with
-        )
+        return Result(str(job.source), str(job.target), "skipped", reason, **numbers, **texts)
 
     def refuse_others(self, targets: Iterable[Path], made_with: str) -> None:
         """UserError for a target that another model or other settings made."""
@@ -264,17 +355,23 @@ class Log:
         return dict(zip(COLUMNS, row, strict=True)) if row else {}
 
     def _name(self, target: Path) -> str:
-        name = target.relative_to(self.path.parent).as_posix()
-        return name.encode("utf-8", "backslashreplace").decode()
+        return _text(target.relative_to(self.path.parent).as_posix())
 
     def _read(self) -> None:
         with _naming(self.path):
             whole = self.path.read_bytes()
         text = whole[: whole.rfind(b"\n") + 1].decode("utf-8", "replace")
-        lines = [tuple(line) for line in csv.reader(io.StringIO(text, newline=""))]
-        if lines and lines[0] != COLUMNS:
-            raise UserError(f"{self.path}: is not the log of an earlier run; move it away")
-        self.rows = {line[1]: line for line in lines[1:] if len(line) == len(COLUMNS)}
+        try:
+            header, *lines = csv.reader(io.StringIO(text, newline=""))
+            if tuple(header) not in (COLUMNS, FORMER_COLUMNS):
+                raise ValueError
+        except (ValueError, csv.Error) as error:
+            raise UserError(
+                f"{self.path}: is not the log of an earlier run; move it away, or {OTHER}"
+            ) from error
+        rows = [tuple(map(_text, line)) for line in lines if len(line) == len(header)]
+        none = ("",) * (len(COLUMNS) - len(header))
+        self.rows = {row[1]: (*row, *none) for row in rows}
 
     def _rewrite(self) -> None:
         with _naming(self.path), replacing(self.path) as part:
@@ -282,13 +379,14 @@ class Log:
 
 
 def _text(value: object) -> str:
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
+    """A cell: names have their control characters escaped."""
+    return f"{value:.8g}" if isinstance(value, float) else shown(value, LONGEST_CELL)
 
 
 def _lines(rows: Iterable[tuple[str, ...]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")  # of names that are not Unicode
+    return text.getvalue().encode()
 
 
 @contextlib.contextmanager

@@ -114,13 +114,12 @@ def enhance_file(
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
-    settle: Callable[[], Any] = lambda: None,
     post: str = "none",
 ) -> Result:
     """Enhance one file; rate, channels and number of frames stay.
 
     mix: 1 is the estimate, 0 the input, between them their weighted sum, aligned to the sample.
-    subtype, advance, settle: see `batch.write`.
+    subtype, advance: see `batch.write`.
     chunk_s: seconds per chunk.
     post: name in POSTS; post-processing of the estimate before it is mixed.
 
@@ -129,7 +128,7 @@ def enhance_file(
     _check(model, mix, post)
     noisy = files.Recording(source, model.sample_rate)
     estimates = (block[None] for block in _at_file_rate(model, noisy, mix, chunk_s, post))
-    return write(noisy, [target], estimates, subtype, advance, settle)
+    return write(noisy, [target], estimates, subtype, advance)
 
 
 def _at_file_rate(
@@ -168,20 +167,21 @@ def enhance_all(
     inputs: files, folders (searched recursively) and patterns ("noisy/**/*.flac").
     output: folder of the enhanced files and of the log.
     mix, subtype, chunk_s, post: see `enhance_file`.
-    overwrite: process also the files whose outputs exist; these are skipped otherwise.
+    overwrite: process also files that are done; these are skipped otherwise.
     progress: show a progress bar.
     tell: receives one line for each failing file, unreadable folder and folder with other files.
 
-    UserError before any work for missing inputs, colliding names, an output that holds files of
-    other settings and an output that another run writes to.
+    UserError before any work for missing inputs, colliding names, a file in the way that no row of
+    the log names, an output that holds files of other settings or inputs, and an output that
+    another run writes to. A file whose input has changed is made again.
     """
     output = Path(output)
     _check(model, mix, post)
     check_subtype(subtype)
 
-    def work(job: Job, **callbacks: Callable[..., Any]) -> Result:
+    def work(job: Job, advance: Callable[[float], Any]) -> Result:
         settings = {"mix": mix, "subtype": subtype, "chunk_s": chunk_s, "post": post}
-        return enhance_file(model, job.source, job.target, **settings, **callbacks)
+        return enhance_file(model, job.source, job.target, **settings, advance=advance)
 
     made_with = digest(model, mix, subtype, *([post] if post != "none" else []))
     jobs = plan(inputs, output, tell=tell)

@@ -47,8 +47,8 @@ def plan(
     A path is relative to the input folder, to the part of a pattern before its first wildcard, or
     to the file's own folder. Folders but `output` are searched for sound files (`audio.folders`).
     An unreadable folder inside an input is a job with a fault; such jobs come first.
-    Raises UserError for an input without sound files, for two inputs with one output, and for an
-    output that is an input.
+    Raises UserError for an input without sound files, for two inputs with one output, for an output
+    that is an input, and for a file in the place of a folder.
     """
     jobs: dict[Path, Job] = {}
     faulty: dict[Path | tuple[int, int], Job] = {}
@@ -70,9 +70,17 @@ def plan(
         if above:
             raise UserError(f"{above} would be a file and the folder of {job.target}; rename one")
         for target in job.targets:
+            _refuse_file_above(target)
             if target.exists() and identity(target) in sources:
                 raise UserError(f"{target}: is an input, and would be overwritten; {OTHER}")
     return [*faulty.values(), *jobs.values()]
+
+
+def _refuse_file_above(target: Path) -> None:
+    """UserError where a file has the name of a folder that the target needs."""
+    there = next(path for path in target.parents if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"{there}: is no folder, and {target} needs one of that name; {OTHER}")
 
 
 def _in_parts(job: Job, output: Path, parts: Sequence[str]) -> Job:

@@ -36,7 +36,7 @@ from speechlab.audio.level import LEVELS as MODEL_LEVELS
 from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
-from speechlab.inference.batch import Log, Result, check_subtype, digest, run, write
+from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import OTHER, Job, plan
 from speechlab.inference.long_recordings import Kept
 from speechlab.inference.ordering import Cut, across_channels, in_order
@@ -215,12 +215,11 @@ def separate_file(
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
-    settle: Callable[[], Any] = lambda: None,
     level: str = "mixture",
 ) -> Result:
     """Separate one file into `targets`, one per speaker; rate, channels and number of frames stay.
 
-    subtype, advance, settle: see `batch.write`.
+    subtype, advance: see `batch.write`.
     chunk_s: see `separate_blocks`.
     level: "mixture", one gain per speaker with which they add up to the mixture; "model", the
         estimates of the model in the scale of the mixture.
@@ -241,7 +240,7 @@ def separate_file(
 
     seconds = (files.rechunk(x, model.sample_rate) for x in (estimates(), mixture))
     blocks = _at_file_rate(model, mixture, LEVELS[level](*seconds))
-    return write(mixture, targets, blocks, subtype, lambda part: None, settle)
+    return write(mixture, targets, blocks, subtype, lambda part: None)
 
 
 def _at_file_rate(
@@ -273,20 +272,18 @@ def separate_all(
     tell: receives a line for each failing file, unreadable folder, file with clipped samples, and
         folder with other files.
 
-    UserError before any work as for `enhance_all`, and for files in the output that are not
-    estimates of this model: files without a row in the log, such as the sources of a mixture set,
-    and files in s3 and above where the model has two sources.
+    UserError before any work as for `enhance_all`, and for files in s3 and above where the model
+    has two sources.
     """
     output = Path(output)
     _check(model, chunk_s, level)
     check_subtype(subtype)
     jobs = plan(inputs, output, names_of_sources(model.n_sources), tell)
-    _refuse_unknown_files(jobs, Log(output / LOG))
     _refuse_more_sources(jobs, output, model.n_sources)
 
-    def work(job: Job, **callbacks: Callable[..., Any]) -> Result:
+    def work(job: Job, advance: Callable[[float], Any]) -> Result:
         settings = {"subtype": subtype, "chunk_s": chunk_s, "level": level}
-        result = separate_file(model, job.source, job.targets, **settings, **callbacks)
+        result = separate_file(model, job.source, job.targets, **settings, advance=advance)
         if result.clipped:
             tell(
                 f"{job.source}: {result.clipped} samples of its speakers were clipped at full "
@@ -298,14 +295,6 @@ def separate_all(
     cut = None if streams else chunk_s  # without effect on a stream's estimate
     made_with = digest(model, subtype, cut, level, PEAK)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
-
-
-def _refuse_unknown_files(jobs: Iterable[Job], log: Log) -> None:
-    for job in (job for job in jobs if not job.fault and not log.knows(job.target)):
-        if found := next(filter(Path.exists, job.targets), None):
-            raise UserError(
-                f"{found}: exists, and {LOG} has no row for it; move it away, or {OTHER}"
-            )
 
 
 def _refuse_more_sources(jobs: Iterable[Job], output: Path, n_sources: int) -> None:
