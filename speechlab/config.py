@@ -1,7 +1,8 @@
 """Configurations: frozen dataclasses, saved as JSON and changed only by `override`.
 
 A model is rebuilt from its configuration alone, so every field is a number, string, tuple or
-mapping of those. An unknown name or a wrong type is an error.
+mapping of those. An unknown name, a wrong type or a number outside the range of its field is an
+error. A field declares its range by its type: `d_model: Size`, `Annotated[float, Range(0, 1)]`.
 """
 
 import dataclasses
@@ -9,11 +10,28 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
-from speechlab.errors import UserError, meant
+from speechlab.errors import UserError, meant, shown
 
 Config = TypeVar("Config")
+
+
+class Range(NamedTuple):
+    """The least and the most that a number may be, or the length of a tuple or mapping."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.least:.15g} to {self.most:.15g}"
+
+
+Size = Annotated[int, Range(1, 2**16)]  # channels; samples or frames of a kernel or window
+Count = Annotated[int, Range(1, 2**8)]  # blocks, heads, sources
+RATES = Range(1000, 768_000)  # Hz
+SampleRate = Annotated[int, RATES]
+Sizes = Annotated[tuple[Size, ...], Range(1, 16)]  # one number per level
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -82,10 +100,13 @@ def _below(config: Any, name: str) -> list[str]:
     return [k for k, v in inner if dataclasses.is_dataclass(v) and hasattr(v, name)]
 
 
-def override(config: Config | None, kind: type[Config] | None = None, **changes: Any) -> Config:
-    """A copy of `config` with changed fields. UserError for an unknown name or a wrong type."""
+def override(config: Config | None, kind: type[Config] | None = None, /, **changes: Any) -> Config:
+    """A copy of `config` with changed fields.
+
+    UserError for an unknown name, a wrong type or a number outside its range.
+    """
     kind = kind or type(config)
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for name, value in changes.items():
         if name not in hints:
             known = ", ".join(hints)
@@ -93,14 +114,50 @@ def override(config: Config | None, kind: type[Config] | None = None, **changes:
             raise UserError(f"{kind.__name__} has no setting '{name}'{near}; it has: {known}")
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
             value = from_dict(hints[name], value)
-        changes[name] = value = _frozen(value)
-        if not _is(value, hints[name]):
-            wanted = _spell(hints[name])
-            raise UserError(f"{kind.__name__}.{name} must be {wanted}, not {value!r}")
+        changes[name] = _frozen(value)
+        _check_field(kind, name, hints[name], changes[name])
     try:
         return kind(**changes) if config is None else dataclasses.replace(config, **changes)
     except TypeError as error:
         raise UserError(f"{kind.__name__}: {error}") from error
+
+
+def check(config: Any) -> None:
+    """UserError for a field of a wrong type or outside its range, in inner configurations too."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        _check_field(type(config), field.name, hints[field.name], value)
+        if dataclasses.is_dataclass(value):
+            check(value)
+
+
+def _check_field(kind: type, name: str, hint: Any, value: Any) -> None:
+    if not _is(value, hint):
+        wanted = _spell(hint)
+        raise UserError(f"{kind.__name__}.{name} must be {wanted}, not {shown(repr(value), 200)}")
+    if fault := _outside(value, hint):
+        raise UserError(f"{kind.__name__}.{name} must be {fault}")
+
+
+def _outside(value: Any, hint: Any) -> str:
+    """The range that the value, or one inside it, is outside of, and that value; or ""."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        sized = isinstance(value, tuple | Mapping)
+        number = len(value) if sized else value
+        for limits in args[1:]:
+            if not limits.least <= number <= limits.most:  # NaN is in no range
+                return f"{limits}{' values' if sized else ''}, not {shown(number, 50)}"
+        inner = [(value, args[0])]
+    elif origin is tuple:
+        hints = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
+        inner = zip(value, hints, strict=True)
+    elif origin in (Union, types.UnionType):
+        inner = [(value, arg) for arg in args if _is(value, arg)]
+    else:
+        inner = [(item, args[1]) for item in value.values()] if isinstance(value, Mapping) else []
+    return next(filter(None, (_outside(*pair) for pair in inner)), "")
 
 
 def _frozen(value: Any) -> Any:
@@ -122,6 +179,8 @@ def _is(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if origin is Annotated:
+        return _is(value, args[0])
     if origin is Literal:
         return value in args and type(value) in {type(arg) for arg in args}
     if origin in (Union, types.UnionType):
@@ -142,6 +201,8 @@ def _is(value: Any, hint: Any) -> bool:
 def _spell(hint: Any) -> str:
     """A type in the notation of its values: [int, ...], {str: float, ...}, int or None."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _spell(args[0])
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     spelt = ["..." if arg is Ellipsis else _spell(arg) for arg in args]

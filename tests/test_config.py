@@ -1,10 +1,13 @@
 """Configurations refuse what they do not know."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import pytest
 
-from speechlab.config import from_dict, override, replaced, to_dict
+from speechlab.config import Range, check, from_dict, override, replaced, to_dict
 from speechlab.errors import UserError
 from speechlab.models.cleanumamba import CONFIGS, CleanUMambaConfig, ablation_config
 from speechlab.study.experiments import EXPERIMENTS
@@ -86,9 +89,57 @@ def test_a_configuration_in_another_travels_with_it():
         ({"mixture.n_snr_levels": "x"}, "n_snr_levels must be int or None, not 'x'"),
         ({"corpora": "synthetic"}, r"Experiment.corpora must be \[str, ...\], not 'synthetic'"),
         ({"mixture.snr_db": [5, -5]}, "snr_db must be"),
+        ({"model.d_model": 0}, "CleanUMambaConfig.d_model must be 1 to 65536, not 0"),
+        ({"model.up_channels": [4, 2**70]}, "up_channels must be 1 to 65536, not 11805916"),
+        ({"model.sample_rate": 10**6}, "sample_rate must be 1000 to 768000, not 1000000"),
+        ({"mixture.sample_rate": 10**6}, "sample_rate must be 1000 to 768000, not 1000000"),
+        ({"training.batch_size": 10**9}, "batch_size must be 1 to 65536, not 1000000000"),
     ],
 )
 def test_dotted_names_are_checked_as_others(changes, said):
     with pytest.raises(UserError, match=said) as error:
         replaced(TINY, changes)
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Ranged:
+    """A field of each kind that can have a range."""
+
+    kind: int = 1
+    config: Annotated[float, Range(0, 1)] = 0.5
+    self_: Annotated[int, Range(0, 9)] | None = None
+    weights: Mapping[str, Annotated[float, Range(0, 2)]] = field(default_factory=dict)
+    pair: tuple[int, Annotated[int, Range(1, 3)]] = (0, 1)
+    names: Annotated[tuple[str, ...], Range(0, 2)] = ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("config", 1.5, "0 to 1, not 1.5"),
+        ("config", float("nan"), "0 to 1, not nan"),
+        ("self_", 10, "0 to 9, not 10"),
+        ("weights", {"a": 1, "b": -1}, "0 to 2, not -1"),
+        ("pair", [9, 4], "1 to 3, not 4"),
+        ("names", ["a", "b", "c"], "0 to 2 values, not 3"),
+    ],
+)
+def test_a_range_is_declared_with_its_field(name, value, said):
+    """It holds for `override`, and by `check` for a configuration made directly."""
+    frozen = tuple(value) if isinstance(value, list) else value
+    for made in (
+        lambda: from_dict(Ranged, {name: value}),
+        lambda: check(Ranged(**{name: frozen})),
+    ):
+        with pytest.raises(UserError, match=f"^Ranged.{name} must be {said}$"):
+            made()
+
+
+def test_a_setting_may_have_any_name():
+    """Also that of an argument of `override`; an unknown one is refused in one line."""
+    assert override(Ranged(), kind=2, config=1, self_=None).kind == 2
+    for name in ("kind", "config", "changes", "self", "a" * 5000, "\x1b[2J", ""):
+        with pytest.raises(UserError, match="CleanUMambaConfig has no setting") as error:
+            from_dict(CleanUMambaConfig, {name: 1})
+        assert str(error.value).isprintable() and len(str(error.value)) <= 2000

@@ -16,12 +16,13 @@ MP-SENet's Conformer version has no offsets.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from speechlab.audio.stft import istft, stft
+from speechlab.config import Range, Size
 
 OFFSETS = {  # added to the power, the imaginary and the real part
     "mpsenet": (1e-9, 1e-10, 1e-5),
@@ -43,10 +44,10 @@ class Spectrum(NamedTuple):
 class FrontEnd:
     """STFT and compression; lengths in samples."""
 
-    n_fft: int = 400  # 25 ms at 16 kHz
-    hop_length: int = 100
-    win_length: int = 400
-    compress: float = 0.3  # power of the magnitude
+    n_fft: Size = 400  # 25 ms at 16 kHz
+    hop_length: Size = 100
+    win_length: Size = 400
+    compress: Annotated[float, Range(0.01, 10)] = 0.3  # power of the magnitude
     offsets: Literal["none", "mpsenet", "reanalysis"] = "none"
 
     @property

@@ -19,7 +19,7 @@ import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from torch import Tensor
 
-from speechlab.config import check_ranges
+from speechlab.config import RATES, check_ranges
 from speechlab.data.recordings import Source, available, crop
 from speechlab.errors import UserError
 
@@ -78,13 +78,13 @@ class MixtureConfig:
         check_ranges(
             self,
             **dict.fromkeys(("snr_db", "level_db", "source_level_db"), (-200, 200)),
-            sample_rate=(1, math.inf),
+            sample_rate=RATES,
             segment_s=(1 / max(1, self.sample_rate), 3600),
             n_sources=(1, 2),
             speeds=(0.1, 10),
             silence_db=(-math.inf, math.inf),
             p_room=(0, 1),
-            n_snr_levels=(2, math.inf),
+            n_snr_levels=(2, 10**6),
             peak=(1e-6, 1),
         )
         if not self.speeds:
@@ -99,7 +99,7 @@ class PairConfig:
 
     def __post_init__(self) -> None:
         shortest_s = 1 / max(1, self.sample_rate)
-        check_ranges(self, sample_rate=(1, math.inf), segment_s=(shortest_s, 3600))
+        check_ranges(self, sample_rate=RATES, segment_s=(shortest_s, 3600))
 
 
 def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:

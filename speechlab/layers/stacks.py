@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.errors import UserError, meant
+from speechlab.errors import UserError, meant, shown
 from speechlab.layers.mixers import MIXERS, State
 
 Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per layer
+LARGEST = 2**16  # value of an option
 
 
 class Block(nn.Module):
@@ -92,13 +93,15 @@ def check_options(mixer: str, options: Options) -> None:
 
 
 def check_settings(layer: str, known: Collection[str], settings: Mapping[str, Any]) -> None:
-    """UserError for an unknown setting, and for a value that is not a positive integer."""
+    """UserError for an unknown setting, and for a value that is no integer of 1 to LARGEST."""
     for name, value in settings.items():
         if name not in known:
             has = ", ".join(sorted(known)) or "none"
             raise UserError(f"{layer} has no setting '{name}'{meant(name, known)}; it has: {has}")
         if type(value) is not int or value < 1:
-            raise UserError(f"{layer}: {name} must be a positive int, not {value!r}")
+            raise UserError(f"{layer}: {name} must be a positive int, not {shown(repr(value), 50)}")
+        if value > LARGEST:
+            raise UserError(f"{layer}: {name} must be at most {LARGEST}, not {shown(value, 50)}")
 
 
 def residual(mixer: str, d_model: int, options: Options) -> Stack:

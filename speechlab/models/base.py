@@ -13,8 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.audio.level import LEVELS
+from speechlab.config import check
 from speechlab.errors import UserError
 from speechlab.models.macs import macs_per_second
+
+LONGEST_HOP = 2**20  # samples; an input is padded to whole hops
+MOST_OVERLAP = 64  # frames that a sample is in; a spectrogram is as many times its signal
+
+
+def check_hop(hop_length: int) -> None:
+    """UserError for strides that together skip more than LONGEST_HOP samples."""
+    if hop_length > LONGEST_HOP:
+        raise UserError(
+            f"the strides of all levels give a hop of more than {LONGEST_HOP} samples; "
+            "choose fewer levels or a smaller stride"
+        )
+
+
+def check_overlap(n_fft: int, hop_length: int) -> None:
+    """UserError for frames that overlap more than MOST_OVERLAP times."""
+    if n_fft > MOST_OVERLAP * hop_length:
+        raise UserError(
+            f"hop_length must be n_fft / {MOST_OVERLAP} or more, not {hop_length} of {n_fft}"
+        )
 
 
 class Model(nn.Module):
@@ -38,7 +59,9 @@ class Model(nn.Module):
     chunk_s = 30.0  # seconds of a chunk that overlaps; spectral models then take about 3 GB
 
     def __init__(self, config: Any) -> None:
+        """UserError for a setting of a wrong type or outside its range."""
         super().__init__()
+        check(config)
         self.config = config
         self.level = LEVELS[getattr(config, "normalize", "none")]
 

@@ -20,18 +20,20 @@ An unpruned model has one width per level in all three lists; pruning changes ea
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.config import Range, SampleRate, Size, Sizes
 from speechlab.errors import UserError
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.stacks import STACKS, check_options, init_residual
-from speechlab.models.base import ChunkedModel
+from speechlab.models.base import ChunkedModel, check_hop
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
+Layers = Annotated[tuple[dict[str, Any], ...], Range(1, 256)]  # settings of each layer
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,17 @@ class CleanUMambaConfig:
     """All that is needed to build a CleanUMamba."""
 
     # encoder and decoder, one number per level, outermost level first
-    down_channels: tuple[int, ...] = (64, 128, 256, 512, 768, 768, 768, 768)
-    skip_channels: tuple[int, ...] = (64, 128, 256, 512, 768, 768, 768, 768)
-    up_channels: tuple[int, ...] = (64, 128, 256, 512, 768, 768, 768, 768)
-    kernel_size: int = 4
-    stride: int = 2
+    down_channels: Sizes = (64, 128, 256, 512, 768, 768, 768, 768)
+    skip_channels: Sizes = (64, 128, 256, 512, 768, 768, 768, 768)
+    up_channels: Sizes = (64, 128, 256, 512, 768, 768, 768, 768)
+    kernel_size: Size = 4
+    stride: Size = 2
     # bottleneck
     mixer: Literal["mamba", "mamba2", "mamba_s4", "lstm", "mha"] = "mamba"
-    d_model: int = 512
-    layers: tuple[dict[str, Any], ...] = ({"d_state": 64, "expand": 4},) * 3
+    d_model: Size = 512
+    layers: Layers = ({"d_state": 64, "expand": 4},) * 3
     # signal
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["utterance", "running", "none"] = "utterance"
 
 
@@ -184,8 +186,7 @@ def _check(config: CleanUMambaConfig) -> None:
         raise UserError(f"CleanUMamba needs one width per level in all three lists, not {widths}")
     if not 1 <= config.stride <= config.kernel_size:
         raise UserError(f"stride {config.stride} is not in 1 to kernel_size {config.kernel_size}")
-    if min(config.d_model, config.sample_rate, *sum(widths, ())) < 1 or not config.layers:
-        raise UserError("CleanUMamba needs at least one layer, and sizes of 1 or more")
+    check_hop(config.stride ** len(widths[0]))
     check_options(config.mixer, config.layers)
 
 

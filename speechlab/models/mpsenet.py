@@ -36,16 +36,15 @@ published. Mamba always runs along the named axes, forward in time and upward in
 | small | 2 Mambas       | 2 and 2  | one for both axes   |
 """
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
-from speechlab.config import check_ranges
+from speechlab.config import Count, Range, SampleRate, Size, check
 from speechlab.errors import UserError
 from speechlab.layers.conformer import ConformerBlock
 from speechlab.layers.mixers import Mamba
@@ -64,13 +63,13 @@ from speechlab.models.spectral import SpectralModel
 class MPSENetConfig:
     """All that is needed to build an MP-SENet."""
 
-    d_model: int = 64  # channels from encoder to decoders
-    n_blocks: int = 4  # each along time and along frequency
-    n_heads: int = 4
+    d_model: Size = 64  # channels from encoder to decoders
+    n_blocks: Count = 4  # each along time and along frequency
+    n_heads: Count = 4
     axes: Axes = "named"
     # signal
     front_end: FrontEnd = field(default_factory=lambda: FrontEnd(offsets="mpsenet"))
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["rms", "none"] = "rms"
 
 
@@ -78,16 +77,16 @@ class MPSENetConfig:
 class MPSENetConformerConfig:
     """All that is needed to build an MP-SENet with Conformer blocks."""
 
-    d_model: int = 64  # channels from encoder to decoders
-    n_blocks: int = 4  # each along time and along frequency
-    n_heads: int = 4
-    expand: int = 4  # of the feed-forward layers
-    kernel_size: int = 31  # frames or bins, odd
-    dropout: float = 0.2  # while training
+    d_model: Size = 64  # channels from encoder to decoders
+    n_blocks: Count = 4  # each along time and along frequency
+    n_heads: Count = 4
+    expand: Count = 4  # of the feed-forward layers
+    kernel_size: Size = 31  # frames or bins, odd
+    dropout: Annotated[float, Range(0, 1)] = 0.2  # while training
     axes: Axes = "named"
     # signal
     front_end: FrontEnd = field(default_factory=FrontEnd)
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["rms", "none"] = "rms"
 
 
@@ -95,16 +94,16 @@ class MPSENetConformerConfig:
 class MPSENetMambaConfig:
     """All that is needed to build an MP-SENet with a Mamba branch."""
 
-    d_model: int = 64  # channels from encoder to decoders
-    n_shared_blocks: int = 6
-    n_branch_blocks: int = 6  # in either branch
+    d_model: Size = 64  # channels from encoder to decoders
+    n_shared_blocks: Count = 6
+    n_branch_blocks: Count = 6  # in either branch
     shared: Literal["transformer", "mamba"] = "transformer"  # kind of the shared blocks
     mamba: Literal["per_axis", "both_axes"] = "per_axis"  # both_axes: the same weights along both
-    n_heads: int = 4
+    n_heads: Count = 4
     axes: Axes = "named"  # of transformers and cross-attention
     # signal
     front_end: FrontEnd = field(default_factory=lambda: FrontEnd(offsets="mpsenet"))
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["rms", "none"] = "rms"
 
 
@@ -210,8 +209,7 @@ def _conformers(config: MPSENetConformerConfig) -> TimeFrequency:
 
 def _check(config: Any) -> None:
     """UserError for sizes that build no model."""
-    sizes = [name for name, value in vars(config).items() if type(value) is int]
-    check_ranges(config, **dict.fromkeys(sizes, (1, math.inf)))
+    check(config)
     if config.front_end.n_fft % 4:
         raise UserError(f"n_fft must be a multiple of 4, not {config.front_end.n_fft}")
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd
-from speechlab.errors import UserError
+from speechlab.config import Count, SampleRate, Size
 from speechlab.layers.bidirectional import Direction, a_few_at_once, sequence_layer
 from speechlab.models.spectral import SpectralModel
 
@@ -37,15 +37,15 @@ LAYER = {"d_state": 16, "d_conv": 4, "expand": 4}
 class SEMambaAdvancedConfig:
     """All that is needed to build a SEMambaAdvanced."""
 
-    d_model: int = 64
-    n_blocks: int = 4
+    d_model: Size = 64
+    n_blocks: Count = 4
     # the sequence layers (speechlab.layers.bidirectional)
     sequence_layer: Literal["mamba", "mamba2", "transformer"] = "mamba"
     direction: Direction = "both"  # along time and along frequency
     layer: Mapping[str, Any] = field(default_factory=lambda: dict(LAYER))
     # signal
     front_end: FrontEnd = field(default_factory=FrontEnd)
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["rms", "none"] = "rms"
 
 
@@ -54,8 +54,6 @@ class SEMambaAdvanced(SpectralModel):
 
     def __init__(self, config: SEMambaAdvancedConfig | None = None) -> None:
         config = config or SEMambaAdvancedConfig()
-        if min(config.d_model, config.n_blocks, config.sample_rate) < 1:
-            raise UserError("SEMamba needs at least one block, and sizes of 1 or more")
         super().__init__(config, config.d_model, "transposed")
         self.blocks = nn.ModuleList(TFBlock(config) for _ in range(config.n_blocks))
 

@@ -35,12 +35,13 @@ from torch import Tensor, nn
 
 from speechlab.audio.spectrum import Spectrum
 from speechlab.audio.stft import overlap_add, whole_frames
+from speechlab.config import Count, SampleRate, Size, Sizes
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import Direction, sequence_layer
 from speechlab.layers.mixers import Mamba
-from speechlab.layers.stacks import Block, Stack
+from speechlab.layers.stacks import Block, Stack, check_settings
 from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
-from speechlab.models.base import ChunkedModel
+from speechlab.models.base import ChunkedModel, check_overlap
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 SLOPE = 0.2  # of LeakyReLU below zero
@@ -50,8 +51,8 @@ SLOPE = 0.2  # of LeakyReLU below zero
 class LogFrontEnd:
     """Magnitudes as log1p; each frame ends at the end of a hop. Lengths in samples."""
 
-    n_fft: int = 512
-    hop_length: int = 256  # half of n_fft or a divisor of that
+    n_fft: Size = 512
+    hop_length: Size = 256  # half of n_fft or a divisor of that
 
     @property
     def n_freqs(self) -> int:
@@ -93,15 +94,15 @@ class LogFrontEnd:
 class SEMambaBasicConfig:
     """All that is needed to build a SEMambaBasic."""
 
-    channels: tuple[int, ...] = (1024, 512, 128, 256)
-    kernel_size: int = 3  # frames, odd
-    n_blocks: int = 2
+    channels: Sizes = (1024, 512, 128, 256)
+    kernel_size: Size = 3  # frames, odd
+    n_blocks: Count = 2
     sequence_layer: Literal["mamba", "transformer"] = "mamba"
     direction: Direction = "forward"
     layer: Mapping[str, Any] = field(default_factory=lambda: {"d_state": 16, "expand": 2})
     # signal
     front_end: LogFrontEnd = LogFrontEnd()
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["running", "none"] = "running"
 
 
@@ -248,18 +249,15 @@ def _convs(config: SEMambaBasicConfig, padding: int = 0) -> list[nn.Conv1d]:
 
 def _check(config: SEMambaBasicConfig) -> None:
     front_end = config.front_end
-    if not config.channels or min(*config.channels, config.n_blocks, config.sample_rate) < 1:
-        raise UserError("SEMambaBasic needs at least one layer, and sizes of 1 or more")
-    if config.kernel_size < 1 or config.kernel_size % 2 == 0:
+    check_overlap(front_end.n_fft, front_end.hop_length)
+    if config.kernel_size % 2 == 0:
         raise UserError(f"kernel_size must be odd, not {config.kernel_size}")
     if not 0 < front_end.hop_length < front_end.n_fft or front_end.n_fft % (
         2 * front_end.hop_length
     ):
         frames = f"n_fft {front_end.n_fft}, hop_length {front_end.hop_length}"
         raise UserError(f"hop_length must be half of n_fft or divide that, not {frames}")
-    for name, value in config.layer.items():
-        if type(value) is not int or value < 1:
-            raise UserError(f"layer: {name} must be a positive int, not {value!r}")
+    check_settings("layer", config.layer, config.layer)
     heads, width = (config.layer.get(name, 1) for name in ("n_heads", "d_inner"))
     if width % heads:
         raise UserError(f"layer: d_inner {width} is not a multiple of n_heads {heads}")

@@ -37,12 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.config import Count, SampleRate, Size, Sizes
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import BothWays, Direction
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_options, init_residual
-from speechlab.models.base import ChunkedModel
+from speechlab.models.base import ChunkedModel, check_hop
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 
@@ -52,18 +53,18 @@ class SepMambaConfig:
     """All that is needed to build a SepMamba."""
 
     # convolutions, one number per level, outermost level first
-    channels: tuple[int, ...] = (64, 128, 256)
-    kernel_sizes: tuple[int, ...] = (16, 16, 16)
-    stride: int = 2
+    channels: Sizes = (64, 128, 256)
+    kernel_sizes: Sizes = (16, 16, 16)
+    stride: Size = 2
     # Mamba: of every level, in each direction
-    n_blocks: int = 4
+    n_blocks: Count = 4
     direction: Direction = "both"
     layer: Mapping[str, Any] = field(
         default_factory=lambda: {"d_state": 16, "d_conv": 4, "expand": 2}
     )
     # signal
-    n_sources: int = 2
-    sample_rate: int = 8000  # Hz
+    n_sources: Count = 2
+    sample_rate: SampleRate = 8000  # Hz
     normalize: Literal["utterance", "running", "none"] = "none"
 
 
@@ -212,8 +213,7 @@ def _check(config: SepMambaConfig) -> None:
     if not widths or len(widths) != len(kernels):
         lists = f"channels {widths}, kernel_sizes {kernels}"
         raise UserError(f"SepMamba needs a width and a kernel size for each level, not {lists}")
-    if min(*widths, config.n_blocks, config.n_sources, config.sample_rate) < 1:
-        raise UserError("SepMamba needs at least one block and one source, and sizes of 1 or more")
+    check_hop(config.stride ** len(widths))
     if not 1 <= config.stride <= min(kernels):
         raise UserError(
             f"stride {config.stride} is not in 1 to the least of kernel_sizes {kernels}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
 from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
-from speechlab.models.base import Model
+from speechlab.models.base import Model, check_overlap
 
 
 class SpectralModel(Model):
@@ -31,6 +31,7 @@ class SpectralModel(Model):
     def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
         super().__init__(config)
         self.front_end: FrontEnd = config.front_end
+        check_overlap(self.front_end.n_fft, self.front_end.hop_length)
         self.encoder = Encoder(n_channels, codec)
         self.mask_decoder = MagnitudeDecoder(n_channels, self.front_end.n_freqs, codec)
         self.phase_decoder = PhaseDecoder(n_channels, codec)

@@ -41,16 +41,18 @@ the model needs whole signals.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.config import Count, Range, SampleRate, Size
 from speechlab.errors import UserError
 from speechlab.layers.bidirectional import BothWays, Direction, OneDirection
 from speechlab.layers.dual_path import GlobalLayerNorm
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import check_options
+from speechlab.models.base import check_hop
 from speechlab.models.masking import Activation, MaskConvolution, MaskingModel
 
 
@@ -59,21 +61,22 @@ class UMambaNetConfig:
     """All that is needed to build a U-Mamba-Net."""
 
     # encoder and decoder
-    n_filters: int = 128
-    kernel_size: int = 16  # samples
-    stride: int = 8  # samples
+    n_filters: Size = 128
+    kernel_size: Size = 16  # samples
+    stride: Size = 8  # samples
     encoder_activation: Activation = "relu"
     # separator
-    d_model: int = 128
-    n_blocks: int = 2
+    d_model: Size = 128
+    n_blocks: Count = 2
     block: tuple[Literal["unet", "mamba"], ...] = ("unet", "mamba")
     norm: Literal["frame", "global"] = "frame"
     mask_activation: Activation = "relu"
     # U-net
-    depth: int = 5  # levels below the frame rate of the encoding
-    unet_kernel_size: int = 5  # frames of the input level; odd
-    unet_stride: int = 2
-    growth: float = 1.0  # channels of a level / channels of the level above
+    depth: Annotated[int, Range(1, 16)] = 5  # levels below the frame rate of the encoding
+    unet_kernel_size: Size = 5  # frames of the input level; odd
+    unet_stride: Size = 2
+    # channels of a level / channels of the level above
+    growth: Annotated[float, Range(0, 10)] = 1.0
     unet_norm: Literal["none", "frame", "global"] = "global"
     unet_activation: Literal["none", "relu", "prelu"] = "prelu"
     upsampling: Literal["transposed", "nearest", "linear"] = "transposed"
@@ -83,8 +86,8 @@ class UMambaNetConfig:
         default_factory=lambda: {"d_state": 16, "d_conv": 4, "expand": 2}
     )
     # signal
-    n_sources: int = 2
-    sample_rate: int = 8000  # Hz
+    n_sources: Count = 2
+    sample_rate: SampleRate = 8000  # Hz
 
 
 class UMambaNet(MaskingModel):
@@ -235,6 +238,7 @@ def _check(config: UMambaNetConfig) -> None:
         raise UserError(f"block must name some of {', '.join(PARTS)}, not {block}")
     if not 0 < config.growth < 10:
         raise UserError(f"growth must be above 0 and below 10, not {config.growth}")
+    check_hop(config.stride * stride**config.depth)
     check_options("mamba", [config.layer])
 
 

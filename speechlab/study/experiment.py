@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
+
 from speechlab.config import from_dict, replaced
 from speechlab.data.mixing import MixtureConfig, PairConfig
 from speechlab.errors import UserError, unknown
@@ -12,11 +14,16 @@ from speechlab.evaluation import metrics, separation_metrics
 from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig
+from speechlab.models.macs import n_params
 from speechlab.training import metric_gan, schedule
 from speechlab.training.loggers import LOGGERS
 from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.training.runs import check_name
 from speechlab.training.schedule import TrainingConfig
+
+FLOAT_BYTES = 4
+LARGEST_BATCH_GB = 64  # of its signals; the network's layers take many times that
+MOST_PARAMS = 2 * 10**9  # 32 GB with gradients and Adam's averages
 
 _UNREAD = {  # settings that are not used with this value
     ("examples", "pairs"): ("mixture", "n_per_epoch"),
@@ -139,6 +146,7 @@ def check(experiment: Experiment) -> None:
         raise UserError(f"seed is {experiment.training.seed}; it must be under 2**32")
     if not 1 <= experiment.n_per_epoch <= 10**8 or experiment.n_dev < 0:
         raise UserError("n_per_epoch must be 1 to 10**8, n_dev 0 or more")
+    _check_memory(experiment)
     for name, weight in experiment.losses.items():
         if not 0 <= weight <= 1e30:  # NaN is in no range
             raise UserError(f"losses.{name} is {weight}; a weight must lie in 0 to 1e+30")
@@ -147,6 +155,24 @@ def check(experiment: Experiment) -> None:
             value, verb = getattr(experiment, by), "are" if by.endswith("s") else "is"
             raise UserError(f"'{name}' is not read where {by} {verb} {value}; leave it out")
     schedule.check(experiment.training)
+
+
+def _check_memory(experiment: Experiment) -> None:
+    """UserError for a model or a batch that no machine can hold, before it is allocated."""
+    segments = experiment.mixture if experiment.examples == "mixtures" else experiment.pair
+    n_signals = 1 + n_sources(experiment)
+    n_samples = segments.segment_s * segments.sample_rate * experiment.training.batch_size
+    if n_samples * n_signals * FLOAT_BYTES > LARGEST_BATCH_GB * 1e9:
+        raise UserError(
+            f"a batch takes {n_samples * n_signals * FLOAT_BYTES / 1e9:.0f} GB, more than "
+            f"{LARGEST_BATCH_GB}; choose a smaller training.batch_size or segment_s"
+        )
+    with torch.device("meta"):  # sizes only
+        n = n_params(SYSTEMS[experiment.system][1](experiment.model))
+    if n > MOST_PARAMS:
+        raise UserError(
+            f"the model has {n:,} parameters, more than {MOST_PARAMS:,}; make it smaller"
+        )
 
 
 def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:

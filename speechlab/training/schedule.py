@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from speechlab.config import Range, Size
 from speechlab.errors import UserError
 
 
@@ -12,12 +13,14 @@ class TrainingConfig:
     """Settings of `fit`, besides objective, examples and dev scores."""
 
     # length and batches
-    n_steps: int = 10_000  # optimiser steps
-    batch_size: int = 4  # examples at once, over all processes
-    accumulate: int = 1  # batches per step
+    n_steps: Annotated[int, Range(1, 10**9)] = 10_000  # optimiser steps
+    batch_size: Size = 4  # examples at once, over all processes
+    accumulate: Size = 1  # batches per step
     seed: int = 0  # of examples and of the model's random draws
-    n_threads: int = 1  # of PyTorch on the CPU; another number changes rounding
-    n_workers: int = 0  # processes that make examples, and as many that compute PESQ; 0: this one
+    # of PyTorch on the CPU; another number changes rounding
+    n_threads: Annotated[int, Range(1, 1024)] = 1
+    # processes that make examples, and as many that compute PESQ; 0: this one
+    n_workers: Annotated[int, Range(0, 1024)] = 0
     # optimiser of every phase without its own
     optimizer: Literal["adam", "adamw"] = "adamw"  # they differ in weight_decay
     lr: float = 1e-4  # learning rate at a schedule factor of 1

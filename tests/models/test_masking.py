@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from speechlab.config import Count, Size
 from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
 from speechlab.models.masking import MaskConvolution, MaskingModel
@@ -19,10 +20,10 @@ PEERS = {name: SMALL[name] for name in ("conv_tasnet", "dprnn", "sepformer", "su
 
 @dataclass(frozen=True)
 class Config:
-    n_sources: int = 3
-    n_filters: int = 5
-    kernel_size: int = 6
-    stride: int = 3
+    n_sources: Count = 3
+    n_filters: Size = 5
+    kernel_size: Size = 6
+    stride: Size = 3
     encoder_activation: str = "none"
     mask_activation: str = "sigmoid"
     sample_rate: int = 8000
@@ -96,8 +97,8 @@ def test_macs_are_those_of_encoder_and_decoder():
     ("changes", "said"),
     [
         ({"stride": 7}, "stride 7 skips samples between frames of 6"),
-        ({"n_filters": 0}, "n_filters must be 1 or more, not 0"),
-        ({"n_sources": -1}, "n_sources must be 1 or more, not -1"),
+        ({"n_filters": 0}, "n_filters must be 1 to 65536, not 0"),
+        ({"n_sources": -1}, "n_sources must be 1 to 256, not -1"),
     ],
 )
 def test_sizes_that_build_no_model_are_named(changes, said):

@@ -22,6 +22,7 @@ import torch
 from scipy.special import expit
 
 from speechlab.audio import files as audio
+from speechlab.config import SampleRate
 from speechlab.data import test_sets
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
@@ -42,7 +43,7 @@ class Dns2020Config:
     hours: float = 500.0  # of training clips, as published
     dev_hours: float = 1.0
     clip_s: float = 30.0  # seconds of a clip
-    sample_rate: int = 16000  # Hz
+    sample_rate: SampleRate = 16000  # Hz
     silence_s: float = 0.2  # between files that are joined
     snr_min_db: float = -5.0  # CleanUMamba's range; the challenge's own default is 0 to 40
     snr_max_db: float = 25.0

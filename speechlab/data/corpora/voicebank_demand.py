@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from speechlab.config import SampleRate
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.corpus import Tell
@@ -33,7 +34,7 @@ DISK_BYTES = 15e9  # archives and 48 kHz files together, while preparing
 
 @dataclass(frozen=True)
 class VoiceBankDemandConfig:
-    sample_rate: int = 16000  # Hz of the prepared files; the published ones have 48000
+    sample_rate: SampleRate = 16000  # Hz of the prepared files; the published ones have 48000
     raw: str = elsewhere()  # folder of the archives, packed or unpacked; empty: <target>/raw
     download: bool = elsewhere(True)  # missing archives
     mirror: str = elsewhere()  # address of the same archives, tried first

@@ -21,9 +21,11 @@ builds that path, with 65,664 unused parameters: 5,050,545, the table's 5.1M.
 
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from speechlab.config import Count, Range, SampleRate, Size
 from speechlab.layers.dual_path import GlobalLayerNorm
 from speechlab.models.masking import Activation, MaskConvolution, MaskingModel
 
@@ -33,21 +35,21 @@ class ConvTasNetConfig:
     """All that is needed to build a Conv-TasNet."""
 
     # encoder and decoder
-    n_filters: int = 512
-    kernel_size: int = 16  # samples
-    stride: int = 8  # samples
+    n_filters: Size = 512
+    kernel_size: Size = 16  # samples
+    stride: Size = 8  # samples
     encoder_activation: Activation = "none"
     # separator
-    d_model: int = 128
-    d_skip: int = 128
-    d_hidden: int = 512
-    d_conv: int = 3  # odd
-    n_blocks: int = 8
-    n_repeats: int = 3
+    d_model: Size = 128
+    d_skip: Size = 128
+    d_hidden: Size = 512
+    d_conv: Size = 3  # odd
+    n_blocks: Annotated[int, Range(1, 16)] = 8
+    n_repeats: Count = 3
     mask_activation: Activation = "sigmoid"
     # signal
-    n_sources: int = 2
-    sample_rate: int = 8000  # Hz
+    n_sources: Count = 2
+    sample_rate: SampleRate = 8000  # Hz
 
 
 class ConvTasNet(MaskingModel):

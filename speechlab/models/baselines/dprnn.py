@@ -14,9 +14,11 @@ The paper's best row has windows of two samples, and chunks of 250 frames: 2.6M 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from speechlab.config import Count, Range, SampleRate, Size
 from speechlab.layers.dual_path import DualPath, DualPathMasks
 from speechlab.models.masking import ACTIVATIONS, Activation, MaskingModel
 
@@ -26,19 +28,19 @@ class DPRNNConfig:
     """All that is needed to build a Dual-path RNN."""
 
     # encoder and decoder
-    n_filters: int = 64
-    kernel_size: int = 2  # samples
-    stride: int = 1  # samples
+    n_filters: Size = 64
+    kernel_size: Size = 2  # samples
+    stride: Size = 1  # samples
     encoder_activation: Activation = "none"
     # separator
-    d_model: int = 64
-    d_hidden: int = 128
-    n_blocks: int = 6
-    chunk_size: int = 250  # frames, even
+    d_model: Size = 64
+    d_hidden: Size = 128
+    n_blocks: Count = 6
+    chunk_size: Annotated[int, Range(2, 4096)] = 250  # frames, even
     mask_activation: Activation = "sigmoid"
     # signal
-    n_sources: int = 2
-    sample_rate: int = 8000  # Hz
+    n_sources: Count = 2
+    sample_rate: SampleRate = 8000  # Hz
 
 
 class DPRNN(MaskingModel):

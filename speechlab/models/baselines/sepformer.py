@@ -18,10 +18,12 @@ Encoder and masks go through a ReLU. 25.7M parameters.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from speechlab.config import Count, Range, SampleRate, Size
 from speechlab.layers.bidirectional import TransformerEncoderLayer
 from speechlab.layers.dual_path import DualPath, DualPathMasks
 from speechlab.models.masking import ACTIVATIONS, Activation, MaskingModel
@@ -34,20 +36,20 @@ class SepFormerConfig:
     """All that is needed to build a SepFormer."""
 
     # encoder and decoder
-    n_filters: int = 256
-    kernel_size: int = 16  # samples
-    stride: int = 8  # samples
+    n_filters: Size = 256
+    kernel_size: Size = 16  # samples
+    stride: Size = 8  # samples
     encoder_activation: Activation = "relu"
     # separator
-    n_blocks: int = 2
-    n_layers: int = 8
-    n_heads: int = 8
-    d_hidden: int = 1024
-    chunk_size: int = 250  # frames, even
+    n_blocks: Count = 2
+    n_layers: Count = 8
+    n_heads: Count = 8
+    d_hidden: Size = 1024
+    chunk_size: Annotated[int, Range(2, 4096)] = 250  # frames, even
     mask_activation: Activation = "relu"
     # signal
-    n_sources: int = 2
-    sample_rate: int = 8000  # Hz
+    n_sources: Count = 2
+    sample_rate: SampleRate = 8000  # Hz
 
 
 class SepFormer(MaskingModel):

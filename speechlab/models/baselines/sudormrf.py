@@ -20,9 +20,11 @@ and ReLU. 2,630,801 parameters.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from speechlab.config import Count, Range, SampleRate, Size
 from speechlab.layers.dual_path import GlobalLayerNorm
 from speechlab.models.masking import Activation, MaskConvolution, MaskingModel
 
@@ -32,20 +34,20 @@ class SuDoRMRFConfig:
     """All that is needed to build a SuDoRM-RF."""
 
     # encoder and decoder
-    n_filters: int = 512
-    kernel_size: int = 21  # samples
-    stride: int = 10  # samples
+    n_filters: Size = 512
+    kernel_size: Size = 21  # samples
+    stride: Size = 10  # samples
     encoder_activation: Activation = "relu"
     # separator
-    d_model: int = 128
-    d_hidden: int = 512
-    d_conv: int = 5  # odd
-    n_scales: int = 4
-    n_blocks: int = 16
+    d_model: Size = 128
+    d_hidden: Size = 512
+    d_conv: Size = 5  # odd
+    n_scales: Annotated[int, Range(1, 16)] = 4
+    n_blocks: Count = 16
     mask_activation: Activation = "relu"
     # signal
-    n_sources: int = 2
-    sample_rate: int = 8000  # Hz
+    n_sources: Count = 2
+    sample_rate: SampleRate = 8000  # Hz
 
 
 class SuDoRMRF(MaskingModel):

@@ -26,11 +26,13 @@ less than 0.1 dB. Processing the first window backwards is ours: see `noise_powe
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from speechlab.audio.stft import istft, stft
+from speechlab.config import Range, SampleRate, Size
 from speechlab.errors import UserError
 from speechlab.models.base import Model
 
@@ -43,13 +45,14 @@ class WienerConfig:
     """All constants of the filter. Smoothing factors are for 8 ms, at any hop."""
 
     # signal and STFT: 32 ms windows every 8 ms, as in the papers
-    sample_rate: int = 16000  # Hz
-    n_fft: int = 512  # samples
-    hop_length: int = 128  # samples
-    win_length: int = 512  # samples
+    sample_rate: SampleRate = 16000  # Hz
+    n_fft: Size = 512  # samples
+    hop_length: Size = 128  # samples
+    win_length: Size = 512  # samples
     # noise (Cohen and Berdugo 2002)
     power_smoothing: float = 0.8  # alpha_s, of the level
-    minimum_s: float = 1.5  # s, window of the minimum, 0.5 to 1.5; a vowel must not outlast it
+    # s, window of the minimum, 0.5 to 1.5; a vowel must not outlast it
+    minimum_s: Annotated[float, Range(0, 60)] = 1.5
     presence_ratio: float = 5.0  # delta: speech where level / least is above it
     presence_smoothing: float = 0.2  # alpha_p, of the presence
     noise_smoothing: float = 0.95  # alpha_d, of the noise where there is no speech
