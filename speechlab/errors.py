@@ -1,5 +1,6 @@
 """User-facing errors, names that a user may have meant, and how foreign text is shown."""
 
+import errno
 from collections.abc import Iterable
 
 LONGEST_MESSAGE = 2000  # characters
@@ -24,6 +25,14 @@ def shown(text: object, longest: int = LONGEST_MESSAGE) -> str:
         return safe
     half = (longest - 3) // 2
     return f"{safe[:half]} … {safe[-half:]}"
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read or written: one line, without the name of the file."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return shown(said or type(error).__name__, 300)
 
 
 def meant(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ the nesting; the JSON in the header has the same nesting, with {"tensor": name} 
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # `values` reads the JSON alone, without the import of torch
     from torch import Tensor
 
 HEADER = "speechlab_state"  # key of our JSON in the safetensors header
+DEEPEST = 50  # levels of a JSON text
+TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -50,14 +53,38 @@ def values(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             length = file.read(8)
-            return _outline(length + file.read(int.from_bytes(length, "little")))
+            n_bytes = min(int.from_bytes(length, "little"), path.stat().st_size)
+            return _outline(length + file.read(n_bytes))
     except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
         raise UserError(_damage(path, str(error))) from error
 
 
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text of unknown origin. ValueError; also where it is nested too deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return value
+    raise ValueError(TOO_DEEP)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _outline(content: bytes) -> dict[str, Any]:
     end = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(json.loads(content[8:end])["__metadata__"][HEADER])
+    outline = parsed(parsed(content[8:end])["__metadata__"][HEADER])
+    if not isinstance(outline, dict):
+        raise ValueError("it holds no state")
+    return outline
 
 
 def _damage(path: Path, reason: str) -> str:

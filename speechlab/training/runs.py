@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason, shown
 from speechlab.storage import locks, state
 from speechlab.storage.atomic import write
 from speechlab.version import __version__
@@ -40,6 +40,7 @@ PACKAGES = ("torch", "numpy", "scipy", "numba", "soundfile", "soxr", "safetensor
 # Code that can change a number; a study hashes the cells of its notebooks itself.
 CODE = ("speechlab", "gradio_app", "benchmarks", "examples", "pyproject.toml", "constraints.txt")
 N_NAMED = 5  # differing settings in a message
+KINDS = {"created": str, "data_hash": str, "git_commit": str, "config": dict, "training": dict}
 
 
 def _table(name: str) -> property:
@@ -115,15 +116,20 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What config.json holds. UserError where it is missing or damaged."""
         try:
-            known = json.loads(self._config.read_text(encoding="utf-8"))
-            if not isinstance(known, dict) or not {"config", "data_hash", "created"} <= set(known):
+            known = _object(self._config)
+            if not {"config", "data_hash", "created"} <= set(known):
                 raise ValueError("it lacks config, data_hash or created")
+            for name, kind in KINDS.items():
+                if not isinstance(known.get(name, kind()), kind):
+                    raise ValueError(f"its {name} is of another type")
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.folder}: holds no run (no config.json); `speechlab runs` lists them"
             ) from error
         except (OSError, ValueError) as error:
-            raise UserError(f"{self._config}: not readable ({error}); restore it") from error
+            raise UserError(
+                f"{self._config}: not readable ({reason(error)}); restore it"
+            ) from error
         return known
 
     history = _table("history")  # one row per interval of steps
@@ -134,16 +140,23 @@ class Run:
     def best_known(self) -> dict[str, Any]:
         """What best.json holds: step, metric, score, mean of each metric; empty without one."""
         try:
-            return json.loads((self.folder / "best.json").read_text(encoding="utf-8"))
+            return _object(self.folder / "best.json")
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise UserError(f"{self.folder / 'best.json'}: damaged ({error}); delete it") from error
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.folder / 'best.json'}: damaged ({reason(error)}); delete it"
+            ) from error
 
     @property
     def step(self) -> int:
         """Steps that the last checkpoint has done; 0 without one."""
-        return state.values(self.last)["step"] if self.last.exists() else 0
+        return self.progress.get("step", 0)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The numbers of the last checkpoint: step, ended and others; empty without one."""
+        return state.values(self.last) if self.last.exists() else {}
 
     def agree(self, training: Mapping[str, Any], free: tuple[str, ...]) -> None:
         """Record the training configuration; UserError if it differs in a setting not in `free`.
@@ -278,11 +291,19 @@ def _summary(run: Run) -> dict[str, Any]:
         row |= {"metric": training.get("metric"), "best": best.get("score")}
         row |= {"best_step": best.get("step"), "git_commit": known.get("git_commit", "")[:8]}
         row["data_hash"] = known["data_hash"][:8]
-        ended = run.last.exists() and state.values(run.last)["ended"]
+        ended = run.progress.get("ended")
         row["state"] = "running" if run.is_running else ended or "unfinished"
     except UserError as error:
-        row["state"] = f"damaged: {error}"
+        row["state"] = f"damaged: {shown(error, 200)}"
     return row
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. OSError or ValueError where it cannot be read."""
+    known = state.parsed(path.read_text(encoding="utf-8"))
+    if not isinstance(known, dict):
+        raise ValueError("it holds no mapping")
+    return known
 
 
 def _git_commit() -> str:

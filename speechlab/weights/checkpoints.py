@@ -9,7 +9,9 @@ nested in the state of a training and may have the name prefix of a wrapper.
 import json
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from speechlab.config import from_dict, override, to_dict
-from speechlab.errors import UserError, unknown
+from speechlab.errors import UserError, shown, unknown
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.storage import state as snapshots
@@ -33,6 +35,8 @@ from speechlab.weights.names import listed, recognise, unwrapped
 
 HEADER = "speechlab"  # key of our JSON in the safetensors header
 PUBLISHED = ("model_state_dict", "generator")  # state dicts of CleanUMamba; SEMamba and MP-SENet
+ZIP = b"PK\x03\x04"  # first bytes, by which torch.load too knows a zip
+MOST_SHARED = 2  # times the size of its file that tensors may have: some share their numbers
 NESTED = ("state_dict", "model", "model_state", "net", "network", "params", "weights")
 
 
@@ -51,7 +55,7 @@ def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Mo
     try:
         with torch.device("meta"):  # sizes only: no random draws, no memory for absurd sizes
             model = kind(config)
-    except (UserError, RuntimeError) as error:
+    except (UserError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: its configuration builds no model: {error}") from error
     fill(model, state, path)
     return model.eval()
@@ -132,8 +136,8 @@ def _configuration(header: Any, system: str | None) -> Any:
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
         raise UserError("no configuration in its header; save it again")
     held = header.get("system")
-    if system not in (None, held) or held not in SYSTEMS:
-        raise UserError(f"holds a {held}, not a {system or 'known system'}")
+    if not isinstance(held, str) or held not in SYSTEMS or system not in (None, held):
+        raise UserError(f"holds a {shown(held, 50)}, not a {system or 'known system'}")
     return from_dict(SYSTEMS[held][0], header["config"])
 
 
@@ -144,14 +148,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if snapshots.HEADER in metadata:
                 best = path.with_name("best.safetensors")
                 raise UserError(f"{path}: is the state of a training; the model is {best}")
-            header = json.loads(metadata.get(HEADER, "{}"))
+            header = snapshots.parsed(metadata.get(HEADER, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
 def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """Tensors and published configuration; UserError for a pickle that would call anything."""
+    _refuse_compressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the protocol of a pickle
@@ -164,7 +169,59 @@ def read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
     published = content.get("network_config")
-    return _state_in(path, content), published if isinstance(published, Mapping) else {}
+    state = _state_in(path, content)
+    _refuse_odd(path, state)
+    return state, published if isinstance(published, Mapping) else {}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """UserError for a zip whose members are larger than the file: torch would inflate them."""
+    try:
+        with path.open("rb") as content:
+            if content.read(len(ZIP)) != ZIP:
+                return
+        with zipfile.ZipFile(path) as file:
+            n_bytes = sum(member.file_size for member in file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({error})") from error
+    if n_bytes > path.stat().st_size:
+        raise UserError(
+            f"{path}: a compressed zip, {n_bytes / 1e6:.1f} MB inflated; save it with torch.save"
+        )
+
+
+def _refuse_odd(path: Path, state: Mapping[str, Tensor]) -> None:
+    """UserError for tensors that do not hold their numbers one by one, or more than the file."""
+    for name, tensor in state.items():
+        if fault := _oddity(tensor):
+            raise UserError(
+                f"{path}: {shown(name, 100)} is {fault}; save plain tensors of numbers, "
+                "as model.state_dict() has them"
+            )
+    n_bytes, most = sum(map(_n_bytes, state.values())), MOST_SHARED * path.stat().st_size
+    if n_bytes > most:
+        raise UserError(
+            f"{path}: its tensors ask for {n_bytes / 1e6:.1f} MB, a file of "
+            f"{most / MOST_SHARED / 1e6:.1f} MB does not hold them"
+        )
+
+
+def _oddity(tensor: Tensor) -> str:
+    """What makes it no plain tensor in memory, or ""."""
+    if tensor.is_meta:
+        return "without numbers (meta)"
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return f"sparse ({str(tensor.layout).removeprefix('torch.')})"
+    if tensor.is_quantized:
+        return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
+    held = tensor.untyped_storage().nbytes()
+    return "a view that repeats its numbers" if _n_bytes(tensor) > held else ""
+
+
+def _n_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _state_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -230,11 +287,18 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     excess = sorted(state.keys() - wanted.keys())
-    misfit = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
+    both = [name for name in wanted if name in state]
+    misfit = [name for name in both if wanted[name].shape != state[name].shape]
+    no_real = [name for name in both if _is_real(wanted[name]) and not _is_real(state[name])]
     faults = {"lacks": missing, "has an unknown": excess, "has another size of": misfit}
+    faults["has whole or complex numbers in"] = no_real
     for what, names in faults.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(f"{path}: does not fit its configuration: {what} {names[0]}{more}")
     tensors = {name: state[name].to(wanted[name].dtype) for name in wanted}
     model.load_state_dict(tensors, assign=True)
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()

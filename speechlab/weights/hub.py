@@ -161,10 +161,13 @@ def download(name: str, progress: bool = True) -> Path:
 def locate(path: str | Path) -> Path:
     """The checkpoint file of a path, a run directory or a published name."""
     path = Path(path)
-    if path.is_dir():
-        return _in_directory(path)
-    if path.is_file():
-        return path
+    try:
+        if path.is_dir():
+            return _in_directory(path)
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, a folder that must not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     names = {file.name.lower(): file.name for file in published()}
     name = names.get(path.name.lower(), names.get(path.stem.lower()))
     if name is None or path.name != str(path):
