@@ -258,7 +258,13 @@ def _unfit(name: str, device_type: str, dtype: torch.dtype) -> str | None:
     return _missing(name)
 
 
-@torch.compiler.assume_constant_result
+def _constant_when_compiled(function: Callable[..., str]) -> Callable[..., str]:
+    """`torch.compiler.assume_constant_result`, which imports the compiler: 2 s for each process."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_constant_when_compiled
 def default_backend(device_type: str, dtype: torch.dtype) -> str:
     """Name of the default backend for a device and type; SPEECHLAB_SCAN overrides it."""
     if name := os.environ.get("SPEECHLAB_SCAN"):
@@ -269,7 +275,7 @@ def default_backend(device_type: str, dtype: torch.dtype) -> str:
     return fused
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def _require(name: str, device_type: str, dtype: torch.dtype) -> str:
     if name not in BACKENDS:
         raise UserError(f"scan backend {name!r} is unknown: choose one of {', '.join(BACKENDS)}")
