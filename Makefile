@@ -34,5 +34,16 @@ paper: .venv/.installed ## rebuild the committed tables and figures from the com
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,synth,loggers]'
-	@touch $@
+	@rm -f $@; echo "pip installs about 160 packages; all of its output: .venv/install.log"
+	@{ $(BIN)/python -m pip install --progress-bar off --constraint constraints.txt \
+		--editable '.[dev,synth,loggers]' && touch $@; } 2>&1 | tee .venv/install.log | $(SHORT)
+	@test -f $@ || { tail -n 20 .venv/install.log; exit 1; }
+
+# of pip's lines: every twentieth package, downloads of 10 MB or more, builds and the installation
+SHORT = while read -r word rest; do case "$$word $$rest" in \
+	"Collecting "*|"Processing "*) n=$$((n + 1)); test $$((n % 20)) -ne 0 || echo "  $$n packages found" ;; \
+	"Downloading "*"("[0-9][0-9]*" MB)"*|"Downloading "*" GB)"*) echo "  $$word $${rest\#\#*/}" ;; \
+	"Building wheel"*|"ERROR: "*) echo "  $$word $$rest" ;; \
+	"Installing collected"*) echo "  installing all of them: a minute or two" ;; \
+	"Successfully installed"*) echo "  installed" ;; \
+	esac; done

@@ -1,6 +1,7 @@
 """Mamba models for speech enhancement and separation, compared under one protocol.
 
 errors      user-facing errors
+progress    progress reporting: a bar on a terminal, lines elsewhere
 config      configurations: frozen dataclasses, JSON, override
 parallel    work in parallel processes
 version     the version

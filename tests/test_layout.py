@@ -16,7 +16,7 @@ from tests.support.warm import ROOT
 
 PACKAGE = ROOT / "speechlab"
 LEVELS = (  # from the ground: a package imports only packages of lower levels
-    ("errors", "version"),
+    ("errors", "version", "progress"),
     ("config", "storage", "parallel"),
     ("audio",),
     ("layers",),

@@ -1,6 +1,7 @@
 """data: list, describe and prepare corpora."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from speechlab.cli.options import add_set, assigned
@@ -37,11 +38,9 @@ def prepare_data(options: argparse.Namespace) -> None:
     folder = Path(options.folder) if options.folder else default
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
-    from tqdm import tqdm
-
     from speechlab.config import override
 
-    corpus.prepare(folder, override(corpus.config(), **changes), tqdm.write)
+    corpus.prepare(folder, override(corpus.config(), **changes), partial(print, flush=True))
     if options.folder:
         name = catalogue.shortest(folder)
         print(f"to train on it: speechlab train EXPERIMENT --set 'corpora=[\"{name}\"]'")

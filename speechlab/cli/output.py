@@ -1,16 +1,15 @@
 """What commands print: tables on stdout, messages on stderr."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def tell(line: str) -> None:
     """A message on stderr, above a progress bar."""
-    from tqdm import tqdm
+    from speechlab.progress import on_stderr
 
-    tqdm.write(f"speechlab: {line}", file=sys.stderr)
+    on_stderr(f"speechlab: {line}")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,11 +1,10 @@
 """study: run the notebooks."""
 
 import argparse
+from functools import partial
 
 
 def study(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from speechlab.study import runner
 
     fixed, each = runner.assignments(options.set), runner.assignments(options.each)
@@ -15,8 +14,9 @@ def study(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(runner.listing(sets)))
         return 0
+    tell = partial(print, flush=True)
     outcomes = runner.run_study(
-        sets, options.time_limit, options.overwrite, tell=tqdm.write, jobs=options.jobs
+        sets, options.time_limit, options.overwrite, tell=tell, jobs=options.jobs
     )
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 

@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ def train(options: argparse.Namespace) -> None:
     from speechlab.study import launch
 
     experiment = _experiment(options, changes)
-    _print_result(launch.train(experiment, _folder(options), **_shown(options)))
+    _print_result(launch.train(experiment, _folder(options), device=options.device))
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -40,7 +38,7 @@ def resume(options: argparse.Namespace) -> None:
     changes = {k.removeprefix("training."): v for k, v in assigned(options.set).items()}
     from speechlab.study import launch
 
-    _print_result(launch.resume(options.folder, changes, **_shown(options)))
+    _print_result(launch.resume(options.folder, changes, device=options.device))
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -54,7 +52,7 @@ def finetune(options: argparse.Namespace) -> None:
     from speechlab.study import launch
 
     experiment = _experiment(options, changes)
-    run = launch.finetune(options.checkpoint, experiment, _folder(options), **_shown(options))
+    run = launch.finetune(options.checkpoint, experiment, _folder(options), device=options.device)
     _print_result(run)
 
 
@@ -107,17 +105,6 @@ def _folder(options: argparse.Namespace) -> Path:
     from speechlab.training.runs import FOLDER
 
     return Path(options.runs or FOLDER)
-
-
-def _shown(options: argparse.Namespace) -> dict[str, Any]:
-    """device, progress and tell of `launch.train`: a progress bar on a terminal.
-
-    Otherwise some lines, because a log would get one endless line.
-    """
-    if sys.stderr.isatty():
-        return {"device": options.device}
-    tell = partial(print, file=sys.stderr, flush=True)
-    return {"device": options.device, "progress": False, "tell": tell}
 
 
 def _print_result(run: Any) -> None:

@@ -98,7 +98,7 @@ def evaluate(
         x 32767, towards zero) and rounds what is read from a file; "float" changes nothing;
         default: int16, with several sources float, for a separator may have any level
     limit: only the first files of the set
-    progress: show a bar
+    progress: report on stderr
     """
     mixtures = test_sets.find(test_set)
     several = len(mixtures[0].sources) > 1

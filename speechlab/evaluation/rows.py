@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from speechlab.errors import UserError
+from speechlab.progress import Report
 from speechlab.storage.atomic import replacing
 
 Row = tuple[str, ...]  # the cells of a line; the first name the row, the last is text
@@ -113,12 +113,18 @@ class Rows:
     def fill(
         self, made: Iterable[Sequence[Row]], n_done: int, n_files: int, progress: bool
     ) -> None:
-        """Append the rows of each file as they are made, with a progress bar over the files."""
-        bar = tqdm(made, total=n_files, initial=n_done, unit="file", disable=not progress)
-        with self.appending() as append:
-            for rows in bar:
+        """Append the rows of each file as they are made, and report the progress."""
+        n_failed, label = 0, f"scores of {self.output.stem}"
+        with (
+            self.appending() as append,
+            Report(label, n_files, initial=n_done, shown=progress) as report,
+        ):
+            for rows in made:
                 for row in rows:
                     append(row)
+                n_failed += any(row[-1] for row in rows)
+                report.outcome = f"{n_failed} new files failed; rows: {self.output}"
+                report.update()
 
     def finish(self, order: Iterable[str]) -> None:
         """Write all rows to `output`, in this order."""

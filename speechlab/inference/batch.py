@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import itertools
+import math
 import os
 import time
 import unicodedata
@@ -21,12 +22,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from speechlab.audio import files
 from speechlab.errors import UserError, shown, unknown
 from speechlab.inference.jobs import OTHER, Job
 from speechlab.models.base import Model
+from speechlab.progress import Report
 from speechlab.storage.atomic import replacing, sha256, unfinished
 from speechlab.storage.locks import alone
 
@@ -71,7 +72,7 @@ def run(
     made_with: see `digest`.
     work: `work(job, advance=…)` does a job; see `write` for `advance`.
     overwrite: process also the jobs that are done; these are skipped otherwise.
-    progress: show a progress bar.
+    progress: report on stderr.
     tell: receives one line for each job that fails or is made again.
 
     A job that fails with UserError gets the reason in its result and in the log; the others
@@ -83,7 +84,7 @@ def run(
     with alone(path.parent):
         log = Log(path)
         log.check(jobs, made_with, overwrite, tell)
-        with log, _bar(len(jobs), progress) as bar:
+        with log, Report(path.stem, len(jobs), shown=progress) as report:
             log.refuse_twins(jobs)
             log.forget_folders([job.target for job in jobs if not job.fault])
             for n_done, job in enumerate(jobs, start=1):
@@ -91,13 +92,22 @@ def run(
                     result = log.skipped(job)
                 else:
                     result = _tried(
-                        job, made_with, log, functools.partial(work, advance=bar.update)
+                        job, made_with, log, functools.partial(work, advance=report.update)
                     )
-                bar.update(n_done - bar.n)
+                report.update(n_done - report.done)
                 results.append(log.add(result))
                 if result.status == "failed":
                     tell(result.reason)
+            report.outcome = _cost(results)
     return results
+
+
+def _cost(results: Sequence[Result]) -> str:
+    """The seconds of audio that this run processed, and its speed."""
+    done = [(one.seconds, one.rtf) for one in results if one.status == "ok"]
+    seconds = sum(audio_s for audio_s, _ in done)
+    rtf = sum(audio_s * rtf for audio_s, rtf in done) / seconds if seconds else math.nan
+    return f"{seconds:.1f} s of audio, real-time factor {rtf:.3g}"
 
 
 def _tried(job: Job, made_with: str, log: "Log", work: Callable[[Job], Result]) -> Result:
@@ -125,11 +135,6 @@ def _digest(path: Path) -> str:
         return sha256(path) if path.is_file() else ""
     except OSError:
         return ""
-
-
-def _bar(n_files: int, progress: bool) -> tqdm:
-    form = "{l_bar}{bar}| {n:.1f}/{total} files [{elapsed}<{remaining}]"
-    return tqdm(total=n_files, bar_format=form, disable=None if progress else True)
 
 
 def digest(model: Model, *settings: Any) -> str:

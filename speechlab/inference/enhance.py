@@ -168,7 +168,7 @@ def enhance_all(
     output: folder of the enhanced files and of the log.
     mix, subtype, chunk_s, post: see `enhance_file`.
     overwrite: process also files that are done; these are skipped otherwise.
-    progress: show a progress bar.
+    progress: report on stderr.
     tell: receives one line for each failing file, unreadable folder and folder with other files.
 
     UserError before any work for missing inputs, colliding names, a file in the way that no row of

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 from speechlab.errors import UserError
+from speechlab.progress import Report
 from speechlab.storage.atomic import replacing, unfinished
-from speechlab.storage.download import bytes_bar, check_space
+from speechlab.storage.download import check_space
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 CHUNK_BYTES = 1 << 18
@@ -53,10 +54,10 @@ def unpack(archive: Path, folder: Path, progress: bool = True) -> Path:
             n_bytes = sum(member.n_bytes for member in members)
             check_space(folder.parent, n_bytes, f"unpacking {archive}")
             _begin(side, archive)
-            with bytes_bar(n_bytes, 0, archive.name, progress) as bar:
+            with Report(f"unpacking {archive.name}", n_bytes, "B", shown=progress) as report:
                 for member in members:
                     _extract(member, side)
-                    bar.update(member.n_bytes)
+                    report.update(member.n_bytes)
     except (*DAMAGE, RuntimeError) as error:  # RuntimeError: zipfile cannot decode it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{archive} is damaged ({reason}); delete it and fetch it again") from error

@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from speechlab.errors import UserError
+from speechlab.progress import Report
 from speechlab.storage.atomic import replacing, unfinished
 
 TIMEOUT_S = 30.0  # for the connection and for each read
@@ -229,22 +228,15 @@ def _append(response: http.client.HTTPResponse, start: int, request: _Request) -
     label = part.name.removesuffix(".part")
     with _on_disk(request):
         stream = part.open("ab" if first else "wb", buffering=0)
-    with stream, bytes_bar(total, first, label, request.progress) as bar:
+    with stream, Report(label, total, "B", first, request.progress) as report:
         while chunk := response.read1(CHUNK_BYTES):
             with _on_disk(request):
                 view = memoryview(chunk)
                 while view:  # an unbuffered write may be partial
                     view = view[stream.write(view) :]
-            bar.update(len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise _Interrupted(f"it ended after {part.stat().st_size} of {total} bytes")
-
-
-def bytes_bar(total: int | None, initial: int, label: str, progress: bool) -> tqdm:
-    """A progress bar in bytes."""
-    return tqdm(
-        total=total, initial=initial, desc=label, unit="B", unit_scale=True, disable=not progress
-    )
+            report.update(len(chunk))
+        if total is not None and part.stat().st_size < total:
+            raise _Interrupted(f"it ended after {part.stat().st_size} of {total} bytes")
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:

@@ -7,6 +7,7 @@ experiments       the one list of experiments: lookup, table
 launch            from an experiment to a run
 notebooks         parameters and notes of a notebook
 execution         one notebook, executed in a process of its own
+schedule          the times of notebooks, and which run in parallel
 runner            which notebooks run with which parameters, and which are finished
 views             what the notebooks about trainings and streams show
 views_corpora     what notebook 01 shows of corpora

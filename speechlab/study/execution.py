@@ -5,6 +5,7 @@ process is killed; the subprocess then interrupts itself, and papermill ends its
 files are in a temporary folder.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,15 +14,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechlab.progress import WATCHED
 from speechlab.storage.atomic import write
 from speechlab.study.notebooks import Notebook, execution_count
 
 START_S = 600  # seconds for a kernel to start on a busy machine
+WATCH_S = 30.0  # between two lines about a running notebook
 ENDING_S = 10  # seconds for the subprocess to end its kernel before it exits
 
 
@@ -42,15 +45,15 @@ def execute(
     notebook: Notebook,
     parameters: Mapping[str, Any],
     time_limit_min: float,
-    label: str,
-    progress: bool = True,
+    watch: Callable[[str], None] = lambda line: None,
     jobs: int = 1,
     stopping: threading.Event | None = None,
 ) -> End:
-    """Run a notebook in its own folder with its parameters; a bar on a terminal shows the cell.
+    """Run a notebook in its own folder with its parameters.
 
-    jobs: notebooks that run in parallel, each with its share of the cores. stopping: once set, the
-    notebook is ended and StoppedError is raised.
+    watch: takes the cell and the newest line of progress, every WATCH_S.
+    jobs: notebooks that run in parallel, each with its share of the cores.
+    stopping: once set, the notebook is ended and StoppedError is raised.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="speechlab-study-") as name:
@@ -58,12 +61,11 @@ def execute(
         job = {"parameters": dict(parameters), "cwd": str(notebook.path.parent.resolve())}
         (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
         (place / "notebook.ipynb").write_text(json.dumps(notebook.content), encoding="utf-8")
-        n_cells = len(notebook.content["cells"]) + bool(parameters)
         limit = began + 60 * time_limit_min
         stopping = stopping or threading.Event()
-        in_time = _watch(place, limit, n_cells, label, progress, _shared(jobs), stopping)
+        in_time = _watch(place, limit, watch, _shared(jobs), stopping)
         if stopping.is_set():
-            raise StoppedError(f"{label}: stopped from outside")
+            raise StoppedError(f"{notebook.name}: stopped from outside")
         executed = _read_json(place / "executed.ipynb")
         late = "" if in_time else f"stopped at its limit of {time_limit_min:g} min"
         return End(executed, _error(place, late, executed), time.monotonic() - began)
@@ -81,37 +83,39 @@ def _shared(jobs: int) -> dict[str, str]:
 def _watch(
     place: Path,
     limit: float,
-    n_cells: int,
-    label: str,
-    progress: bool,
+    watch: Callable[[str], None],
     environment: Mapping[str, str],
     stopping: threading.Event,
 ) -> bool:
     """Start the subprocess and wait; returns whether it ended before the limit."""
-    from tqdm import tqdm
-
-    form = "{desc}: cell {n_fmt}/{total_fmt} |{bar:20}| {elapsed}"
-    options = {"leave": False, "disable": None if progress else True}
-    with (
-        (place / "log").open("wb") as log,
-        tqdm(total=n_cells, desc=label, bar_format=form, **options) as bar,
-    ):
+    with (place / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "speechlab.study.execution", str(place)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**environment, WATCHED: str(place / "progress")},
             start_new_session=True,  # Ctrl-C reaches this process alone, which ends the other
         )
+        told = time.monotonic()
         try:
             while process.poll() is None and time.monotonic() < limit and not stopping.is_set():
                 time.sleep(0.1)
-                bar.n = _read_json(place / "status.json").get("cell", 0)
-                bar.refresh()
+                if time.monotonic() - told >= WATCH_S:
+                    told = time.monotonic()
+                    watch(_now(place))
             return process.poll() is not None
         finally:
             _end(process)
+
+
+def _now(place: Path) -> str:
+    """The cell that runs, and the newest line of its progress."""
+    status = _read_json(place / "status.json")
+    parts = [f"cell {status['cell']} of {status['cells']}" if status else "its kernel starts"]
+    with contextlib.suppress(OSError):
+        parts.append((place / "progress").read_text(encoding="utf-8", errors="replace"))
+    return ", ".join(filter(None, parts))
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -152,6 +156,7 @@ def _child(place: Path) -> None:
 
     def note(record: logging.LogRecord) -> bool:
         if found := re.match(r"Executing Cell (\d+)-", record.getMessage()):
+            (place / "progress").unlink(missing_ok=True)  # of an earlier cell
             status["cell"] = int(found[1])
             write(place / "status.json", json.dumps(status))
         return False
@@ -162,6 +167,8 @@ def _child(place: Path) -> None:
     logging.getLogger("papermill").setLevel(logging.INFO)
     logging.getLogger("papermill").addFilter(note)
     job = json.loads((place / "job.json").read_text(encoding="utf-8"))
+    n_cells = len(_read_json(place / "notebook.ipynb")["cells"])
+    status["cells"] = n_cells + bool(job["parameters"])  # papermill adds a cell for them
     paths = place / "notebook.ipynb", place / "executed.ipynb"
     options = {"progress_bar": False, "log_output": True, "start_timeout": START_S}
     try:

@@ -25,13 +25,13 @@ from speechlab.evaluation.dev_files import score_files
 from speechlab.evaluation.separation_metrics import mean
 from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
+from speechlab.progress import Tell
 from speechlab.study.experiment import Experiment, check, from_settings, n_sources
 from speechlab.training import loop
 from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
 from speechlab.training.distributed import own_device
 from speechlab.training.metric_gan import MetricGAN
 from speechlab.training.objectives import Objective, PermutationInvariant, Supervised
-from speechlab.training.progress import Tell
 from speechlab.training.runs import FOLDER, Run
 from speechlab.weights.checkpoints import load
 
@@ -76,7 +76,7 @@ def train(
 ) -> Run:
     """Train in `folder`/NAME; an existing run resumes.
 
-    progress: show a bar. tell: takes a line from time to time, as in `loop.fit`. UserError, before
+    progress, tell: as of `loop.fit`. UserError, before
     anything is written, for invalid settings, a corpus that is not prepared, and an existing run
     with other settings or data.
     """

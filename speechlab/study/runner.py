@@ -23,21 +23,24 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from speechlab.errors import UserError, meant, unknown
+from speechlab.progress import Tell, clock
 from speechlab.storage.atomic import sha256, write
-from speechlab.study import execution
+from speechlab.study import execution, schedule
 from speechlab.study.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
+from speechlab.study.schedule import QUICK
 
 FOLDER = Path("notebooks")
 COPIES = Path("results/notebooks")
 PROFILES = {"smoke": 5, "quick": 30, "real": 24 * 60, "paper": 14 * 24 * 60}  # time limit, minutes
-QUICK = "quick"  # the default: minutes on two cores
 TRAINED = {  # subject of a notebook: the experiment of each profile
     subject: {"smoke": tiny, "quick": tiny, "real": real, "paper": paper}
     for subject, tiny, real, paper in (
@@ -48,8 +51,6 @@ TRAINED = {  # subject of a notebook: the experiment of each profile
         ("umambanet", "umambanet-tiny", "umambanet", "umambanet"),
     )
 }
-# Notebooks about trainings: they need earlier notebooks only, and later ones need them.
-SIDE_BY_SIDE = range(2, 10)
 FEW_STEPS = {  # changes that shorten a training to seconds, to check that everything runs
     "n_per_epoch": 8,
     "mixture.segment_s": 0.5,
@@ -83,6 +84,7 @@ class Outcome:
     wanted: ParameterSet
     status: str  # done, finished (earlier; not run again) or failed
     line: str  # message
+    seconds: float = 0.0
 
 
 def plan(
@@ -161,50 +163,50 @@ def run_study(
     wanted: Sequence[ParameterSet],
     time_limit_min: float | None = None,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Tell = lambda line: None,
     progress: bool = True,
     jobs: int = 1,
 ) -> list[Outcome]:
-    """Run unfinished parameter sets in order; returns an outcome for each.
+    """Run unfinished parameter sets; returns an outcome for each, in their order.
 
     time_limit_min: of each notebook; default: its profile's
     overwrite: run finished ones too
     tell: takes one line per outcome
-    progress: show bars
-    jobs: notebooks of SIDE_BY_SIDE that run in parallel; they share the cores
+    progress: tell also what starts, what runs every half minute, and a summary
+    jobs: notebooks about trainings that run in parallel; they share the cores
     """
     if time_limit_min is not None and not time_limit_min > 0:
         raise UserError(f"--time-limit {time_limit_min:g}: must be more than 0 minutes")
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: must be 1 or more")
-    stopping = threading.Event()
+    stopping, said = threading.Event(), tell if progress else lambda line: None
 
-    def outcome(one: ParameterSet) -> Outcome:
+    def outcome(one: ParameterSet, jobs: int) -> Outcome:
         digest = source_hash()  # now, as the source may change during a long study
         reason = "asked for" if overwrite else stale(one, digest)
         minutes = time_limit_min or PROFILES[one.profile]
         if reason:
-            found = _run(one, digest, minutes, progress, jobs if _is_trained(one) else 1, stopping)
+            found = _run(one, digest, minutes, said, jobs, stopping)
         else:
             found = Outcome(one, "finished", f"{one.name}: finished before, {one.copy}")
         tell(found.line)
         return found
 
-    outcomes: list[Outcome] = []
-    for side_by_side, group in itertools.groupby(wanted, _is_trained):
-        with ThreadPoolExecutor(jobs if side_by_side else 1) as threads:
+    began, outcomes = time.monotonic(), {}
+    minutes = schedule.planned_s(wanted, jobs) / 60
+    said(f"{len(wanted)} notebooks, about {minutes:.0f} min unless some are finished")
+    for lanes, group in schedule.groups(wanted, jobs):
+        with ThreadPoolExecutor(lanes) as threads:
             try:
-                outcomes += threads.map(outcome, group)
+                found = list(threads.map(partial(outcome, jobs=lanes), group))
             finally:  # an interrupt stops all
                 stopping.set()
                 threads.shutdown(cancel_futures=True)
+        outcomes |= {one.wanted.copy: one for one in found}
         stopping.clear()
-    return outcomes
-
-
-def _is_trained(one: ParameterSet) -> bool:
-    """Whether a notebook needs only the first one and measures no times."""
-    return int(one.notebook.name[:2]) in SIDE_BY_SIDE
+    for line in schedule.summary(list(outcomes.values()), time.monotonic() - began):
+        said(line)
+    return [outcomes[one.copy] for one in wanted]
 
 
 def listing(wanted: Sequence[ParameterSet]) -> list[str]:
@@ -318,13 +320,22 @@ def _run(
     wanted: ParameterSet,
     digest: str,
     minutes: float,
-    progress: bool,
+    said: Tell,
     jobs: int,
     stopping: threading.Event,
 ) -> Outcome:
     """Execute one notebook of `jobs` and keep its copy or its failed copy."""
-    settings = wanted.notebook, wanted.parameters, minutes, wanted.name
-    end = execution.execute(*settings, progress, jobs, stopping)
+    began, usual_s = time.monotonic(), schedule.expected_s(wanted)
+    usual = f"about {max(usual_s / 60, 0.5):.2g} min" if usual_s else "its time is not known"
+    said(f"{wanted.name}: starts; {usual}, {minutes:g} min at most")
+
+    def watch(now: str) -> None:
+        took_s = time.monotonic() - began
+        left_s = usual_s - took_s
+        left = f", about {clock(left_s)} left" if left_s > 0 else ", longer than usual"
+        said(f"{wanted.name}: {clock(took_s)}, {now}{left if usual_s else ''}")
+
+    end = execution.execute(wanted.notebook, wanted.parameters, minutes, watch, jobs, stopping)
     path = wanted.failed_copy if end.error else wanted.copy
     if end.executed:
         made_from = _made_from(wanted, digest, noted_inputs(end.executed))
@@ -334,9 +345,10 @@ def _run(
     if end.error:
         kept = f"; kept: {path}" if end.executed else ""
         line = f"{wanted.name}: failed after {end.seconds:.0f} s {end.error}{kept}"
-        return Outcome(wanted, "failed", line)
+        return Outcome(wanted, "failed", line, end.seconds)
     wanted.failed_copy.unlink(missing_ok=True)
-    return Outcome(wanted, "done", f"{wanted.name}: done in {end.seconds:.0f} s, {path}")
+    line = f"{wanted.name}: done in {end.seconds:.0f} s, {path}"
+    return Outcome(wanted, "done", line, end.seconds)
 
 
 def _keep(wanted: ParameterSet, executed: dict, stamp: Mapping[str, Any], path: Path) -> None:

@@ -32,6 +32,7 @@ from speechlab.evaluation.statistics import mean_intervals, paired_difference
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.models.spectral import SpectralModel
+from speechlab.progress import Report
 from speechlab.report import figures
 from speechlab.report.spectrogram import spectrogram_db
 from speechlab.study import experiments, launch, runner
@@ -131,7 +132,7 @@ def trained(
 
     run = chosen.run
     if not checkpoint:
-        run = launch.train(chosen.experiment, chosen.runs, device=device)
+        run = launch.train(chosen.experiment, chosen.runs, device=device, tell=print)
     elif run and run.settings["data_hash"] != launch.corpora(chosen.experiment.corpora).data_hash:
         warning = "**The run was trained on other data** than that of the dev files"
         display({"text/markdown": f"{warning}: they may be in its training set."}, raw=True)
@@ -208,12 +209,15 @@ def dev_rows(systems: Mapping[str, nn.Module], mixtures: Sequence[Source]) -> pd
         raise UserError("no mixtures to score; name a corpus that has some in its dev split")
     several = len(mixtures[0].item.sources) > 1
     metrics, rows = SEPARATION_METRICS if several else METRICS, []
-    for name, system in systems.items():
-        for file, seconds, speakers in score_files(system, mixtures, metrics):
-            for number, speaker in enumerate(speakers, start=1):
-                row = {"file": file, "system": name, "seconds": seconds, "speaker": number}
-                row |= {"estimate": speaker.estimate + 1, **speaker.values}
-                rows.append(row | {"failed": failures(speaker.reasons)})
+    with Report("dev scores", len(systems) * len(mixtures), tell=print) as report:
+        for name, system in systems.items():
+            for file, seconds, speakers in score_files(system, mixtures, metrics):
+                for number, speaker in enumerate(speakers, start=1):
+                    row = {"file": file, "system": name, "seconds": seconds, "speaker": number}
+                    row |= {"estimate": speaker.estimate + 1, **speaker.values}
+                    rows.append(row | {"failed": failures(speaker.reasons)})
+                report.update()
+        report.outcome = f"systems: {', '.join(systems)}"
     table = pd.DataFrame(rows)
     if several:
         return table

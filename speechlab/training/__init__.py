@@ -9,6 +9,6 @@ discriminator  the metric discriminator
 pesq_targets   PESQ of estimates, in worker processes
 distributed    several processes as one, started by torchrun
 loggers        CSV, TensorBoard, Weights & Biases
-progress       progress reporting: rows, bar, log lines
+progress       progress of a training: rows of the loggers, a report
 runs           a folder per training; list and compare
 """

@@ -29,11 +29,12 @@ from speechlab.errors import UserError
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.parallel import threads
+from speechlab.progress import Tell
 from speechlab.storage import state as snapshots
 from speechlab.storage.atomic import write
 from speechlab.training.distributed import World, is_writer, joined
 from speechlab.training.objectives import Objective, Phase, Supervised
-from speechlab.training.progress import Record, Tell, recording
+from speechlab.training.progress import Record, recording
 from speechlab.training.runs import Run
 from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, check, epoch_of, factor
 from speechlab.training.state import State, take_step
@@ -57,8 +58,8 @@ def fit(
     """Train the objective's model on its device; a run that has begun is resumed.
 
     dev: called every `validate_every` steps and at the end.
-    progress: whether to show a bar.
-    tell: takes a line at every validation, and about once a minute.
+    progress: whether to report on stderr.
+    tell: takes the lines of the report instead, about one a minute.
     score_start: score before the first step too, so that the best is never worse than the start.
 
     Under torchrun every process calls this; one of them scores, writes and shows progress.

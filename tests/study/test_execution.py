@@ -1,6 +1,7 @@
 """A notebook's process ends with its time limit and with the study, and leaves nothing running."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from speechlab.study import execution
-from tests.support.study_toys import LIMIT_MIN, copies, read, reason, run, write
+from speechlab.study.runner import run_study
+from tests.support.study_toys import LIMIT_MIN, copies, read, reason, run, wanted, write
 
 pytestmark = pytest.mark.usefixtures("warm_papermill")
 ENDLESS = """
@@ -101,6 +103,42 @@ def test_trainings_stand_side_by_side(tmp_path, monkeypatch):
     assert [outcome.status for outcome in outcomes] == ["done"] * 4, lines
     said = [read(one.wanted.copy).cells[-1].outputs[0].text.split() for one in outcomes]
     assert said == [["0"], ["threads", "3"], ["threads", "3"], ["2"]]
+
+
+TALKING = """
+import time
+from pathlib import Path
+from speechlab.progress import Report
+with Report("fit", 3, "step", shown=False) as report:
+    report.update()
+    deadline = time.monotonic() + 1800
+    while not Path("../heard").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+"""
+
+
+def test_the_study_talks(tmp_path, monkeypatch):
+    """What starts and its minutes; the step and the rest of a running one; three lines at last."""
+    monkeypatch.setattr(execution, "WATCH_S", 0.1)
+    write(tmp_path / "notebooks", "02_train", "x = 1", TALKING)
+    lines = []
+
+    def tell(line):
+        lines.append(line)
+        if "fit: step 1 of 3" in line:
+            (tmp_path / "heard").touch()
+
+    run_study(wanted(tmp_path), LIMIT_MIN, tell=tell)
+    assert lines[0] == "1 notebooks, about 3 min unless some are finished"
+    assert lines[1] == "02_train: starts; about 3 min, 30 min at most"
+    begun = r"02_train: 0\d:\d\d, (its kernel starts|cell \d of 3.*), (about 0.* left|longer.*)"
+    assert all(re.fullmatch(begun, line) for line in lines[2:-4])
+    assert any("cell 3 of 3, fit: step 1 of 3" in line for line in lines[2:-4])
+    assert lines[-4].startswith("02_train: done in ")
+    assert lines[-3] == "1 notebooks: 1 done, 0 finished, 0 failed"
+    assert lines[-2].startswith("took 0") and "longest: 02_train" in lines[-2]
+    assert "copies" in lines[-1]
 
 
 def hears_ctrl_c():

@@ -10,7 +10,7 @@ import pytest
 
 from speechlab.data import manifest
 from speechlab.errors import UserError
-from speechlab.study import runner
+from speechlab.study import runner, schedule
 from speechlab.study.experiments import EXPERIMENTS
 from speechlab.study.runner import assignments, plan, run_study, source_hash, stale
 from tests.support.study_toys import LIMIT_MIN, copies, printed, read, reason, run, wanted, write
@@ -228,6 +228,28 @@ def test_assignments():
 def test_the_limit_is_a_time(ran):
     with pytest.raises(UserError, match="must be more than 0 minutes"):
         run(ran[0], "1", minutes=0.0)
+
+
+def test_the_whole_study_takes_less_than_a_quarter_of_an_hour(tmp_path):
+    """By the minutes of each notebook on two quiet cores; a new notebook comes with its own."""
+    sets = plan(folder=ROOT / "notebooks", copies=tmp_path)
+    assert {one.name[:2] for one in sets} == schedule.MINUTES.keys()
+    assert schedule.planned_s(sets, jobs=2) < 15 * 60 < schedule.planned_s(sets, jobs=1)
+
+
+def test_the_longest_start_first(tmp_path):
+    write(tmp_path / "notebooks", "03_known", "x = 1")
+    for name in ("02_b", "04_c", "10_d"):
+        write(tmp_path / "notebooks", name, "x = 1")
+    sets = wanted(tmp_path)
+    (tmp_path / "copies").mkdir()
+    sets[1].copy.write_text('{"metadata": {"speechlab": {"seconds": 500}}}')
+    assert [schedule.expected_s(one) for one in sets] == [180, 500, 240, 60]
+    [(lanes, longest_first), (alone, _)] = schedule.groups(sets, 2)
+    assert (lanes, alone) == (2, 1)
+    assert [one.name for one in longest_first] == ["03_known", "04_c", "02_b"]
+    assert schedule.planned_s(sets, 2) == 500 + 60
+    assert schedule.planned_s(wanted(tmp_path, profile="real"), 2) == 0  # not known
 
 
 def test_the_source_is_what_is_imported(tmp_path):

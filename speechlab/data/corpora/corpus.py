@@ -1,13 +1,12 @@
 """The type of a corpus: licence, source, settings, how to prepare it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-Tell = Callable[[str], None]  # reports one line of progress
+from speechlab.progress import Tell
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from speechlab.audio import files as audio
 from speechlab.config import check_ranges
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
+from speechlab.progress import Tell
 from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["folder"]

@@ -21,9 +21,10 @@ from speechlab import parallel
 from speechlab.audio import files
 from speechlab.config import to_dict
 from speechlab.data import manifest
-from speechlab.data.corpora.corpus import Corpus, Tell
+from speechlab.data.corpora.corpus import Corpus
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
+from speechlab.progress import Report, Tell
 from speechlab.storage import locks
 from speechlab.storage.atomic import replacing, sha256, write
 from speechlab.version import __version__
@@ -85,15 +86,15 @@ class Preparation:
         ]
         waiting = [shard for shard in shards if not shard.path.exists()]
         n_all = sum(len(shard.tasks) for shard in shards)
-        n_done = told = n_all - sum(len(shard.tasks) for shard in waiting)
+        n_done = n_all - sum(len(shard.tasks) for shard in waiting)
         if n_done:
             self.tell(f"{n_done} of {n_all} recordings are finished already")
         jobs = jobs or self.config.jobs or parallel.n_processors()
-        for n in parallel.finished(_make, waiting, jobs) if waiting else ():
-            n_done += n
-            if n_done == n_all or n_done - told >= n_all / 20:
-                self.tell(f"{n_done} of {n_all} recordings")
-                told = n_done
+        if waiting:
+            label = self.target.name
+            with Report(label, n_all, "recording", n_done, tell=self.tell) as report:
+                for n in parallel.finished(_make, waiting, jobs):
+                    report.update(n)
         found = {split: [] for split in splits}
         for shard in shards:
             found[shard.split] += shard.read()

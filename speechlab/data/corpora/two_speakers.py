@@ -23,13 +23,13 @@ from speechlab.config import check_ranges
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import SPLITS, Item
 from speechlab.data.mixing import MixtureConfig, Mixtures, generator
 from speechlab.data.recordings import Source
 from speechlab.data.synthesis import rooms
 from speechlab.errors import UserError
+from speechlab.progress import Tell
 from speechlab.storage.atomic import sha256
 
 CORPUS, NOISY = CORPORA["two_speakers"], CORPORA["two_speakers_noisy"]

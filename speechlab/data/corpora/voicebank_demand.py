@@ -13,10 +13,10 @@ from pathlib import Path
 from speechlab.config import SampleRate
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.corpus import Tell
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
+from speechlab.progress import Tell
 from speechlab.storage import archive as archives
 from speechlab.storage import download as downloads
 
