@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import itertools
-import math
 import os
 import time
 import unicodedata
@@ -106,7 +105,9 @@ def _cost(results: Sequence[Result]) -> str:
     """The seconds of audio that this run processed, and its speed."""
     done = [(one.seconds, one.rtf) for one in results if one.status == "ok"]
     seconds = sum(audio_s for audio_s, _ in done)
-    rtf = sum(audio_s * rtf for audio_s, rtf in done) / seconds if seconds else math.nan
+    if not seconds:
+        return "no new files"
+    rtf = sum(audio_s * rtf for audio_s, rtf in done) / seconds
     return f"{seconds:.1f} s of audio, real-time factor {rtf:.3g}"
 
 

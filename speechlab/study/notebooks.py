@@ -11,17 +11,20 @@ import ast
 import hashlib
 import json
 import os
+import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
+from speechlab.config import override
 from speechlab.errors import UserError, meant
 from speechlab.storage.atomic import sha256
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
 INPUTS = "speechlab_inputs"  # the key in an output's metadata
 ABSENT = "not there"
+ADDED = "# Parameters"  # begins the cell that papermill adds
 LOCAL = "local"  # in results/: what a study writes unless it publishes
 
 
@@ -116,6 +119,61 @@ def content(path: str | Path) -> str:
         return manifest.data_hash(path)
     best = path / "best.safetensors"
     return sha256(best) if best.exists() else "there"
+
+
+def start(namespace: Mapping[str, Any]) -> None:
+    """Begin a notebook: `start(globals())` in the cell behind its parameters.
+
+    Checks the parameters, changes to the folder of the notebooks, and shows figures in the page.
+    """
+    from IPython import get_ipython
+
+    check_parameters(namespace)
+    enter_folder()
+    get_ipython().run_line_magic("matplotlib", "inline")
+
+
+def check_parameters(namespace: Mapping[str, Any]) -> None:
+    """UserError for a parameter that the notebook does not have, or a value of another type.
+
+    namespace: the variables of the notebook. Its cell of typed parameters (`seed: int = 0`) names
+    them and their types. Values come from that cell, a later one, or papermill, which adds a cell.
+    """
+    cells = [_parsed(text) for text in namespace.get("In", [])]
+    typed = [n for n, cell in enumerate(cells) if _is_typed(cell)]
+    if not typed:
+        return
+    hints = {node.target.id: _hint(node.annotation) for node in cells[typed[-1]].body}
+    texts = namespace["In"][typed[-1] + 1 :]
+    added = [_parsed(text) for text in texts if text.startswith(ADDED)]
+    given = dict.fromkeys(name for cell in added for name, _ in _assigned(cell))
+    values = {name: namespace[name] for name in (*given, *hints) if name in namespace}
+    try:
+        override(None, make_dataclass("parameters", hints.items(), frozen=True), **values)
+    except UserError as error:
+        texts = [
+            name for name in given if hints.get(name) is str and values[name] != str(values[name])
+        ]
+        advice = f"; papermill -r {texts[0]} {values[texts[0]]} gives text" if texts else ""
+        raise UserError(f"{error}{advice}") from None
+
+
+def _parsed(text: str) -> ast.Module:
+    """A cell as IPython has run it; empty where it is not Python."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return ast.Module([], [])
+
+
+def _is_typed(cell: ast.Module) -> bool:
+    return bool(cell.body) and all(isinstance(node, ast.AnnAssign) for node in cell.body)
+
+
+def _hint(annotation: ast.expr) -> Any:
+    """The type that an annotation names; that of a list is a tuple, as in configurations."""
+    hint = eval(ast.unparse(annotation))  # of the notebook's own cell, which Python has run
+    return tuple[typing.get_args(hint)[0], ...] if typing.get_origin(hint) is list else hint
 
 
 def enter_folder() -> None:

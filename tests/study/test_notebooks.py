@@ -1,5 +1,6 @@
 """Every notebook runs at smoke size and without any data; so do the programs in examples/."""
 
+import ast
 import json
 import os
 import re
@@ -13,15 +14,17 @@ import nbformat
 import pandas as pd
 import pytest
 import soundfile
+from papermill.parameterize import parameterize_notebook
 
 from speechlab.config import replaced
 from speechlab.data import manifest
+from speechlab.errors import UserError
 from speechlab.models.baselines import conv_tasnet
 from speechlab.models.baselines.conv_tasnet import ConvTasNet
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.study import launch
 from speechlab.study.experiments import EXPERIMENTS
-from speechlab.study.notebooks import LOCAL
+from speechlab.study.notebooks import LOCAL, check_parameters
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
 from tests.support import notebooks, toy_corpus, warm
@@ -31,6 +34,7 @@ TINY = EXPERIMENTS["cleanumamba-tiny"]
 FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
+START = "from speechlab.study.notebooks import start\n\nstart(globals())"
 HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
 
 
@@ -52,6 +56,27 @@ def test_papermill_alone(cwd, tmp_path):
     assert "41.4M | 3.067" in executed.read_text()  # from ../results/published
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("sead 3", "parameters has no setting 'sead' (did you mean seed?)"),
+        ("seed 1.5", "parameters.seed must be int, not 1.5"),
+        ("name 7", "parameters.name must be str, not 7; papermill -r name 7 gives text"),
+    ],
+)
+def test_a_wrong_parameter_ends_the_notebook_at_its_first_cell(tmp_path, word, told):
+    """Every notebook: the cell after the parameters is run alone, with what papermill adds."""
+    source = nbformat.read(FOLDER / "02_train_cleanumamba.ipynb", as_version=4)
+    wrong = parameterize_notebook(source, {word.split()[0]: ast.literal_eval(word.split()[1])})
+    code = [cell.source for cell in wrong.cells if cell.cell_type == "code"][:3]
+    assert code[1].startswith("# Parameters") and code[2] == START
+    variables = {"In": ["", *code]}
+    exec("\n".join(code[:2]), variables)
+    with pytest.raises(UserError) as error:
+        check_parameters(variables)
+    assert str(error.value).startswith(told)
+
+
 def committed() -> dict[Path, float]:
     """What must not change while tests run: everything in results/ that a study does not make."""
     paths = (ROOT / "results").rglob("*")
@@ -69,10 +94,16 @@ def test_a_notebook_asks_a_question_and_keeps_the_order(path):
     assert re.findall(r"^## (.+)$", prose, re.M) == HEADINGS
     code = [cell for cell in cells if cell.cell_type == "code"]
     tags = [cell.metadata.get("tags", []) for cell in code]
-    assert tags[1] == ["parameters"] and sum(map(bool, tags)) == 1  # right after the imports
+    assert tags[0] == ["parameters"] and sum(map(bool, tags)) == 1
+    parameters = ast.parse(
+        code[0].source
+    ).body  # each with its type, so that a wrong one is refused
+    assert all(isinstance(node, ast.AnnAssign) for node in parameters)
+    assert code[1].source == START
     assert notebook.metadata.kernelspec.name == "python3"
-    assert re.search(r'^results = "../results"', code[1].source, re.M)
-    assert re.search(r"^publish = False  # True: replace the committed ", code[1].source, re.M)
+    assert re.search(r'^results: str = "../results"', code[0].source, re.M)
+    said = r"^publish: bool = False  # True: replace the committed "
+    assert re.search(said, code[0].source, re.M)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 

@@ -44,7 +44,8 @@ def execute(notebook: NotebookNode) -> None:
             if text
         ]
         cell.outputs += [
-            nbformat.v4.new_output("display_data", one.data) for one in captured.outputs
+            nbformat.v4.new_output("display_data", one.data, metadata=one.metadata or {})
+            for one in captured.outputs
         ]
 
 

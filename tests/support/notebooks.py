@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import nbformat
 
+from speechlab.study.notebooks import Notebook
 from tests.support import warm
 
 EMPTY = MappingProxyType({})
@@ -24,7 +25,8 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     executed, job = folder / notebook.name, folder / "job.json"
-    values = {"results": folder, "jobs": 1, **parameters}
+    few = {"jobs": 1} if "jobs" in Notebook.read(notebook).defaults else {}
+    values = {"results": folder, **few, **parameters}
     values = {name: str(one) if isinstance(one, Path) else one for name, one in values.items()}
     paths = {"notebook": notebook, "executed": executed, "cwd": notebook.parent}
     settings = {name: str(path) for name, path in paths.items()} | {"parameters": values}
