@@ -14,6 +14,7 @@ import nbformat
 import pandas as pd
 import pytest
 import soundfile
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from speechlab.config import replaced
@@ -59,14 +60,14 @@ def test_papermill_alone(cwd, tmp_path):
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("sead 3", "parameters has no setting 'sead' (did you mean seed?)"),
+        ("sead 3", "parameters has no setting 'sead' (did you mean 'seed'?)"),
         ("seed 1.5", "parameters.seed must be int, not 1.5"),
         ("name 7", "parameters.name must be str, not 7; papermill -r name 7 gives text"),
     ],
 )
 def test_a_wrong_parameter_ends_the_notebook_at_its_first_cell(tmp_path, word, told):
     """Every notebook: the cell after the parameters is run alone, with what papermill adds."""
-    source = nbformat.read(FOLDER / "02_train_cleanumamba.ipynb", as_version=4)
+    source = load_notebook_node(str(FOLDER / "02_train_cleanumamba.ipynb"))
     wrong = parameterize_notebook(source, {word.split()[0]: ast.literal_eval(word.split()[1])})
     code = [cell.source for cell in wrong.cells if cell.cell_type == "code"][:3]
     assert code[1].startswith("# Parameters") and code[2] == START

@@ -249,7 +249,7 @@ def test_the_longest_start_first(tmp_path):
     assert (lanes, alone) == (2, 1)
     assert [one.name for one in longest_first] == ["03_known", "04_c", "02_b"]
     assert schedule.planned_s(sets, 2) == 500 + 60
-    assert schedule.planned_s(wanted(tmp_path, profile="real"), 2) == 0  # not known
+    assert schedule.planned_s(wanted(tmp_path, "4", profile="real"), 2) == 0  # not known
 
 
 def test_the_source_is_what_is_imported(tmp_path):
