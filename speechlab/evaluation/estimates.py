@@ -14,6 +14,7 @@ from speechlab.audio import files as audio
 from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
+from speechlab.models.base import check_finite
 from speechlab.models.macs import n_params
 from speechlab.parallel import finished, n_processors
 from speechlab.storage.atomic import sha256
@@ -157,10 +158,7 @@ def processed(
         of = f" and {n_sources} sources" if n_sources > 1 else ""
         shapes = f"{tuple(estimate.shape)} for {tuple(batch.shape)}{of}"
         raise UserError(f"the model gave {shapes}")
-    estimate = estimate[0].double().numpy()
-    if not np.isfinite(estimate).all():
-        raise UserError("the model gave NaN or infinite samples")
-    return estimate
+    return check_finite(estimate)[0].double().numpy()
 
 
 @functools.lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import Job, plan
 from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.inference.stream import refusal
-from speechlab.models.base import Model
+from speechlab.models.base import Model, check_finite
 from speechlab.weights import checkpoints
 
 LOG = "enhance.csv"
@@ -49,17 +49,21 @@ def load_causal(checkpoint: str | Path) -> Model:
 
 
 def enhance_blocks(
-    model: Model, blocks: Iterable[Tensor], chunk_s: float = CHUNK_S
+    model: Model,
+    blocks: Iterable[Tensor],
+    chunk_s: float = CHUNK_S,
+    name: str = "the input",
 ) -> Iterator[Tensor]:
     """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), of equal length.
 
     Each channel is a signal of its own. The samples are those of `model(whole)` to float32
     rounding, for any block lengths. A level of the whole needs the blocks twice, and a spectral
     model many times (`long_recordings`): then they must be a list or a `Recording`, not an
-    iterator, else UserError.
+    iterator, else UserError. UserError with the input's `name` for an estimate that is not finite.
     """
     _refuse_separators(model)
-    return PASSES[model.long_recordings](model, blocks, chunk_s)
+    estimates = PASSES[model.long_recordings](model, blocks, chunk_s)
+    return (check_finite(estimate, name) for estimate in estimates)
 
 
 def _in_chunks(model: Model, blocks: Iterable[Tensor], chunk_s: float) -> Iterator[Tensor]:
@@ -138,7 +142,8 @@ def _at_file_rate(
 
     def wet() -> Iterator[Tensor]:
         back = files.Resampler(model.sample_rate, noisy.file_rate, noisy.n_channels)
-        for block in POSTS[post](enhance_blocks(model, noisy, chunk_s), model.sample_rate):
+        estimates = enhance_blocks(model, noisy, chunk_s, str(noisy.path))
+        for block in POSTS[post](estimates, model.sample_rate):
             yield back.feed(block)
         yield back.flush(noisy.n_frames)
 

@@ -43,7 +43,7 @@ from speechlab.inference.ordering import Cut, across_channels, in_order
 from speechlab.inference.overlap_add import FADE_S, joined
 from speechlab.inference.stream import Stream
 from speechlab.losses.pit import reordered
-from speechlab.models.base import Model
+from speechlab.models.base import Model, check_finite
 
 LOG = "separate.csv"
 # Seconds of a chunk. An utterance is one chunk. Of a conversation each second is processed 1.4
@@ -166,7 +166,7 @@ def _checked(estimate: Tensor, wanted: tuple[int, ...], model: Model, name: str)
             f"{name}: {kind} gave {shape} instead of {wanted} ({model.n_sources} speakers, as long "
             "as the mixture); correct its forward or its n_sources"
         )
-    return estimate
+    return check_finite(estimate, name)
 
 
 def _as_mixed(estimates: Iterable[Tensor], mixture: Iterable[Tensor]) -> Iterator[Tensor]:

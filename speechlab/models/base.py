@@ -2,6 +2,7 @@
 
     Model          noisy (B, 1, T) -> estimate (B, S, T)
     ChunkedModel   a Model whose `network` takes a signal in chunks and carries a state
+    check_finite   every door checks estimates with it: files, streams, scores
 
 Callers read these properties. They do not ask for a model's class.
 """
@@ -83,6 +84,14 @@ class Model(nn.Module):
         if noisy.dim() != 3 or noisy.shape[1] != 1 or noisy.shape[2] == 0:
             name, shape = type(self).__name__, tuple(noisy.shape)
             raise UserError(f"{name} takes (B, 1, T) with T >= 1 samples, not {shape}")
+
+
+def check_finite(estimate: Tensor, name: str = "") -> Tensor:
+    """The estimate. UserError where it holds NaN or infinity; name: of the input, for the error."""
+    if not estimate.isfinite().all():
+        reason = "the model gave NaN or infinite samples; choose another checkpoint"
+        raise UserError(f"{name}: {reason}" if name else reason)
+    return estimate
 
 
 class ChunkedModel(Model):

@@ -200,6 +200,24 @@ def test_a_failing_model_is_the_reason_of_its_file(tmp_path, command, model, mon
     assert not list((tmp_path / "out").rglob("*.wav*"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_estimate_that_is_not_finite_is_the_reason_of_its_file(
+    tmp_path, command, model, value, monkeypatch
+):
+    step = getattr(model, command.step)
+
+    def broken(*given, **settings):
+        made = step(*given, **settings)
+        return (made[0] + value, made[1]) if isinstance(made, tuple) else made + value
+
+    files.save(tmp_path / "in.wav", noise(), 16000)
+    monkeypatch.setattr(model, command.step, broken)
+    [result] = command.run(model, tmp_path / "in.wav", output=tmp_path / "out")
+    said = "the model gave NaN or infinite samples; choose another checkpoint"
+    assert result.reason == f"{tmp_path / 'in.wav'}: {said}"
+    assert not list((tmp_path / "out").rglob("*.wav*"))
+
+
 def test_memory_is_that_of_a_short_recording(tmp_path, command):
     """Forty minutes add no more than two, within a third of the recording in float32.
 
