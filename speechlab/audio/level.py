@@ -178,6 +178,7 @@ class RunningLevel(Level):
         second.
         """
         noisy = chunk.detach()
+        noisy = noisy.cpu() if noisy.device.type == "mps" else noisy  # MPS has no float64
         block = round(BLOCK_S * sample_rate)
         if state is None:
             zero = noisy.new_zeros(noisy.shape[0], 1, 1, dtype=torch.float64)
@@ -200,7 +201,7 @@ class RunningLevel(Level):
         level = (GAIN**2 * mean + prior + LEAST_RMS**2).sqrt()
         unfinished = energy[..., -1, rest - 1, None] if rest else torch.zeros_like(unfinished)
         state = n_before + length, unfinished, squared[..., -1:], plain[..., -1:]
-        return level.to(noisy.dtype), state
+        return level.to(chunk), state
 
 
 LEVELS: dict[str, Level] = {

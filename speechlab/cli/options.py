@@ -37,7 +37,12 @@ def assigned(words: Sequence[str]) -> dict[str, Any]:
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    command.add_argument(
+        "--device",
+        default="cpu",
+        help="where the model computes: cpu, cuda, cuda:1, mps, or auto (a GPU if there is one); "
+        "default: %(default)s",
+    )
 
 
 def add_runs(command: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from speechlab.cli.options import check_checkpoint, check_inputs
+from speechlab.cli.options import add_device, check_checkpoint, check_inputs
 from speechlab.cli.output import tell
 from speechlab.errors import UserError
 
@@ -33,6 +33,7 @@ def enhance(options: argparse.Namespace) -> int:
         post="pcs400" if options.pcs else "none",
         overwrite=options.overwrite,
         tell=tell,
+        device=options.device,
     )
     return _exit_code(results)
 
@@ -52,6 +53,7 @@ def separate(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         tell=tell,
         level=options.level,
+        device=options.device,
     )
     return _exit_code(results)
 
@@ -71,11 +73,12 @@ def stream(options: argparse.Namespace) -> None:
         check_checkpoint(options.checkpoint)
     from speechlab.inference import devices, live
     from speechlab.inference.enhance import load_causal
+    from speechlab.models.device import moved
 
     if options.list_devices:
         print(devices.table())
         return
-    model = load_causal(options.checkpoint)
+    model = moved(load_causal(options.checkpoint), options.device)
     line = live.stream(
         model, options.input, options.output, options.block_ms, sys.stderr, options.overwrite
     )
@@ -163,6 +166,7 @@ def _add_batch(command: argparse.ArgumentParser, checkpoint: str) -> None:
     command.add_argument("--checkpoint", required=True, help=checkpoint)
     command.add_argument("--output", required=True, help="output folder")
     command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
+    add_device(command)
 
 
 def _add_stream(commands: argparse._SubParsersAction) -> None:
@@ -177,5 +181,6 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--output", metavar="FILE|DEVICE", help="default: the default loudspeaker")
     command.add_argument("--block-ms", type=float, default=16.0, help="default: %(default)g")
     command.add_argument("--overwrite", action="store_true", help="replace an output file")
+    add_device(command)
     command.add_argument("--list-devices", action="store_true", help="list audio devices and exit")
     command.set_defaults(run=stream)

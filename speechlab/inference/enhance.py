@@ -24,6 +24,7 @@ from speechlab.inference.jobs import Job, plan
 from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.inference.stream import refusal
 from speechlab.models.base import Model, check_finite
+from speechlab.models.device import moved
 from speechlab.weights import checkpoints
 
 LOG = "enhance.csv"
@@ -84,13 +85,14 @@ def _carried(model: Model, level_of: Level, chunks: Iterable[Tensor]) -> Iterato
         level = level.expand(chunk.shape)
         levels = level if levels is None else torch.cat([levels, level], -1)
         n_in += chunk.shape[-1]
-        x, state = model.network(chunk / level, state, False)
+        x, state = model.network((chunk / level).to(model.device), state, False)
+        x = x.cpu()
         settled, levels = levels.tensor_split([x.shape[-1]], -1)
         yield x * settled
     if levels is not None:
         padding = levels.new_zeros(levels.shape[0], 1, model.padded_length(n_in) - n_in)
-        x, _ = model.network(padding, state, True)
-        yield x[..., : levels.shape[-1]] * levels
+        x, _ = model.network(padding.to(model.device), state, True)
+        yield x.cpu()[..., : levels.shape[-1]] * levels
 
 
 @torch.inference_mode()
@@ -98,7 +100,7 @@ def _at_once(model: Model, blocks: Iterable[Tensor], chunk_s: float) -> Iterator
     """All samples in memory."""
     held = list(blocks)
     if held:
-        yield model(torch.cat(held, -1).unsqueeze(1)).squeeze(1)
+        yield model(torch.cat(held, -1).unsqueeze(1).to(model.device)).squeeze(1).cpu()
 
 
 # Model.long_recordings -> function of model, blocks (C, n) and seconds of a chunk with state
@@ -166,6 +168,7 @@ def enhance_all(
     progress: bool = True,
     tell: Callable[[str], Any] = lambda line: None,
     post: str = "none",
+    device: str | None = None,
 ) -> list[Result]:
     """Enhance files and folders into `<output>/<relative path>.wav`: a result per file.
 
@@ -175,6 +178,7 @@ def enhance_all(
     overwrite: process also files that are done; these are skipped otherwise.
     progress: report on stderr.
     tell: receives one line for each failing file, unreadable folder and folder with other files.
+    device: where the model computes, see `models.device`; None: where it is.
 
     UserError before any work for missing inputs, colliding names, a file in the way that no row of
     the log names, an output that holds files of other settings or inputs, and an output that
@@ -183,6 +187,7 @@ def enhance_all(
     output = Path(output)
     _check(model, mix, post)
     check_subtype(subtype)
+    model = moved(model, device)
 
     def work(job: Job, advance: Callable[[float], Any]) -> Result:
         settings = {"mix": mix, "subtype": subtype, "chunk_s": chunk_s, "post": post}

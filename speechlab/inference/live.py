@@ -167,7 +167,7 @@ class _Passage:
         """Process the rest after the end of the source."""
         if self.n_in:
             rest = self._through(self.into.flush())
-            self._give(self.back.feed(torch.cat([rest, self.inner.flush()[:, 0]], -1)))
+            self._give(self.back.feed(torch.cat([rest, self.inner.flush()[:, 0].cpu()], -1)))
             rates = self.taking.sample_rate, self.giving.sample_rate
             self._give(self.back.flush(files.resampled_length(self.n_in, *rates)))
         self.screen.close()
@@ -193,7 +193,8 @@ class _Passage:
 
     def _through(self, noisy: Tensor) -> Tensor:
         """(C, n) -> (C, m), each channel a signal of its own."""
-        return self.inner.feed(noisy[:, None])[:, 0] if noisy.shape[-1] else noisy
+        chunk = noisy[:, None].to(self.inner.device)
+        return self.inner.feed(chunk)[:, 0].cpu() if noisy.shape[-1] else noisy
 
     def _give(self, block: Tensor) -> None:
         if block.shape[-1]:
@@ -357,7 +358,8 @@ def _device(name: str | None) -> int | str | None:
 def _warm_up(model: Model, n_channels: int, block_ms: float) -> None:
     """Compile the kernels, which may take seconds, before the devices are opened."""
     passage = Stream(model)
-    block = torch.zeros(n_channels, 1, block_length(model.sample_rate, block_ms))
+    n_samples = block_length(model.sample_rate, block_ms)
+    block = torch.zeros(n_channels, 1, n_samples, device=model.device)
     for _ in range(2 + math.ceil(model.frame_length / block.shape[-1])):
         passage.feed(block)
 

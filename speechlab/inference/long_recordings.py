@@ -62,7 +62,8 @@ def overlapped(
     cut = partial(pieces, blocks, length, overlap)
     if len(first := list(islice(cut(), 2))) < 2:
         for piece in first:  # channel by channel, as below, for less memory
-            yield torch.cat([model(signal[None, None])[:, 0] for signal in piece.samples])
+            signals = piece.samples.to(model.device)
+            yield torch.cat([model(signal[None, None])[:, 0] for signal in signals]).cpu()
         return
     # Equal to `model.gain` except for the last bits. They decide the signs of phases in the first
     # frame (see there), so the first tenth of a second may differ from `model(whole)`.
@@ -99,8 +100,9 @@ def in_one_pass(
             noisy, level = piece.samples.chunk(2)  # (C, n) each
             n_samples = noisy.shape[-1]
             padding = (0, model.padded_length(n_samples) - n_samples)
-            estimate, _ = model.network(F.pad(noisy[:, None], padding), None, last=True)
-            yield estimate[:, 0, :n_samples] * level, piece.is_last
+            padded = F.pad(noisy[:, None], padding).to(model.device)
+            estimate, _ = model.network(padded, None, last=True)
+            yield estimate[:, 0, :n_samples].cpu() * level, piece.is_last
 
     return joined(estimates(), overlap, round(FADE_S * model.sample_rate))
 
@@ -124,7 +126,7 @@ def _estimates(
     for piece, *spectra in zip(cut, *channels, strict=True):
         n_samples = piece.samples.shape[-1]
         parts = [model.front_end.synthesise(spectrum, n_samples) for spectrum in spectra]
-        yield torch.cat(parts) / gain, piece.is_last
+        yield torch.cat(parts).cpu() / gain, piece.is_last
 
 
 def _chunks(
@@ -136,7 +138,10 @@ def _chunks(
         n_frames, margin = 1 + piece.samples.shape[-1] // hop, piece.n_shared // (2 * hop)
         end = n_frames if piece.is_last else n_frames - 1 - margin
         noisy = piece.samples[channel, None] * gain[channel]
-        yield model.front_end.analyse(noisy), slice(0 if piece.is_first else margin, end)
+        yield (
+            model.front_end.analyse(noisy.to(model.device)),
+            slice(0 if piece.is_first else margin, end),
+        )
 
 
 def _spectra(model: SpectralModel, chunks: Chunks, file: BinaryIO) -> Iterator[Spectrum]:
@@ -173,7 +178,7 @@ def whole_moments(
     """
     known: Moments = {}
     for name, norm in _norms(module):
-        sums = torch.zeros((), dtype=torch.float64)
+        sums: Tensor | float = 0.0
         for x, core in inputs():
             with normalised(module, known):
                 sums = sums + _sums_at(norm, module, x, core)
@@ -195,7 +200,8 @@ def _sums_at(norm: nn.Module, module: nn.Module, x: Tensor, core: slice) -> Tens
     found: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        x = inputs[0][0, :, core].double()  # (C, l, F)
+        x = inputs[0][0, :, core]  # (C, l, F)
+        x = (x.cpu() if x.device.type == "mps" else x).double()  # MPS has no float64
         count = torch.full_like(x[:, 0, 0], x[0].numel())
         found.append(torch.stack([count, x.sum((1, 2)), x.square().sum((1, 2))]))
         raise _EnoughError

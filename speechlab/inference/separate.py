@@ -44,6 +44,7 @@ from speechlab.inference.overlap_add import FADE_S, joined
 from speechlab.inference.stream import Stream
 from speechlab.losses.pit import reordered
 from speechlab.models.base import Model, check_finite
+from speechlab.models.device import moved
 
 LOG = "separate.csv"
 # Seconds of a chunk. An utterance is one chunk. Of a conversation each second is processed 1.4
@@ -121,7 +122,7 @@ def _at_unit_level(model: Model) -> Model:
 def _separated(model: Model, mixture: Tensor, level: Tensor, name: str) -> Tensor:
     """(C, n) -> (C, S, n), one channel after another, which needs less memory."""
     scaled = _scaled(mixture[:, None], level)
-    estimates = [model(channel[None]) for channel in scaled]
+    estimates = [model(channel[None].to(model.device)).cpu() for channel in scaled]
     wanted = (1, model.n_sources, mixture.shape[-1])
     return torch.cat([_checked(estimate, wanted, model, name) for estimate in estimates]) * level
 
@@ -137,11 +138,12 @@ def _streamed(model: Model, blocks: Iterable[Tensor], level: Tensor, name: str) 
     def estimates() -> Iterator[Tensor]:
         n_left = 0
         for block in files.rechunk(blocks, max(1, round(FEED_S * model.sample_rate))):
-            estimate = stream.feed(_scaled(block[:, None], level))  # (C, S, m)
+            scaled = _scaled(block[:, None], level).to(model.device)
+            estimate = stream.feed(scaled).cpu()  # (C, S, m)
             wanted = (len(block), model.n_sources, estimate.shape[-1])
             yield _checked(estimate, wanted, model, name) * level
             n_left += block.shape[-1] - estimate.shape[-1]
-        rest = stream.flush()
+        rest = stream.flush().cpu()
         yield _checked(rest, (len(rest), model.n_sources, n_left), model, name) * level
 
     order = before = None
@@ -264,10 +266,11 @@ def separate_all(
     progress: bool = True,
     tell: Callable[[str], Any] = lambda line: None,
     level: str = "mixture",
+    device: str | None = None,
 ) -> list[Result]:
     """Separate files and folders into `<output>/s1/<relative path>.wav`, s2, …: a result for each.
 
-    inputs, output, overwrite, progress: see `enhance_all`.
+    inputs, output, overwrite, progress, device: see `enhance_all`.
     subtype, chunk_s, level: see `separate_file`.
     tell: receives a line for each failing file, unreadable folder, file with clipped samples, and
         folder with other files.
@@ -278,6 +281,7 @@ def separate_all(
     output = Path(output)
     _check(model, chunk_s, level)
     check_subtype(subtype)
+    model = moved(model, device)
     jobs = plan(inputs, output, names_of_sources(model.n_sources), tell)
     _refuse_more_sources(jobs, output, model.n_sources)
 

@@ -41,6 +41,11 @@ class Stream:
         self._restart()
 
     @property
+    def device(self) -> torch.device:
+        """That of the weights; chunks must be there."""
+        return self._weight.device
+
+    @property
     def latency(self) -> int:
         """Samples of input that an output sample may wait for."""
         return self.model.look_ahead

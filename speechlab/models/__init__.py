@@ -2,6 +2,7 @@
 
 base               what all models share
 macs               parameters and multiply-accumulates
+device             where a model computes: CPU, CUDA, MPS
 spectral           base of the models on compressed spectra
 masking            base of the separators that mask a learned encoding
 cleanumamba        CleanUMamba: causal waveform U-Net

@@ -10,6 +10,7 @@ Callers read these properties. They do not ask for a model's class.
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,6 +71,11 @@ class Model(nn.Module):
     def sample_rate(self) -> int:
         """Hz"""
         return self.config.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """That of its weights; its input must be there."""
+        return next((weight.device for weight in self.parameters()), torch.device("cpu"))
 
     def macs(self, seconds: float) -> float:
         """Multiply-accumulates for so many seconds of input, counted as `models.macs` explains."""

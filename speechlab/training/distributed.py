@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
+from speechlab.models.device import find
 
 TIMEOUT = timedelta(hours=6)  # the others wait while the writer scores dev files
 PATIENCE = timedelta(seconds=5)  # for the message of a process that failed
@@ -141,10 +142,13 @@ def is_writer() -> bool:
 
 
 def own_device(name: str) -> torch.device:
-    """The device of this process: each process of a machine has its own GPU."""
+    """The device of this process: each process of a machine has its own GPU.
+
+    UserError for a device that is not here.
+    """
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device(name)
+    return find(name)
 
 
 @contextlib.contextmanager
