@@ -90,9 +90,8 @@ def run(
                 if not overwrite and not job.fault and log.is_done(job, tell):
                     result = log.skipped(job)
                 else:
-                    result = _tried(
-                        job, made_with, log, functools.partial(work, advance=report.update)
-                    )
+                    do = functools.partial(work, advance=report.update)
+                    result = _tried(job, made_with, log, do)
                 report.update(n_done - report.done)
                 results.append(log.add(result))
                 if result.status == "failed":
@@ -159,7 +158,7 @@ def write(
     recording: the input; the outputs have its rate, channels and number of frames.
     targets: S paths.
     estimates: blocks (S, C, n) at the rate of the file.
-    subtype: as "PCM_24"; None: that of the input, or PCM_16 where WAV does not have it.
+    subtype: as "PCM_24"; None: that of the input, or the format's default (WAV: PCM_16).
     advance: called with the share of the file that was done since the last call.
 
     `clipped` counts the samples of all targets. UserError for a failing model; then no file is new.
@@ -194,17 +193,17 @@ def write(
 
 def _writer(recording: files.Recording, target: str | Path, subtype: str | None) -> files.Writer:
     """A writer of the recording's format, with `subtype` or its own."""
-    if subtype is None and Path(target).suffix.lower() == ".wav":
-        held = files.FORMATS[".wav"][1]
-        subtype = recording.subtype if recording.subtype in held else "PCM_16"
+    held = files.FORMATS.get(Path(target).suffix.lower(), ("", ()))[1]
+    if subtype is None and recording.subtype in held:
+        subtype = recording.subtype
     return files.Writer(
         target, recording.file_rate, recording.n_channels, subtype, recording.n_frames
     )
 
 
-def check_subtype(subtype: str | None) -> None:
-    """UserError for a subtype that WAV does not have."""
-    if subtype is not None and subtype not in (known := files.FORMATS[".wav"][1]):
+def check_subtype(subtype: str | None, suffix: str = ".wav") -> None:
+    """UserError for a subtype that the format does not have."""
+    if subtype is not None and subtype not in (known := files.FORMATS[suffix.lower()][1]):
         raise unknown("subtype", subtype, known)
 
 

@@ -20,11 +20,12 @@ from speechlab.audio.level import KnownLevel, Level
 from speechlab.audio.pcs import check_rate, pcs_blocks
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
-from speechlab.inference.jobs import Job, plan
+from speechlab.inference.jobs import Job, plan, single
 from speechlab.inference.long_recordings import in_one_pass, overlapped
 from speechlab.inference.stream import refusal
 from speechlab.models.base import Model, check_finite
 from speechlab.models.device import moved
+from speechlab.progress import Report
 from speechlab.weights import checkpoints
 
 LOG = "enhance.csv"
@@ -173,7 +174,8 @@ def enhance_all(
     """Enhance files and folders into `<output>/<relative path>.wav`: a result per file.
 
     inputs: files, folders (searched recursively) and patterns ("noisy/**/*.flac").
-    output: folder of the enhanced files and of the log.
+    output: folder of the enhanced files and of the log; or a file for one input file, see
+        `jobs.single`: then there is no log, and an error is raised.
     mix, subtype, chunk_s, post: see `enhance_file`.
     overwrite: process also files that are done; these are skipped otherwise.
     progress: report on stderr.
@@ -184,15 +186,18 @@ def enhance_all(
     the log names, an output that holds files of other settings or inputs, and an output that
     another run writes to. A file whose input has changed is made again.
     """
-    output = Path(output)
     _check(model, mix, post)
-    check_subtype(subtype)
+    alone, output = single(inputs, output, overwrite), Path(output)
+    check_subtype(subtype, output.suffix if alone else ".wav")
     model = moved(model, device)
 
     def work(job: Job, advance: Callable[[float], Any]) -> Result:
         settings = {"mix": mix, "subtype": subtype, "chunk_s": chunk_s, "post": post}
         return enhance_file(model, job.source, job.target, **settings, advance=advance)
 
+    if alone:
+        with Report("enhance", 1, shown=progress) as report:
+            return [work(alone, advance=report.update)]
     made_with = digest(model, mix, subtype, *([post] if post != "none" else []))
     jobs = plan(inputs, output, tell=tell)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)

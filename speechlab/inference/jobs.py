@@ -1,6 +1,7 @@
 """Which files a command reads and writes: inputs to jobs.
 
 files, folders, patterns ─ _find ─► Job(source, target) ─ plan ─► jobs without collisions
+file ─ single ─► a job whose output is a named file
 """
 
 import os
@@ -11,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from speechlab.audio.files import SUFFIXES
+from speechlab.audio.files import FORMATS, SUFFIXES, UNREADABLE
 from speechlab.audio.folders import identity, listing
 from speechlab.errors import UserError
 
@@ -31,6 +32,43 @@ class Job:
     def targets(self) -> tuple[Path, ...]:
         """All outputs: the job is done when all exist."""
         return self.target, *self.others
+
+
+def single(
+    inputs: Iterable[str | Path],
+    output: str | Path,
+    overwrite: bool,
+    parts: Sequence[str] = ("",),
+) -> Job | None:
+    """The job of one file where `output` names a file; None where it names a folder.
+
+    A name with the ending of a sound file is a file, unless it is a folder already or ends in a
+    slash. With parts s1 and s2, out.wav stands for out_s1.wav and out_s2.wav. There is no log, so
+    an existing file is replaced only with `overwrite`. UserError for more than one input file, for
+    an ending that cannot be written, and for an output that exists or is the input.
+    """
+    path, inputs = Path(output), list(inputs)
+    sounds = path.suffix.lower() in (*SUFFIXES, *UNREADABLE)
+    if not sounds or path.is_dir() or str(output).endswith(("/", os.sep)):
+        return None
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise UserError(f"{path}: cannot be written; choose a name that ends in {known}")
+    source = Path(inputs[0]) if inputs else Path()
+    if len(inputs) != 1 or source.is_dir() or (_is_pattern(source) and not os.path.lexists(source)):
+        raise UserError(f"{path}: names one file, for one input file; for more, name a folder")
+    first, *others = (path.with_stem("_".join(filter(None, (path.stem, part)))) for part in parts)
+    for target in (first, *others):
+        _refuse_file_above(target.absolute())
+        if target.exists() and identity(target) == identity(source):
+            raise UserError(f"{target}: is the input, and would be overwritten; {OTHER}")
+        if os.path.lexists(target) and not overwrite:
+            raise UserError(f"{target}: exists; {OTHER}, or use --overwrite")
+    return Job(source, first, others=tuple(others))
+
+
+def _is_pattern(path: Path) -> bool:
+    return bool(re.search(r"[*?[]", str(path)))
 
 
 def plan(

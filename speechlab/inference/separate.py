@@ -37,7 +37,7 @@ from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
-from speechlab.inference.jobs import OTHER, Job, plan
+from speechlab.inference.jobs import OTHER, Job, plan, single
 from speechlab.inference.long_recordings import Kept
 from speechlab.inference.ordering import Cut, across_channels, in_order
 from speechlab.inference.overlap_add import FADE_S, joined
@@ -45,6 +45,7 @@ from speechlab.inference.stream import Stream
 from speechlab.losses.pit import reordered
 from speechlab.models.base import Model, check_finite
 from speechlab.models.device import moved
+from speechlab.progress import Report
 
 LOG = "separate.csv"
 # Seconds of a chunk. An utterance is one chunk. Of a conversation each second is processed 1.4
@@ -278,12 +279,11 @@ def separate_all(
     UserError before any work as for `enhance_all`, and for files in s3 and above where the model
     has two sources.
     """
-    output = Path(output)
     _check(model, chunk_s, level)
-    check_subtype(subtype)
+    names = names_of_sources(model.n_sources)
+    alone, output = single(inputs, output, overwrite, names), Path(output)
+    check_subtype(subtype, output.suffix if alone else ".wav")
     model = moved(model, device)
-    jobs = plan(inputs, output, names_of_sources(model.n_sources), tell)
-    _refuse_more_sources(jobs, output, model.n_sources)
 
     def work(job: Job, advance: Callable[[float], Any]) -> Result:
         settings = {"subtype": subtype, "chunk_s": chunk_s, "level": level}
@@ -295,6 +295,11 @@ def separate_all(
             )
         return result
 
+    if alone:
+        with Report("separate", 1, shown=progress) as report:
+            return [work(alone, advance=report.update)]
+    jobs = plan(inputs, output, names, tell)
+    _refuse_more_sources(jobs, output, model.n_sources)
     streams = _at_unit_level(model).look_ahead is not None
     cut = None if streams else chunk_s  # without effect on a stream's estimate
     made_with = digest(model, subtype, cut, level, PEAK)
