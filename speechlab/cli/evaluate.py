@@ -24,6 +24,8 @@ def evaluate(options: argparse.Namespace) -> int:
         jobs=options.jobs,
         limit=options.limit,
         quantize=options.quantize,
+        sample_rate=options.sample_rate,
+        tell=tell,
     )
     print(summaries.summarise(rows).to_string(float_format="{:.4f}".format))
     means = summaries.means(rows)
@@ -60,13 +62,17 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="score a checkpoint, a folder of estimates or the noisy files of a test set",
         description="Writes one CSV row per file; with several sources one per speaker, in the "
-        "best order of each mixture. Interrupt at any time and rerun the command to resume. Exit "
-        "code 1 where a file or one of its metrics failed; the others are scored.",
+        "best order of each mixture. Interrupt at any time and rerun the command to resume. Rows "
+        "whose files have changed are scored again. Warns of pairs that do not belong together, of "
+        "samples beyond full scale and of resampled files. Exit code 1 where a file or one of its "
+        "metrics failed; the others are scored.",
     )
     command.add_argument(
         "test_set", help="a folder with noisy/ and clean/, or mix/ (or mix_clean/, ...), s1/, s2/"
     )
-    command.add_argument("--output", required=True, help="the CSV file to write")
+    command.add_argument(
+        "--output", required=True, help="the CSV file to write; metrics can be added to one"
+    )
     source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--checkpoint",
@@ -83,6 +89,13 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--quantize", choices=("int16", "float"), help="default: int16; of mixtures float"
+    )
+    command.add_argument(
+        "--sample-rate",
+        type=int,
+        metavar="HZ",
+        help="score at this rate, and resample files of another one: 16000 for a set at 48 kHz. "
+        "Default: that of a published set, of the model, or else of the files",
     )
     add_jobs(command)
     command.set_defaults(run=evaluate)

@@ -76,51 +76,59 @@ def measure(noisy: np.ndarray, clean: np.ndarray, sample_rate: int) -> Pair:
     )
 
 
-def faults(pair: Pair, kind: str = "noisy") -> list[str]:
+def faults(pair: Pair, kind: str = "noisy", clean: str = "clean") -> list[str]:
     """What looks wrong in one pair, in words.
 
-    kind: "noisy", or "estimate", which may have any level and quiet pauses
+    kind, clean: names of the two; an "estimate" may have any level and quiet pauses
     """
     if pair.silent:
-        return [f"{kind if name == 'noisy' else name} is silent" for name in pair.silent]
+        return [f"{kind if name == 'noisy' else clean} is silent" for name in pair.silent]
     if abs(pair.correlation) < RELATED and pair.prominence < PROMINENT:
-        return [f"{kind} and clean do not belong together (correlation {pair.correlation:.2f})"]
+        return [f"{kind} and {clean} do not belong together (correlation {pair.correlation:.2f})"]
     found = []
     if pair.snr_db >= EQUAL_DB:
-        found.append(f"{kind} and clean are the same signal")
+        found.append(f"{kind} and {clean} are the same signal")
     if pair.correlation < 0:
         found.append(f"the polarity of {kind} is inverted")
     if abs(pair.lag_ms) >= LAG_MS:
         where = "behind" if pair.lag_ms > 0 else "ahead of"
-        found.append(f"{kind} is {abs(pair.lag_ms):.2f} ms {where} clean")
-    if kind == "noisy" and pair.pause_db < PAUSE_DB:
-        found.append("noisy and clean look swapped (clean has the louder pauses)")
-    elif kind == "noisy" and abs(pair.gain_db) > GAIN_DB:
-        found.append(f"the speech in noisy has {pair.gain_db:+.1f} dB of its level in clean")
+        found.append(f"{kind} is {abs(pair.lag_ms):.2f} ms {where} {clean}")
+    if kind != "estimate" and pair.pause_db < PAUSE_DB:
+        found.append(f"{kind} and {clean} look swapped ({clean} has the louder pauses)")
+    elif kind != "estimate" and abs(pair.gain_db) > GAIN_DB:
+        found.append(f"the speech in {kind} has {pair.gain_db:+.1f} dB of its level in {clean}")
     return found
 
 
 def outliers(pairs: Mapping[str, Pair], kind: str = "noisy") -> dict[str, str]:
-    """The pairs of a list that look wrong, by name: `faults`, and an SNR far from the others'."""
-    snrs = [pair.snr_db for pair in pairs.values() if np.isfinite(pair.snr_db)]
-    median = float(np.median(snrs)) if snrs else float("nan")
+    """The pairs of a list that look wrong, by name: `faults`, or an SNR that is `far`."""
+    apart = far({name: pair.snr_db for name, pair in pairs.items()})
     found = {}
     for name, pair in pairs.items():
-        reasons = faults(pair, kind)
-        if not reasons and abs(pair.snr_db - median) > SNR_APART_DB:
-            reasons = [f"SNR {pair.snr_db:.1f} dB, the median is {median:.1f} dB"]
+        reasons = faults(pair, kind) or ([apart[name]] if name in apart else [])
         if reasons:
             found[name] = "; ".join(reasons)
     return found
 
 
-def told(found: Mapping[str, str], n_pairs: int) -> str:
-    """`outliers` as one line of bounded length, the first of them by name; "" if there are none."""
+def far(snrs: Mapping[str, float]) -> dict[str, str]:
+    """The SNRs in dB of a list that are far from its median, by name, in words."""
+    known = [snr for snr in snrs.values() if np.isfinite(snr)]
+    median = float(np.median(known)) if known else float("nan")
+    return {
+        name: f"SNR {snr:.1f} dB, the median is {median:.1f} dB"
+        for name, snr in snrs.items()
+        if abs(snr - median) > SNR_APART_DB
+    }
+
+
+def told(found: Mapping[str, str], n: int, what: str = "pairs look wrong") -> str:
+    """`outliers` among n as one line of bounded length, the first by name; "" if there are none."""
     if not found:
         return ""
     first = [f"{shown(name, 80)}: {reason}" for name, reason in [*found.items()][:N_NAMED]]
     more = f" | and {len(found) - N_NAMED} more" if len(found) > N_NAMED else ""
-    return f"{len(found)} of {n_pairs} pairs look wrong: {' | '.join(first)}{more}"
+    return f"{len(found)} of {n} {what}: {' | '.join(first)}{more}"
 
 
 def cut(

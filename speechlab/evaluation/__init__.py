@@ -1,6 +1,7 @@
 """Scores, their statistics, and cost.
 
 evaluate            one row per file (and speaker) of a test set
+inputs              files of a row: digest, scale, length, pairing
 dev_files           scores on whole dev files, for validation and notebooks
 summaries           means per file, means with intervals, failures
 metrics             PESQ, STOI, SI-SDR and the others, by the field's packages

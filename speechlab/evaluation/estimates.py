@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from speechlab.audio import files as audio
+from speechlab.data.pairs import channel_faults
 from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
@@ -23,6 +25,7 @@ from speechlab.weights import checkpoints
 
 UNPROCESSED = {False: "noisy files", True: "mixtures"}  # in the settings; of several sources: True
 LONGEST_S = 3600  # of a file that is scored: memory grows with it
+CHANNELS_MOST, HEARD_S = 16, 10  # where channels are compared, to say what is wrong with them
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -134,10 +137,20 @@ def mono(path: Path, sample_rate: int | None) -> tuple[np.ndarray, int]:
     """Samples (T,) of a file at a rate in Hz, None: its own. UserError for several channels."""
     recording = audio.Recording(path, sample_rate)
     if recording.n_channels != 1:
-        raise UserError(f"{path}: {recording.n_channels} channels; scores are for one")
+        faults = ["", *_channel_faults(recording)]
+        raise UserError(
+            f"{path}: {recording.n_channels} channels; scores are for one{'; '.join(faults)}"
+        )
     if (seconds := recording.n_frames / recording.file_rate) > LONGEST_S:
         raise UserError(f"{path}: {seconds:.0f} s; scores are for at most {LONGEST_S} s, cut it")
     return recording.whole()[0].double().numpy(), recording.sample_rate
+
+
+def _channel_faults(recording: audio.Recording) -> list[str]:
+    """Of the first seconds of a file of few channels."""
+    if recording.n_channels > CHANNELS_MOST:
+        return []
+    return channel_faults(torch.cat(list(islice(recording, HEARD_S)), -1).numpy())
 
 
 def processed(

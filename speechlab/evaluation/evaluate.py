@@ -8,12 +8,13 @@ order of the estimates is found once per mixture.
 
 Test sets are for final numbers only: no module of training imports this one. An interrupted run
 resumes (`evaluation.rows`). A file or a metric that fails is NaN with its reason in the column
-`failed`: counted, never averaged.
+`failed`: counted, never averaged. Rows whose files have changed are scored again, and what is wrong
+with a file or a pair is in the column `warnings` (`evaluation.inputs`).
 """
 
 import tempfile
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import pandas as pd
 
 from speechlab.data import test_sets
 from speechlab.data.test_sets import Mixture
-from speechlab.errors import UserError, unknown
-from speechlab.evaluation import separation_metrics
+from speechlab.errors import UserError, shown, unknown
+from speechlab.evaluation import inputs, separation_metrics
 from speechlab.evaluation.estimates import (
     Estimates,
     find_estimates,
@@ -33,12 +34,20 @@ from speechlab.evaluation.estimates import (
     scored,
 )
 from speechlab.evaluation.metrics import METRICS, defined_at, rounded, score, truncated
-from speechlab.evaluation.rows import Row, Rows, cell, failures, refuse_unwritable
+from speechlab.evaluation.rows import (
+    Row,
+    Rows,
+    cell,
+    joined,
+    kept_metrics,
+    lacking,
+    refuse_unwritable,
+)
 from speechlab.evaluation.separation_metrics import Speaker
-from speechlab.evaluation.summaries import summarise
+from speechlab.evaluation.summaries import Check, compare
+from speechlab.progress import Tell, on_stderr
 
 QUANTIZE = ("int16", "float")
-TOLERANCE = 0.02  # between a measured and a known mean, in the metric's own unit
 
 
 @dataclass(frozen=True)
@@ -52,20 +61,20 @@ class Task:
     sample_rate: int | None  # Hz, to score at; None: the files' own
     metrics: tuple[str, ...]
     quantize: str
+    model: str = ""  # digest of the checkpoint
+    todo: tuple[str, ...] = ()  # metrics to compute; of the others `before` has the cells
+    before: tuple[dict[str, str], ...] = ()  # rows on disk by column, one per source
 
+    @property
+    def names(self) -> list[str]:
+        """Of the rows: of the file, with several sources followed by the speaker's number."""
+        numbers = range(1, 1 + len(self.mixture.sources))
+        one = len(numbers) == 1
+        return [self.mixture.name if one else f"{self.mixture.name} {n}" for n in numbers]
 
-@dataclass(frozen=True)
-class Check:
-    """The noisy files of a test set against their known row."""
-
-    test_set: str
-    passed: bool | None  # None: not comparable, the set is incomplete or unknown
-    reason: str
-    table: pd.DataFrame  # metric, measured, known, difference, n, n_failed, verdict
-
-    def __str__(self) -> str:
-        numbers = self.table.to_string(index=False, na_rep="", float_format="{:.3f}".format)
-        return f"{self.test_set}: {self.reason}\n{numbers}"
+    @property
+    def digest(self) -> str:
+        return inputs.fingerprint(self.paths, self.model)
 
 
 def evaluate(
@@ -78,16 +87,18 @@ def evaluate(
     quantize: str | None = None,
     limit: int | None = None,
     progress: bool = True,
+    sample_rate: int | None = None,
+    tell: Tell = on_stderr,
 ) -> pd.DataFrame:
-    """Score a test set. Columns: file, seconds, each metric, failed ("metric: reason; ...").
+    """Score a test set. Columns: file, seconds, each metric, failed, those of `evaluation.inputs`.
 
     With several sources also speaker (1 for s1, ...) and estimate: the number, from 1, of the
-    estimate that is this speaker's. A published set is scored at its rate, another at the model's
-    or else the files' own. Files of another rate are resampled, and the settings record it.
+    estimate that is this speaker's. Rows in `output` stay, except those whose files have changed;
+    of other metrics than theirs only the new columns are computed.
     Raises UserError for wrong input, and where `output` holds rows of other settings.
 
     test_set: a folder with noisy/ and clean/, or mix/ (mix_clean/, ...), s1/, s2/, ...
-    output: the CSV file; the settings are written beside it as .json
+    output: the CSV file; the settings are written beside it as .json; may hold rows already
     checkpoint: what `load` takes
     estimates: a folder of files named as the mixtures, with several sources in s1/, s2/, ... in
         any order; with neither, the mixtures are scored as their own estimates
@@ -99,29 +110,49 @@ def evaluate(
         default: int16, with several sources float, for a separator may have any level
     limit: only the first files of the set
     progress: report on stderr
+    sample_rate: in Hz; files of another rate are resampled, and the settings record it; default:
+        a published set's, the model's, or else the files' own
+    tell: gets a line for rows that are scored again, resampled files and warnings
     """
     mixtures = test_sets.find(test_set)
     several = len(mixtures[0].sources) > 1
     known = separation_metrics.METRICS if several else METRICS
     names = tuple(known if metrics is None else metrics)
     quantize = quantize or ("float" if several else "int16")
-    _check_options(names, known, quantize, jobs=jobs, limit=limit)
+    _check_options(names, known, quantize, jobs=jobs, limit=limit, sample_rate=sample_rate)
     refuse_unwritable(Path(output))
     source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit])
-    published = test_sets.recognise(mixtures)
-    rate = published.sample_rate if published else source.sample_rate
+    rate = _rate(sample_rate, mixtures, source)
     paths = {mixture.name: source.paths(mixture) for mixture in mixtures}
     every = [path for of_mixture in paths.values() for path in of_mixture]
     if metrics is not None:
         _check_rates(names, rate, every)
     elif several:
         names = separation_metrics.usual(rate or min(test_sets.sample_rates(every), default=0))
+    kept = [name for name in kept_metrics(Path(output)) if name in known]
+    names = tuple(dict.fromkeys((*kept, *names)))
+    model = source.record["sha256"] if source.checkpoint else ""
     tasks = [
-        Task(m, source.checkpoint, source.of(m), paths[m.name], rate, names, quantize)
+        Task(m, source.checkpoint, source.of(m), paths[m.name], rate, names, quantize, model)
         for m in mixtures
     ]
     rows = _rows(Path(output), tasks, source)
-    return _fill(rows, tasks, tasks[:limit], jobs, progress)
+    if kept and (new := names[len(kept) :]):
+        tell(f"{output}: adds {', '.join(new)}; {', '.join(kept)} are not computed again")
+    if rate and (line := inputs.resampled([p for t in tasks[:limit] for p in t.paths], rate)):
+        tell(line)
+    return _fill(rows, tasks, tasks[:limit], jobs, progress, tell)
+
+
+def _rate(sample_rate: int | None, mixtures: list[Mixture], source: Estimates) -> int | None:
+    """The rate in Hz to score at; None: the files' own. UserError where the model has another."""
+    if sample_rate and source.sample_rate not in (None, sample_rate):
+        raise UserError(
+            f"the model is for {source.sample_rate} Hz and cannot be scored at {sample_rate} Hz; "
+            "leave the sample rate out"
+        )
+    published = test_sets.recognise(mixtures)
+    return sample_rate or (published.sample_rate if published else source.sample_rate)
 
 
 def _rows(output: Path, tasks: list[Task], source: Estimates) -> Rows:
@@ -131,90 +162,154 @@ def _rows(output: Path, tasks: list[Task], source: Estimates) -> Rows:
     several = len(first.mixture.sources) > 1
     settings: dict[str, Any] = {"test_set": test_sets.title(mixtures)}
     if several:
-        settings["mixture"] = first.mixture.folder.name
+        settings["mixture"] = first.mixture.mixture.parent.name
     settings |= source.record
     settings |= {"quantize": first.quantize, "metrics": list(first.metrics)}
     settings |= rate_and_versions(first.sample_rate, source, paths)
     start = ("file", "speaker", "seconds", "estimate") if several else ("file", "seconds")
-    rows = Rows(output, (*start, *first.metrics, "failed"), settings, n_names=1 + several)
-    rows.refuse_strangers(_names(tasks))
+    header = (*start, *first.metrics, "failed", *inputs.COLUMNS)
+    rows = Rows(output, header, settings, n_names=1 + several, optional=inputs.COLUMNS)
+    rows.refuse_strangers(name for task in tasks for name in task.names)
     return rows
 
 
 def _fill(
-    rows: Rows, tasks: list[Task], first: list[Task], jobs: int | None, progress: bool
+    rows: Rows,
+    tasks: list[Task],
+    first: list[Task],
+    jobs: int | None,
+    progress: bool,
+    tell: Tell,
 ) -> pd.DataFrame:
-    """Score those of the first tasks that have no rows yet; returns the rows of the first."""
-    todo = [task for task in first if not set(_names([task])) <= rows.done.keys()]
+    """Score those of the first tasks that have no valid rows yet; the rows of the first."""
+    n_removed = _remove_changed(rows, tasks, tell)
+    todo = [left for task in first if (left := _left(rows, task))]
     if todo:
         made = scored(score_mixture, todo, jobs)
         rows.fill(made, len(first) - len(todo), len(first), progress)
-        rows.finish(_names(tasks))
-    frame = rows.frame(_names(first))
+    if todo or n_removed:
+        rows.finish(name for task in tasks for name in task.names)
+    frame = rows.frame([name for task in first for name in task.names])
+    names = [name for task in first for name in task.names]
+    warnings, snrs = (dict(zip(names, frame[key], strict=True)) for key in ("warnings", "snr_db"))
+    if line := inputs.told(warnings, snrs):
+        tell(line)
     return frame.astype({"speaker": int}) if "speaker" in frame else frame
 
 
-def _names(tasks: Iterable[Task]) -> list[str]:
-    """The names of the rows: of the file, with several sources followed by the speaker's number."""
-    return [
-        f"{task.mixture.name} {number}" if len(task.mixture.sources) > 1 else task.mixture.name
-        for task in tasks
-        for number in range(1, 1 + len(task.mixture.sources))
-    ]
+def _remove_changed(rows: Rows, tasks: list[Task], tell: Tell) -> int:
+    """Remove the rows of files that have changed since; returns their number."""
+    changed, unknown, removed = [], 0, 0
+    for task in tasks:
+        names = [name for name in task.names if name in rows.done]
+        digests = {rows.cells(name)["inputs"] for name in names}
+        unknown += "" in digests
+        if digests - {""} and digests - {""} != {task.digest}:
+            changed.append(shown(task.mixture.name, 80))
+            removed += len([rows.done.pop(name) for name in names])
+    if changed:
+        more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
+        tell(
+            f"{rows.output}: {len(changed)} file(s) have changed since they were scored and are "
+            f"scored again: {', '.join(changed[:8])}{more}"
+        )
+    if unknown:
+        tell(
+            f"{rows.output}: WARNING: the rows of {unknown} file(s) are of an older version, "
+            "without a digest of their files: if these have changed, the scores are stale. "
+            "Remove it to score again"
+        )
+    return removed
+
+
+def _left(rows: Rows, task: Task) -> Task | None:
+    """What is left to do of a task; None where its rows are complete.
+
+    Rows without a digest get no new metrics: all of theirs are computed again.
+    """
+    before = tuple(rows.cells(name) for name in task.names)
+    lacks = {name: "" for cells in before if cells for name in lacking(cells["failed"])}
+    if not all(before) or (lacks and not all(cells["inputs"] for cells in before)):
+        return replace(task, todo=task.metrics)
+    return replace(task, todo=tuple(lacks), before=before) if lacks else None
 
 
 def score_mixture(task: Task) -> list[Row]:
     """The rows of one mixture; an error of a file or the model is the reason in them."""
+    digest = task.digest
     seconds, sources = float("nan"), task.mixture.sources
     try:
         first, sample_rate = mono(sources[0], task.sample_rate)
         if len(sources) == 1:  # known without the estimate; of a mixture, if all files agree
             seconds = len(first) / sample_rate
-        signals = {path: _like(first, sample_rate, path, task) for path in task.paths[1:]}
-        seconds = len(first) / sample_rate
-        speakers = _speakers(task, signals | {sources[0]: first}, sample_rate)
+        read = {path: _at_rate(path, sample_rate, task) for path in task.paths[1:]}
+        signals, n_cut = inputs.cut({sources[0]: first} | read, sample_rate)
+        seconds = len(signals[sources[0]]) / sample_rate
+        speakers, checks = _scores_and_checks(task, signals, sample_rate, n_cut)
     except UserError as error:
         reason = str(error)
         for path in task.paths:  # rows are published: only the name of the last folder stays
             reason = reason.replace(str(path), f"{path.parent.name}/{path.name}")
-        nothing = dict.fromkeys(task.metrics, float("nan"))
+        nothing = dict.fromkeys(task.todo, float("nan"))
         speakers = [Speaker(None, nothing, {"all": reason})] * len(sources)
-    rows = []
-    for number, speaker in enumerate(speakers, start=1):
-        estimate = "" if speaker.estimate is None else str(speaker.estimate + 1)
-        start = (str(number), cell(seconds), estimate) if len(sources) > 1 else (cell(seconds),)
-        values = (cell(speaker.values[metric]) for metric in task.metrics)
-        rows.append((task.mixture.name, *start, *values, failures(speaker.reasons)))
-    return rows
+        checks = [inputs.unknown()] * len(sources)
+    rows = enumerate(zip(speakers, checks, strict=True))
+    return [
+        _row(task, n, seconds, speaker, found | {"inputs": digest}) for n, (speaker, found) in rows
+    ]
 
 
-def _like(first: np.ndarray, sample_rate: int, path: Path, task: Task) -> np.ndarray:
-    """A file (T,). UserError where its length or rate differs from that of the first source."""
+def _row(task: Task, index: int, seconds: float, speaker: Speaker, found: Mapping[str, str]) -> Row:
+    """The row of one source: what was computed now, and the cells that were there before."""
+    before = task.before[index] if task.before else {}
+    estimate = "" if speaker.estimate is None else str(speaker.estimate + 1)
+    several = len(task.mixture.sources) > 1
+    start = (str(index + 1), cell(seconds), estimate) if several else (cell(seconds),)
+    values = {**before, **{name: cell(value) for name, value in speaker.values.items()}}
+    failed = joined(before.get("failed", ""), speaker.reasons)
+    scores = (values[metric] for metric in task.metrics)
+    return (task.mixture.name, *start, *scores, failed, *(found[key] for key in inputs.COLUMNS))
+
+
+def _at_rate(path: Path, sample_rate: int, task: Task) -> np.ndarray:
+    """A file (T,). UserError where its rate differs from that of the first source."""
     samples, rate = mono(path, task.sample_rate)
-    source = task.mixture.sources[0].parent.name
     if rate != sample_rate:
+        source = task.mixture.sources[0].parent.name
         raise UserError(f"{path} has {rate} Hz, that in {source}/ has {sample_rate} Hz")
-    if len(samples) != len(first):
-        raise UserError(f"{path} has {len(samples)} samples, that in {source}/ has {len(first)}")
     return samples
 
 
-def _speakers(task: Task, signals: dict[Path, np.ndarray], sample_rate: int) -> list[Speaker]:
-    """Values and reasons of each source, quantized as asked. UserError where the model fails."""
-    n_sources = len(task.mixture.sources)
-    made = None
+def _scores_and_checks(
+    task: Task, signals: inputs.Signals, sample_rate: int, n_cut: int
+) -> tuple[list[Speaker], list[dict[str, str]]]:
+    """Of each source. UserError where the model fails, and for files of another scale."""
+    mixture, made = task.mixture, None
+    free = set(task.files) - {mixture.mixture} if len(mixture.sources) > 1 else ()
+    beyond = inputs.beyond(signals, free)
     if task.checkpoint:
-        mixture = signals[task.mixture.mixture]
-        made = processed(task.checkpoint, mixture, sample_rate, n_sources)
+        noisy = signals[mixture.mixture]
+        made = processed(task.checkpoint, noisy, sample_rate, len(mixture.sources))
+        if task.quantize == "int16" and (n := int(np.count_nonzero(np.abs(made) > 1))):
+            beyond["estimate, clipped"] = n
+    speakers = _speakers(task, signals, made, sample_rate)
+    scored = [(task.files if made is None else made)[speaker.estimate or 0] for speaker in speakers]
+    return speakers, inputs.checks(mixture, scored, signals, sample_rate, n_cut, beyond)
+
+
+def _speakers(
+    task: Task, signals: inputs.Signals, made: np.ndarray | None, sample_rate: int
+) -> list[Speaker]:
+    """Values and reasons of each source, quantized as asked; made: estimates (S, T) of a model."""
     if task.quantize == "int16":
         signals = {path: rounded(signal) for path, signal in signals.items()}
         made = None if made is None else truncated(made)
     sources = np.stack([signals[path] for path in task.mixture.sources])  # (S, T)
     estimates = np.stack([signals[path] for path in task.files]) if made is None else made
-    if n_sources == 1:
-        return [Speaker(0, *score(estimates[0], sources[0], sample_rate, task.metrics))]
+    if len(sources) == 1:
+        return [Speaker(0, *score(estimates[0], sources[0], sample_rate, task.todo))]
     mixture = signals[task.mixture.mixture]
-    return separation_metrics.score(estimates, sources, mixture, sample_rate, task.metrics)
+    return separation_metrics.score(estimates, sources, mixture, sample_rate, task.todo)
 
 
 def check_metrics(
@@ -241,30 +336,6 @@ def check_metrics(
             return check_metrics(test_set, jobs, limit, rows, progress)
     rows = evaluate(test_set, output, jobs=jobs, limit=limit, progress=progress)
     return compare(rows, test_set)
-
-
-def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
-    """Rows of the noisy files of `test_set` (some or all) against its known row."""
-    mixtures = test_sets.find(test_set)
-    known = test_sets.recognise(mixtures)
-    table = summarise(rows).reset_index().rename(columns={"mean": "measured"})
-    table.insert(2, "known", table["metric"].map(known.known if known else {}).astype(float))
-    table.insert(3, "difference", table["measured"] - table["known"])
-    complete = known is not None and len(rows) == known.n_files
-    judged = complete & table["known"].notna()
-    met = (table["difference"].abs() <= TOLERANCE) & (table["n_failed"] == 0)
-    table["verdict"] = np.where(judged, np.where(met, "met", "NOT met"), "")
-    n_failed = int(rows[list(table["metric"])].isna().any(axis=1).sum())
-    passed = bool(judged.any() and met[judged].all() and not n_failed) if complete else None
-    if known is None:
-        reason = f"{len(rows)} files; no set with a known row has these names"
-    elif not complete:
-        reason = f"incomplete, {len(rows)} of {known.n_files} files: not comparable"
-    else:
-        reason = f"complete, {len(rows)} files; known row {'met' if passed else 'NOT met'}"
-    reason += f"; {n_failed} failed" if n_failed else ""
-    table = table.drop(columns=["low", "high"])
-    return Check(test_sets.title(mixtures), passed, reason, table)
 
 
 def _check_rates(names: Iterable[str], sample_rate: int | None, paths: Iterable[Path]) -> None:

@@ -187,8 +187,12 @@ def truncated(estimate: np.ndarray) -> np.ndarray:
 
 
 def rounded(samples: np.ndarray) -> np.ndarray:
-    """To 16 bits; samples of a 16-bit file do not change."""
-    return np.clip(np.rint(samples * INT16), -INT16, INT16 - 1) / INT16
+    """To the steps of 16 bits; samples of a 16-bit file do not change.
+
+    Samples beyond full scale are not clipped: a float file may have them.
+    """
+    steps = np.rint(samples * INT16)
+    return np.where(np.abs(samples) > 1, steps, np.minimum(steps, INT16 - 1)) / INT16
 
 
 def _once(cache: Cache | None, key: str, compute: Callable[[], float]) -> float:

@@ -20,7 +20,9 @@ from speechlab.errors import UserError
 from speechlab.progress import Report
 from speechlab.storage.atomic import replacing
 
-Row = tuple[str, ...]  # the cells of a line; the first name the row, the last is text
+Row = tuple[str, ...]  # the cells of a line; the first name the row
+TEXT = ("failed", "warnings", "inputs")  # columns that are no numbers
+NOT_YET = "not scored yet"  # reason of a metric that a row lacks
 UNCOMPARED = ("versions", "n_files")  # settings that may differ while no row is added
 
 REMEDY = "remove it or choose another output"
@@ -34,6 +36,35 @@ def cell(value: float) -> str:
 def failures(reasons: Mapping[str, str]) -> str:
     """Reasons by metric as a cell: "metric: reason; ..."."""
     return "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items())
+
+
+def joined(failed: str, reasons: Mapping[str, str]) -> str:
+    """A cell of `failures` with the reasons of metrics that it lacked so far."""
+    parts = [part for part in failed.split("; ") if part and not part.endswith(f": {NOT_YET}")]
+    old, new = "; ".join(parts), failures(reasons)
+    return "; ".join(dict.fromkeys(filter(None, (old, new))))
+
+
+def lacking(failed: str) -> tuple[str, ...]:
+    """The metrics that a row lacks, by its cell `failed`."""
+    parts = (part.partition(": ") for part in failed.split("; "))
+    return tuple(name for name, _, reason in parts if reason == NOT_YET)
+
+
+def partial(output: Path) -> Path:
+    """The file that grows row by row."""
+    return output.with_name(output.name + ".partial")
+
+
+def kept_metrics(output: Path) -> tuple[str, ...]:
+    """The metrics of the rows on disk; none where there are no rows or settings."""
+    if not output.exists() and not partial(output).exists():
+        return ()
+    try:
+        settings = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+        return tuple(settings["metrics"]) if "n_files" in settings else ()
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
 
 
 def refuse_unwritable(output: Path) -> None:
@@ -62,18 +93,24 @@ class Rows:
 
     output: the CSV file
     header: names of the columns
-    settings: of the run; a rerun must have the same
+    settings: of the run; a rerun must have the same, and may have more metrics
+    optional: columns that rows of an older version lack
     n_names: number of first cells that name a row, joined by a blank; 1 where a file has one row
     """
 
     def __init__(
-        self, output: Path, header: Row, settings: dict[str, Any], n_names: int = 1
+        self,
+        output: Path,
+        header: Row,
+        settings: dict[str, Any],
+        n_names: int = 1,
+        optional: Sequence[str] = (),
     ) -> None:
         if output.suffix != ".csv":
             raise UserError(f"{output}: the output must end in .csv")
         self.output, self.header, self.settings = output, header, settings
-        self.n_names = n_names
-        self.partial = output.with_name(output.name + ".partial")
+        self.n_names, self.optional = n_names, tuple(optional)
+        self.partial = partial(output)
         self.sidecar = output.with_suffix(".json")
         self.kept = self._kept_settings()
         self.done = self._read(self.output) | self._read(self.partial)
@@ -86,6 +123,10 @@ class Rows:
                 f"{self.output}: the test set has no file of {len(strangers)} rows, the first is "
                 f"{strangers[0]}; {REMEDY}"
             )
+
+    def cells(self, name: str) -> dict[str, str]:
+        """A row by column; empty where there is none."""
+        return dict(zip(self.header, self.done.get(name, ()), strict=False))
 
     @contextlib.contextmanager
     def appending(self) -> Iterator[Callable[[Row], None]]:
@@ -115,6 +156,7 @@ class Rows:
     ) -> None:
         """Append the rows of each file as they are made, and report the progress."""
         n_failed, label = 0, f"scores of {self.output.stem}"
+        at = self.header.index("failed")
         with (
             self.appending() as append,
             Report(label, n_files, initial=n_done, shown=progress) as report,
@@ -122,7 +164,7 @@ class Rows:
             for rows in made:
                 for row in rows:
                     append(row)
-                n_failed += any(row[-1] for row in rows)
+                n_failed += any(row[at] for row in rows)
                 report.outcome = f"{n_failed} new files failed; rows: {self.output}"
                 report.update()
 
@@ -137,7 +179,7 @@ class Rows:
     def frame(self, names: Iterable[str]) -> pd.DataFrame:
         """Rows of these names as they are on disk, NaN for an empty number."""
         frame = pd.DataFrame([self.done[name] for name in names], columns=list(self.header))
-        for column in self.header[self.n_names : -1]:
+        for column in self._numbers(self.header):
             frame[column] = [float(value or "nan") for value in frame[column]]
         return frame
 
@@ -157,7 +199,7 @@ class Rows:
             raise UserError(f"{self.sidecar}: not the settings of a run; {REMEDY}")
         asked = json.loads(json.dumps(self.settings))  # with JSON's types
         keys = [key for key in asked | kept if key not in UNCOMPARED]
-        other = [key for key in keys if kept.get(key) != asked.get(key)]
+        other = [key for key in keys if not _agree(key, kept.get(key), asked.get(key))]
         if begun and other:
             raise UserError(
                 f"{self.output}: holds another run, which differs in {', '.join(other)}; {REMEDY}"
@@ -174,16 +216,34 @@ class Rows:
         whole = path.read_bytes()
         whole = whole[: whole.rfind(b"\n") + 1]  # a line that was being written is not a row
         lines = [tuple(line) for line in csv.reader(io.StringIO(whole.decode("utf-8")))]
-        if lines and lines[0] != self.header:
+        if not lines:
+            return {}
+        header, metrics = lines[0], self.settings.get("metrics", ())
+        fewer = {*metrics, *self.optional} - {*header}
+        if header != tuple(column for column in self.header if column not in fewer):
             raise UserError(f"{path}: has other columns; {REMEDY}")
+        rows = {}
+        absent = failures(dict.fromkeys((name for name in metrics if name in fewer), NOT_YET))
         for number, line in enumerate(lines[1:], start=2):
-            numbers = line[self.n_names : -1]
-            if len(line) != len(self.header) or not all(map(_is_number, numbers)):
+            cells = dict(zip(header, line, strict=False))
+            numbers = [cells.get(column, "") for column in self._numbers(header)]
+            if len(line) != len(header) or not all(map(_is_number, numbers)):
                 raise UserError(f"{path}: line {number} is damaged; delete that line")
-        return {self._name(line): line for line in lines[1:]}
+            cells["failed"] = "; ".join(filter(None, (cells.get("failed"), absent)))
+            rows[self._name(line)] = tuple(cells.get(column, "") for column in self.header)
+        return rows
+
+    def _numbers(self, header: Row) -> list[str]:
+        return [column for column in header[self.n_names :] if column not in TEXT]
 
     def _name(self, row: Row) -> str:
         return " ".join(row[: self.n_names])
+
+
+def _agree(key: str, kept: Any, asked: Any) -> bool:
+    """Whether a setting of the rows on disk is that of this run, which may add metrics."""
+    added = key == "metrics" and isinstance(kept, list) and isinstance(asked, list)
+    return kept == asked or (added and asked[: len(kept)] == kept)
 
 
 def _is_number(text: str) -> bool:

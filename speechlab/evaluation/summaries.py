@@ -5,10 +5,31 @@ has a value for (`separation_metrics.LEFT_OUT`) is skipped and counted apart fro
 come from `evaluate` or from its CSV file.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 
+from speechlab.data import test_sets
 from speechlab.evaluation.separation_metrics import LEFT_OUT, METRICS, SILENT, numbered
 from speechlab.evaluation.statistics import Mean, mean_interval
+
+TOLERANCE = 0.02  # between a measured and a known mean, in the metric's own unit
+
+
+@dataclass(frozen=True)
+class Check:
+    """The noisy files of a test set against their known row."""
+
+    test_set: str
+    passed: bool | None  # None: not comparable, the set is incomplete or unknown
+    reason: str
+    table: pd.DataFrame  # metric, measured, known, difference, n, n_failed, verdict
+
+    def __str__(self) -> str:
+        numbers = self.table.to_string(index=False, na_rep="", float_format="{:.3f}".format)
+        return f"{self.test_set}: {self.reason}\n{numbers}"
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,6 +78,30 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         summary["n_left_out"] = [_n_left_out(rows, metric) for metric in summary.index]
         summary["n_failed"] -= summary["n_left_out"]
     return summary
+
+
+def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
+    """Rows of the noisy files of `test_set` (some or all) against its known row."""
+    mixtures = test_sets.find(test_set)
+    known = test_sets.recognise(mixtures)
+    table = summarise(rows).reset_index().rename(columns={"mean": "measured"})
+    table.insert(2, "known", table["metric"].map(known.known if known else {}).astype(float))
+    table.insert(3, "difference", table["measured"] - table["known"])
+    complete = known is not None and len(rows) == known.n_files
+    judged = complete & table["known"].notna()
+    met = (table["difference"].abs() <= TOLERANCE) & (table["n_failed"] == 0)
+    table["verdict"] = np.where(judged, np.where(met, "met", "NOT met"), "")
+    n_failed = int(rows[list(table["metric"])].isna().any(axis=1).sum())
+    passed = bool(judged.any() and met[judged].all() and not n_failed) if complete else None
+    if known is None:
+        reason = f"{len(rows)} files; no set with a known row has these names"
+    elif not complete:
+        reason = f"incomplete, {len(rows)} of {known.n_files} files: not comparable"
+    else:
+        reason = f"complete, {len(rows)} files; known row {'met' if passed else 'NOT met'}"
+    reason += f"; {n_failed} failed" if n_failed else ""
+    table = table.drop(columns=["low", "high"])
+    return Check(test_sets.title(mixtures), passed, reason, table)
 
 
 def failed(rows: pd.DataFrame) -> dict[str, str]:
