@@ -1,7 +1,8 @@
 """Resumable downloads with a verified digest.
 
 A download goes to `<target>.part` and is renamed once its digest is correct. An interrupted one
-resumes. A digest is written "kind:hex"; see KINDS.
+resumes. A digest is written "kind:hex"; see KINDS. Only http and https are used, after a redirect
+too. A server that sends malformed headers or more bytes than it declared is refused.
 """
 
 import contextlib
@@ -16,8 +17,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason, shown
 from speechlab.progress import Report
 from speechlab.storage.atomic import replacing, unfinished
 
@@ -25,6 +27,9 @@ TIMEOUT_S = 30.0  # for the connection and for each read
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0)  # waits between attempts without progress
 CHUNK_BYTES = 1 << 18
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # worth another attempt
+HEADERS = ("Content-Length", "Content-Range", "Transfer-Encoding")
+SCHEMES = ("http", "https")
+UNDECLARED_BYTES = 1 << 34  # at most, of a file whose size neither the caller nor the server says
 KINDS = {"sha256": "SHA-256", "md5": "MD5", "git": "git blob id"}  # digests: kind and name
 
 
@@ -86,7 +91,7 @@ def fetch(
         os.replace(part, target)
     except OSError as error:
         raise UserError(
-            "; ".join(filter(None, (f"{part} cannot be written: {error.strerror}", advice)))
+            "; ".join(filter(None, (f"{part} cannot be written: {reason(error)}", advice)))
         ) from error
     return target
 
@@ -197,12 +202,15 @@ def _download(url: str, request: _Request) -> None:
 
 def _receive(url: str, request: _Request) -> None:
     start = _size(request.part)
-    asked = urllib.request.Request(url, headers={"User-Agent": "speechlab"})
-    if start:
-        asked.add_header("Range", f"bytes={start}-")
+    _check_scheme(url)
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as response:
+        asked = urllib.request.Request(url, headers={"User-Agent": "speechlab"})
+        if start:
+            asked.add_header("Range", f"bytes={start}-")
+        with _opener().open(asked, timeout=TIMEOUT_S) as response:
             _append(response, start, request)
+    except (http.client.InvalidURL, ValueError) as error:
+        raise _Refused(f"it is no valid address ({error})") from error
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:
@@ -217,19 +225,55 @@ def _receive(url: str, request: _Request) -> None:
         raise _Interrupted(f"the connection broke off ({error or type(error).__name__})") from error
 
 
+def _check_scheme(url: str) -> None:
+    """_Refused for another protocol than http and https, as file: or ftp:."""
+    if url.partition(":")[0].lower() not in SCHEMES:
+        raise _Refused("only http and https are used")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request: Any, *answer: Any) -> Any:
+        _check_scheme(answer[-1])
+        return super().redirect_request(request, *answer)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """As `urlopen`, but for http and https alone."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        _Redirects,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
 def _append(response: http.client.HTTPResponse, start: int, request: _Request) -> None:
-    """Append a response to the `start` bytes of `part`; a complete response replaces them."""
-    first, total = _extent(response)
+    """Append a response to the `start` bytes of `part`; a complete response replaces them.
+
+    _Refused, and nothing is left, for more bytes than the server or the caller declared.
+    """
+    first, end, total = _extent(response)
     if first not in (0, start):
         raise _Interrupted(f"the server sent bytes from {first} on, not from {start}")
-    part = request.part
+    part, known = request.part, "" if request.digest else request.n_bytes
+    if total is not None and known not in ("", None, total):
+        raise _Refused(f"it has {total} bytes, not {known}")
+    end = end or request.n_bytes or UNDECLARED_BYTES
     if total is not None:
-        check_space(part.parent, total - first, str(part), request.elsewhere)
+        _check_space(total - first, request)
     label = part.name.removesuffix(".part")
     with _on_disk(request):
         stream = part.open("ab" if first else "wb", buffering=0)
     with stream, Report(label, total, "B", first, request.progress) as report:
         while chunk := response.read1(CHUNK_BYTES):
+            if stream.tell() + len(chunk) > end:
+                part.unlink()
+                raise _Refused(f"it sent more than {end} bytes")
             with _on_disk(request):
                 view = memoryview(chunk)
                 while view:  # an unbuffered write may be partial
@@ -239,16 +283,32 @@ def _append(response: http.client.HTTPResponse, start: int, request: _Request) -
             raise _Interrupted(f"it ended after {part.stat().st_size} of {total} bytes")
 
 
-def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """(offset of the first byte, size of the complete file or None if not stated)."""
-    length = response.headers.get("Content-Length")
-    first = 0
-    if response.status == 206:
-        span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if span is None:
-            raise _Interrupted("the server sent a part and not which")
-        first = int(span[1])
-    return first, None if length is None else first + int(length)
+def _check_space(n_bytes: int, request: _Request) -> None:
+    """As `check_space`, but another mirror may declare fewer bytes."""
+    try:
+        check_space(request.part.parent, n_bytes, str(request.part), request.elsewhere)
+    except UserError as error:
+        raise _Refused(str(error)) from error
+
+
+def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None, int | None]:
+    """(offset of the first byte, end of the part, size of the file); None if not stated."""
+    if response.status not in (200, 206):
+        raise _Refused(f"HTTP {response.status} is no file")
+    headers = {key: response.headers.get_all(key, []) for key in HEADERS}
+    length, span, encoding = (", ".join(sorted(set(headers[key]))) for key in HEADERS)
+    if (length and not re.fullmatch(r"\d{1,20}", length)) or (length and encoding):
+        raise _Refused(f"malformed answer (Content-Length {shown(length, 50)!r})")
+    n_bytes = int(length) if length else None
+    if response.status == 200:
+        return 0, n_bytes, n_bytes
+    found = re.fullmatch(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)", span)
+    first, last = (int(found[i]) for i in (1, 2)) if found else (0, -1)
+    total = None if not found or found[3] == "*" else int(found[3])
+    is_whole = first <= last and (total is None or last < total)
+    if not is_whole or n_bytes not in (None, last + 1 - first):
+        raise _Refused(f"malformed answer (Content-Range {shown(span, 50)!r})")
+    return first, last + 1, total
 
 
 @contextlib.contextmanager
@@ -258,6 +318,6 @@ def _on_disk(request: _Request) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{request.part} cannot be written: {error.strerror}; "
+            f"{request.part} cannot be written: {reason(error)}; "
             f"free some space or {request.elsewhere}"
         ) from error

@@ -144,3 +144,52 @@ def test_another_size_than_the_known_one_is_refused(server, tmp_path):
 def test_an_unknown_kind_of_digest_is_a_mistake_of_the_caller(server, tmp_path):
     with pytest.raises(ValueError, match="crc"):
         fetch(server, tmp_path / "a.zip", "crc:1234")
+
+
+MALFORMED = ("no_length", "negative_length", "two_lengths", "long_length", "length_and_chunks")
+MALFORMED += ("no_range", "odd_range", "backward_range", "other_range")
+
+
+@pytest.mark.parametrize("behaviour", MALFORMED)
+def test_malformed_headers_are_refused_and_the_next_mirror_is_asked(server, tmp_path, behaviour):
+    server.behaviour = (behaviour, "plain")
+    assert fetch(server, tmp_path / "a.zip", mirrors="xy").read_bytes() == CONTENT
+    assert len(server.paths) == 2
+    server.behaviour = (behaviour,)
+    with pytest.raises(UserError, match=r"x/b.zip cannot be fetched: malformed answer") as error:
+        fetch(server, tmp_path / "b.zip")
+    assert len(str(error.value)) < 300 and names(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize("behaviour", ["odd_chunks", "negative_chunks", "no_content", "endless"])
+def test_a_nonsensical_answer_ends_in_the_next_mirror(server, tmp_path, behaviour):
+    server.behaviour = (behaviour,) * (3 if "chunks" in behaviour else 1) + ("plain",)
+    assert fetch(server, tmp_path / "a.zip", mirrors="xy").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("n_bytes", [None, 3_000_000])
+def test_no_more_bytes_than_declared(server, tmp_path, monkeypatch, n_bytes):
+    monkeypatch.setattr(download, "UNDECLARED_BYTES", 3_000_000)
+    server.behaviour = ("more_than_all", "plain")
+    assert fetch(server, tmp_path / "a.zip", mirrors="xy", n_bytes=n_bytes).read_bytes() == CONTENT
+    server.behaviour = ("more_than_all",)
+    with pytest.raises(UserError, match="it sent more than 3000000 bytes"):
+        fetch(server, tmp_path / "b.zip", "", n_bytes=n_bytes)
+    assert names(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize("behaviour", ["to_file", "to_ftp", "to_nowhere", "to_itself"])
+def test_a_redirect_stays_with_http(server, tmp_path, behaviour):
+    server.behaviour = (behaviour,) * (12 if behaviour == "to_itself" else 1) + ("plain",)
+    with pytest.raises(UserError, match=r"x/a.zip cannot be fetched: (HTTP 30|only|it is no)"):
+        fetch(server, tmp_path / "a.zip")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://127.0.0.1/a", "a.zip", "", "http://[x"]
+)
+def test_only_addresses_of_http_are_fetched(tmp_path, url):
+    with pytest.raises(UserError, match=r"cannot be fetched: (only http|it is no valid address)"):
+        download.fetch(url, tmp_path / "a.zip", SHA256, progress=False)
+    assert names(tmp_path) == []

@@ -107,13 +107,79 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(10**18))
         self.end_headers()
-        self.wfile.write(self.content)
+        with contextlib.suppress(OSError):  # the client has ended
+            self.wfile.write(self.content)
 
     def missing(self):
         self.send_error(404)
 
     def busy(self):
         self.send_error(503)
+
+    def headed(self, *headers: tuple[str, object], status: int = 200, content: bytes = CONTENT):
+        """These headers and no others, then the content."""
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, str(value))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client may have ended
+            self.wfile.write(content)
+
+    def no_length(self):
+        self.headed(("Content-Length", "abc"))
+
+    def negative_length(self):
+        self.headed(("Content-Length", "-5"))
+
+    def two_lengths(self):
+        self.headed(("Content-Length", 1000), ("Content-Length", len(CONTENT)))
+
+    def long_length(self):
+        self.headed(("Content-Length", "9" * 5000))
+
+    def length_and_chunks(self):
+        self.headed(("Content-Length", 5), ("Transfer-Encoding", "chunked"), content=b"0\r\n\r\n")
+
+    def no_range(self):
+        self.headed(("Content-Length", len(CONTENT)), status=206)
+
+    def odd_range(self):
+        self.headed(("Content-Range", "bytes 0--1/x"), status=206)
+
+    def backward_range(self):
+        self.headed(("Content-Range", "bytes 9-3/10"), status=206)
+
+    def other_range(self):
+        end = len(CONTENT) - 1
+        self.headed(("Content-Range", f"bytes 0-{end}/{end}"), status=206)
+
+    def no_content(self):
+        self.headed(status=204)
+
+    def odd_chunks(self):
+        self.headed(("Transfer-Encoding", "chunked"), content=b"zz\r\nabc\r\n0\r\n\r\n")
+
+    def negative_chunks(self):
+        self.headed(("Transfer-Encoding", "chunked"), content=b"-5\r\nabc\r\n0\r\n\r\n")
+
+    def more_than_all(self):
+        """No end: bytes as long as the client takes them."""
+        self.headed()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(CONTENT)
+
+    def to_file(self):
+        self.headed(("Location", "file:///etc/hostname"), status=302)
+
+    def to_ftp(self):
+        self.headed(("Location", "ftp://127.0.0.1/a.zip"), status=301)
+
+    def to_nowhere(self):
+        self.headed(("Location", "http://[::1"), status=307)
+
+    def to_itself(self):
+        self.headed(("Location", self.path), ("Content-Length", 0), status=302, content=b"")
 
     def silent(self):
         """The connection ends before any answer."""
