@@ -1,6 +1,9 @@
 """Extraction of an archive is atomic and confined to its folder."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import tarfile
 import zipfile
@@ -149,3 +152,101 @@ def test_an_archive_larger_than_the_disk_is_told_before(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"a\.zip needs .* GB"):
         archives.unpack(archive, tmp_path / "folder", progress=False)
     assert names(tmp_path) == ["a.zip"]
+
+
+def pax(path: Path, headers: dict[str, str], content: bytes = b"x" * 9, name: str = "a") -> Path:
+    """A tar archive of one file with these pax records."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size, member.pax_headers = len(content), headers
+        archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def refused(archive: Path, said: str) -> None:
+    """One line, and neither a folder nor a half of it is left."""
+    before = names(archive.parent)
+    with pytest.raises(UserError, match=rf"{archive.name}.*{said}") as caught:
+        archives.unpack(archive, archive.parent / "folder", progress=False)
+    assert str(caught.value).isprintable()
+    assert names(archive.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"comment": "x" * 2_000_000}, "a header of 20000"),
+        ({"size": "-5"}, "is damaged"),
+        ({"size": "abc"}, "a size that is no number"),
+        ({"size": "9" * 14}, "needs 99999.9 GB|is damaged"),
+        ({"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 12}, "a sparse file"),
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, "a sparse file"),
+        ({"GNU.sparse.size": "999", "GNU.sparse.numblocks": "1"}, "a sparse file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_pax_records_are_bounded(tmp_path, name, headers, said):
+    refused(pax(tmp_path / name, headers), said)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+@pytest.mark.parametrize("member", ["", ".", "./.", "b" * 300, "b/" * 2000 + "c"])
+def test_names_that_name_no_file_are_refused(tmp_path, name, member):
+    path = tmp_path / name
+    if name == "a.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            info = zipfile.ZipInfo("a")
+            info.filename = member
+            archive.writestr(info, b"x")
+    else:
+        make(path, {member: b"x"})
+    refused(path, "no usable name")
+
+
+@pytest.mark.parametrize("twice", [["a", "a"], ["a", "./a"], ["a", "a/b"], ["a/b", "a"]])
+def test_no_file_replaces_another(tmp_path, twice):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in twice:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    refused(tmp_path / "a.tar", "is in it twice, or is a file and a folder")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("place", [35, 40, 200, 4000])
+def test_damage_in_a_compressed_zip_is_one_line(tmp_path, method, place):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a", os.urandom(5000))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    refused(path, "is damaged")
+
+
+@pytest.mark.parametrize("compression", [gzip, bz2, lzma])
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, -9])
+def test_the_checksum_of_a_compressed_tar_is_read(tmp_path, compression, place):
+    """It is after the last member, where tarfile does not look."""
+    content = make(tmp_path / "b.tar", {"a": os.urandom(50_000)}).read_bytes()
+    changed = bytearray(compression.compress(content))
+    changed[int(place * len(changed)) if place > 0 else place] ^= 1
+    (tmp_path / "a.tar.gz").write_bytes(changed)
+    refused(tmp_path / "a.tar.gz", "is damaged")
+
+
+def test_what_follows_a_tar_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST_PADDING", 100_000)
+    content = make(tmp_path / "b.tar", {"a": b"x"}).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(content + bytes(200_000)))
+    refused(tmp_path / "a.tar.gz", "data follow its last member")
+
+
+def test_the_number_of_members_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 2)
+    refused(make(tmp_path / "a.tar", FILES), "more than 2 members")
+
+
+def test_a_bad_utf8_name_of_a_zip_is_one_line(tmp_path):
+    path = make(tmp_path / "a.zip", {"\u00e9\u00e9": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"\xc3\xa9\xc3\xa9", b"\xff\xfe\xc3\x28"))
+    refused(path, "is damaged")
