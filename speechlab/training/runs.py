@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechlab.errors import UserError, reason, shown
 from speechlab.storage import locks, state
-from speechlab.storage.atomic import write
+from speechlab.storage.atomic import unfinished, write
 from speechlab.version import __version__
 
 if TYPE_CHECKING:  # imported on use: torch and pandas take seconds, `speechlab runs` needs none
@@ -65,10 +65,11 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, config: Mapping[str, Any], data_hash: str = "") -> "Run":
-        """A new run. config: the experiment as JSON types. UserError if there is one already."""
+        """A new run. config: the experiment as JSON types. UserError for a folder with files."""
         run = cls(Path(folder))
         if run._config.exists():
             raise UserError(f"{folder}: holds a run already; choose another name, or resume it")
+        run._refuse_foreign()
         created = datetime.now(UTC).isoformat(timespec="microseconds")
         known = {"config": dict(config), "data_hash": data_hash, "created": created}
         run._write_settings(known | environment())
@@ -212,6 +213,15 @@ class Run:
     @property
     def _config(self) -> Path:
         return self.folder / "config.json"
+
+    def _refuse_foreign(self) -> None:
+        """UserError for a file in the way, and for a folder with files of something else."""
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: is no folder; choose another name")
+        inside = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        ours = ("lock", unfinished(self._config).name)
+        if others := [path for path in inside if path.name not in ours]:
+            raise UserError(f"{others[0]}: is in the folder of the new run; choose another name")
 
     def _write_settings(self, settings: Mapping[str, Any]) -> None:
         write(self._config, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

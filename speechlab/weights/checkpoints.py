@@ -7,6 +7,7 @@ nested in the state of a training and may have the name prefix of a wrapper.
 """
 
 import json
+import os
 import pickle
 import re
 import struct
@@ -67,11 +68,16 @@ def save(path: str | Path, model: nn.Module, record: Mapping[str, Any] | None = 
     record: JSON types to store with the weights, e.g. their source, seed or git commit.
     """
     path = Path(path)
-    system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
-    header = {"system": system, "config": to_dict(model.config), "record": dict(record or {})}
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write(path, serialise(tensors, {HEADER: json.dumps(header)}))
+    write(path, _content(model, record or {}))
     return path
+
+
+def _content(model: nn.Module, record: Mapping[str, Any]) -> bytes:
+    """A model and its configuration as `.safetensors`."""
+    system = next(name for name, (_, kind) in SYSTEMS.items() if type(model) is kind)
+    header = {"system": system, "config": to_dict(model.config), "record": dict(record)}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return serialise(tensors, {HEADER: json.dumps(header)})
 
 
 def import_checkpoint(
@@ -80,6 +86,7 @@ def import_checkpoint(
     """Convert a published file to `target` (.safetensors); write its configuration beside as .json.
 
     overrides: as in `load`. `load` reads the header of the .safetensors; the JSON is for people.
+    UserError where one of the two files exists with other content.
     """
     source, target = locate(source), Path(target)
     if target.suffix != ".safetensors":
@@ -89,9 +96,13 @@ def import_checkpoint(
     model = load(source, system, **overrides)
     record = {"source": source.name, "sha256": sha256(source), "speechlab": __version__}
     record["n_params"] = n_params(model)
-    save(target, model, record)
-    readable = _readable({"config": to_dict(model.config), "record": record})
-    write(target.with_suffix(".json"), readable + "\n")
+    readable = _readable({"config": to_dict(model.config), "record": record}) + "\n"
+    made = {target: _content(model, record), target.with_suffix(".json"): readable.encode()}
+    for path, content in made.items():
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+            raise UserError(f"{path}: exists with other content; choose another target")
+    for path, content in made.items():
+        write(path, content)
     return model
 
 

@@ -102,6 +102,16 @@ def test_a_run_begun_otherwise_is_refused(folder):
         Run.open(folder / "nowhere")
 
 
+@pytest.mark.parametrize("name", ["history.csv", "best.safetensors", ".gitkeep"])
+def test_a_folder_with_other_files_becomes_no_run(tmp_path, name):
+    (tmp_path / "lock").touch()  # of a killed start
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="is in the folder of the new run; choose another name"):
+        Run.start(tmp_path, {})
+    (tmp_path / name).unlink()
+    Run.start(tmp_path, {})
+
+
 def test_another_environment_is_noted(tmp_path, monkeypatch):
     run = train(tmp_path / "run", n_steps=2)
     now = runs.environment() | {"n_threads": 64}

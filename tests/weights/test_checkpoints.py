@@ -188,6 +188,20 @@ def test_what_cannot_be_written_is_named(model, checkpoint):
         import_checkpoint(checkpoint, checkpoint)
 
 
+def test_an_import_replaces_no_other_file(model, checkpoint, tmp_path):
+    """The same import again is fine."""
+    target = tmp_path / "ours.safetensors"
+    for _ in range(2):
+        import_checkpoint(checkpoint, target)
+    for path in (target, target.with_suffix(".json")):
+        before = path.read_bytes()
+        path.write_bytes(b"mine")
+        with pytest.raises(UserError, match="exists with other content; choose another target"):
+            import_checkpoint(checkpoint, target)
+        assert path.read_bytes() == b"mine"
+        path.write_bytes(before)
+
+
 def test_a_cut_download_is_named(shared, tmp_path):
     source = shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_Mamba.pkl"
     path = tmp_path / "cut.pkl"

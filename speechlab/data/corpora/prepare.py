@@ -30,6 +30,7 @@ from speechlab.storage.atomic import replacing, sha256, write
 from speechlab.version import __version__
 
 SHARD = 50  # tasks per shard; an interruption repeats at most so many per process
+RAW = "raw"  # in a target: its downloads
 OPTIONS = "options.json"  # in `unfinished/`: the options of the files there
 
 Task = TypeVar("Task")
@@ -64,8 +65,11 @@ class Preparation:
         path = self._unfinished / OPTIONS
         if path.exists():
             self._refuse_other(json.loads(path.read_text(encoding="utf-8")))
-        elif any((self.target / f"{split}.csv").exists() for split in manifest.SPLITS):
-            raise UserError(f"{self.target} holds other files: name an empty folder or remove them")
+        elif others := self._foreign():
+            raise UserError(
+                f"{self.target} holds other files ({some(others)}): name an empty folder or remove "
+                "them"
+            )
         return False
 
     def items(
@@ -119,6 +123,12 @@ class Preparation:
         check(self.target, splits, remedy)
         manifest.write(self.target, splits, about)
         shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def _foreign(self) -> list[str]:
+        """Names in `target` that no preparation made; `raw` holds downloads."""
+        inside = self.target.iterdir() if self.target.is_dir() else ()
+        names = sorted(path.name for path in inside if not path.name.startswith("."))
+        return [name for name in names if name not in (RAW, self._unfinished.name)]
 
     @property
     def _unfinished(self) -> Path:

@@ -93,7 +93,7 @@ class _Task:
 def prepare(job: Preparation) -> None:
     """Download, resample and hold two speakers out. UserError names missing archives."""
     target, config, tell = job.target, job.config, job.tell
-    raw = Path(config.raw).expanduser() if config.raw else target / "raw"
+    raw = Path(config.raw).expanduser() if config.raw else target / preparing.RAW
     _get(raw, config, tell)
     items = job.items(_tasks(raw), partial(_make, target=target, sample_rate=config.sample_rate))
     n_files = {split: len(found) for split, found in items.items()}

@@ -141,9 +141,15 @@ def test_overlapping_splits_are_one_message_with_the_fix(tmp_path):
     assert not (tmp_path / manifest.ABOUT).exists()
 
 
-def test_a_folder_with_other_manifests_is_left_alone(tmp_path):
-    (tmp_path / "train.csv").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
+@pytest.mark.parametrize("name", ["train.csv", "train/noisy/a.wav", "notes"])
+def test_a_folder_with_other_files_is_left_alone(tmp_path, name):
+    """As that of the recordings themselves; what a download made is no obstacle."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / ".hidden").touch()
+    assert not job(tmp_path).is_ready()
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"holds other files \({name.partition('/')[0]}\)"):
         job(tmp_path).is_ready()
 
 
