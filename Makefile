@@ -26,8 +26,8 @@ lint: .venv/.installed ## check style, format and words of code, notebooks and d
 demo: .venv/.installed ## open the listening page in the browser
 	$(BIN)/python -m gradio_app.app
 
-lab: .venv/.installed ## open the notebooks in JupyterLab
-	$(BIN)/jupyter-lab notebooks
+lab: .venv/.installed ## open JupyterLab with the map of the study, notebooks/00_start.ipynb
+	$(BIN)/jupyter-lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb
 
 paper: .venv/.installed ## rebuild the committed tables and figures from the committed CSVs
 	$(BIN)/python -m speechlab.report.paper

@@ -22,6 +22,7 @@ from speechlab.errors import UserError, meant
 from speechlab.storage.atomic import sha256
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
+FIRST = "00_start.ipynb"  # the map of the study; it runs nothing
 INPUTS = "speechlab_inputs"  # the key in an output's metadata
 ABSENT = "not there"
 ADDED = "# Parameters"  # begins the cell that papermill adds
@@ -214,6 +215,13 @@ def note_inputs(*paths: str | Path) -> None:
     ]
     data = {"text/markdown": f"Read here: {', '.join(told)}"}
     display(data, raw=True, metadata={INPUTS: found})
+
+
+def show(figure: Any, description: str) -> None:
+    """Show a figure in a notebook, with a text for those who cannot see it."""
+    from IPython.display import display
+
+    display(figure, metadata={"image/png": {"alt": description}})
 
 
 def show_players(signals: Mapping[str, Any], sample_rate: int) -> None:

@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import threading
 import time
@@ -35,7 +36,15 @@ from speechlab.errors import UserError, meant, unknown
 from speechlab.progress import Tell, clock
 from speechlab.storage.atomic import sha256, write
 from speechlab.study import execution, schedule
-from speechlab.study.notebooks import ABSENT, NUMBERED, Notebook, content, noted_inputs
+from speechlab.study.notebooks import (
+    ABSENT,
+    FIRST,
+    NUMBERED,
+    Notebook,
+    content,
+    noted_inputs,
+    source,
+)
 from speechlab.study.schedule import QUICK
 
 FOLDER = Path("notebooks")
@@ -243,7 +252,7 @@ def source_hash(package: Path = Path(__file__).parents[1]) -> str:
 
 
 def _chosen(names: Sequence[str], folder: Path) -> list[Path]:
-    known = sorted(folder.glob(NUMBERED))
+    known = sorted(path for path in folder.glob(NUMBERED) if path.name != FIRST)
     if not known:
         raise UserError(f"{folder} holds no numbered notebooks; run this where the study lies")
     for name in names:
@@ -354,6 +363,10 @@ def _run(
 def _keep(wanted: ParameterSet, executed: dict, stamp: Mapping[str, Any], path: Path) -> None:
     from speechlab.training.runs import environment
 
+    home = os.path.relpath(wanted.notebook.path.parent, path.parent)
+    for cell in executed["cells"]:  # links of the text count from the notebook's folder
+        if cell["cell_type"] == "markdown":
+            cell["source"] = source(cell).replace("](../", f"]({home}/../")
     executed["metadata"]["speechlab"] = dict(stamp) | environment()
     paths = {"input_path": wanted.notebook.path.as_posix(), "output_path": path.as_posix()}
     executed["metadata"].setdefault("papermill", {}).update(paths)

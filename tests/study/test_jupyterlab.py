@@ -6,6 +6,7 @@ from the contents API, a session whose kernel works beside it, a cell's request 
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from typing import Any, NamedTuple
 import pytest
 import websocket
 
+from speechlab.study.notebooks import FIRST
+from speechlab.study.schedule import MINUTES
 from tests.support.warm import LIMIT_S, ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb") if p.name != FIRST)
+MAKEFILE = ROOT / "Makefile"
 # It trains and shows tables and figures; `test_notebooks` executes all, in warm processes.
 RUN = "02_train_cleanumamba.ipynb"
 SMALL = 'profile = "smoke"'  # in a cell behind the parameters, as a reader would change it
@@ -44,6 +48,7 @@ def copied(folder: Path) -> Path:
     shutil.copytree(ROOT / "results", folder / "results", ignore=left_out)
     (folder / "data").mkdir()
     (folder / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / FIRST, folder / "notebooks")
     for path in NOTEBOOKS:
         content = json.loads(path.read_text(encoding="utf-8"))
         tagged = ["parameters" in cell["metadata"].get("tags", []) for cell in content["cells"]]
@@ -55,13 +60,14 @@ def copied(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A server of JupyterLab on the notebooks, as `make lab` starts it."""
+    """A server of JupyterLab on the repository, with the options of `make lab`."""
     own, folder = tmp_path_factory.mktemp("own"), copied(tmp_path_factory.mktemp("repository"))
     places = {f"JUPYTER_{kind}_DIR": str(own / kind) for kind in ("RUNTIME", "CONFIG", "DATA")}
     places |= {"IPYTHONDIR": str(own), "XDG_CACHE_HOME": str(own), "OMP_NUM_THREADS": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "SPEECHLAB_WEIGHTS"} | places
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += ["--ServerApp.port=0", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    [options] = re.findall(r"^\t\$\(BIN\)/jupyter-lab (.+)$", MAKEFILE.read_text(), re.M)
+    command += ["--ServerApp.port=0", *options.split()]
     with (own / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
@@ -97,13 +103,30 @@ def execute(channel: websocket.WebSocket, code: str) -> tuple[dict[str, Any], li
 
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
 def test_it_opens(lab, name):
-    kinds = {cell["cell_type"] for cell in lab.ask(f"contents/{name}")["content"]["cells"]}
-    assert kinds == {"markdown", "code"}
+    content = lab.ask(f"contents/notebooks/{name}")["content"]
+    assert {cell["cell_type"] for cell in content["cells"]} == {"markdown", "code"}
+
+
+def test_it_begins_with_the_map(lab):
+    """The address that the browser opens names a file that the server has; its links work."""
+    [shown] = re.findall(r"default_url=/lab/tree/(\S+)", MAKEFILE.read_text())
+    cells = lab.ask(f"contents/{shown}")["content"]["cells"]
+    text = "\n".join(cell["source"] for cell in cells)
+    linked = re.findall(r"\]\(([^)#]+)\)", text)
+    assert {path.name for path in NOTEBOOKS} <= set(linked)
+    assert all((ROOT / "notebooks" / path).exists() for path in linked)
+    minutes = re.findall(r"^\| \[(\d\d) .*?\| ([\d.]+) \|", text, re.M)
+    assert {number: float(one) for number, one in minutes} == MINUTES
 
 
 def test_run_all(lab):
-    cells = lab.ask(f"contents/{RUN}")["content"]["cells"]
-    session = {"path": RUN, "name": RUN, "type": "notebook", "kernel": {"name": "python3"}}
+    cells = lab.ask(f"contents/notebooks/{RUN}")["content"]["cells"]
+    session = {
+        "path": f"notebooks/{RUN}",
+        "name": RUN,
+        "type": "notebook",
+        "kernel": {"name": "python3"},
+    }
     kernel = lab.ask("sessions", session)["kernel"]["id"]
     address = f"{lab.address.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
     channel = websocket.create_connection(f"{address}?token={lab.token}", timeout=LIMIT_S)

@@ -13,9 +13,10 @@ from speechlab.models.macs import n_params
 from speechlab.models.semamba import SEMambaAdvanced
 from speechlab.report import cleanumamba, spectral
 from speechlab.study.experiments import EXPERIMENTS
+from speechlab.study.notebooks import FIRST
 from tests.support.warm import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb") if p.name != FIRST)
 RESULTS = ROOT / "results"
 CLEAN, SEMAMBA, MPSENET = "cleanumamba-tiny", "semamba-tiny", "mpsenet-mamba-tiny"
 SEPMAMBA, UMAMBA = "sepmamba-tiny", "umambanet-tiny"

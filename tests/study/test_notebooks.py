@@ -25,7 +25,7 @@ from speechlab.models.baselines.conv_tasnet import ConvTasNet
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.study import launch
 from speechlab.study.experiments import EXPERIMENTS
-from speechlab.study.notebooks import LOCAL, check_parameters
+from speechlab.study.notebooks import FIRST, LOCAL, check_parameters
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
 from tests.support import notebooks, toy_corpus, warm
@@ -33,7 +33,7 @@ from tests.support.warm import LIMIT_S, ROOT
 
 TINY = EXPERIMENTS["cleanumamba-tiny"]
 FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted(path for path in FOLDER.glob("*.ipynb") if path.name != FIRST)
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
 START = "from speechlab.study.notebooks import start\n\nstart(globals())"
 HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
