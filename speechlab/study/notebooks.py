@@ -28,6 +28,16 @@ ABSENT = "not there"
 ADDED = "# Parameters"  # begins the cell that papermill adds
 LOCAL = "local"  # in results/: what a study writes unless it publishes
 
+ALT = {  # figures of a training: what they show, for those who cannot see them
+    "training": "Loss by training step, and the dev score with those of untrained systems.",
+    "terms": "Each term of the loss by training step.",
+    "by_snr": "Scores of every system in bands of 5 dB of SNR, with 95 % intervals.",
+    "front_end": "Spectrogram of the noisy file before and after compression of its magnitudes.",
+    "phases": "Phases of noisy file, estimate and clean file around the loudest moment.",
+    "phase_errors": "Distribution of the phase errors of the noisy file and the estimate.",
+    "by_likeness": "SI-SDRi of each mixture against the difference of pitch and of level.",
+}
+
 
 @dataclass(frozen=True)
 class Notebook:

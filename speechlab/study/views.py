@@ -37,7 +37,7 @@ from speechlab.report import figures
 from speechlab.report.spectrogram import spectrogram_db
 from speechlab.study import experiments, launch, runner
 from speechlab.study.experiment import Experiment, from_settings
-from speechlab.study.notebooks import note_inputs, output_folder, show_players
+from speechlab.study.notebooks import note_inputs, output_folder, show, show_players
 from speechlab.training.runs import Run
 from speechlab.weights import checkpoints
 
@@ -364,7 +364,7 @@ def show_examples(examples: Mapping[str, Mapping[str, Tensor]], sample_rate: int
         shown = {name: spectrogram_db(signal, sample_rate) for name, signal in by_title.items()}
         pictures.append(figures.spectrograms(shown, n_columns=2))
         display({"text/markdown": title}, raw=True)
-        display(pictures[-1])
+        show(pictures[-1], f"Spectrograms: {', '.join(shown)}.")
         show_players(by_title, sample_rate)
     return pictures[0]
 

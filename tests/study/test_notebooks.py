@@ -36,7 +36,7 @@ FOLDER, EXAMPLES = ROOT / "notebooks", ROOT / "examples"
 NOTEBOOKS = sorted(path for path in FOLDER.glob("*.ipynb") if path.name != FIRST)
 PATIENT = ["--no-progress-bar", "--start-timeout", str(LIMIT_S)]
 START = "from speechlab.study.notebooks import start\n\nstart(globals())"
-HEADINGS = ["Load", "Run", "Table", "Figure", "What we learned", "Save"]
+STEPS = {"Load", "Run", "Table", "Figure", "Save", "Imports", "Parameters"}
 
 
 def run(notebook: str, results: Path, *environment: Mapping[str, str], **parameters: object) -> str:
@@ -55,6 +55,17 @@ def test_papermill_alone(cwd, tmp_path):
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "41.4M | 3.067" in executed.read_text()  # from ../results/published
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.name[:2] < "11"][1:])
+def test_a_model_has_equations_a_diagram_and_links(name):
+    """Before the first cell of code: with shapes, to the paper and to the modules."""
+    _, model, code = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[:3]
+    assert code.metadata["tags"] == ["parameters"]
+    assert model.source.startswith(("## The model: ", "## The stream: "))
+    assert "$$" in model.source and re.search(r"^```\n.*─►.*^```$", model.source, re.M | re.S)
+    assert "(B, " in model.source
+    assert "](https://arxiv.org/abs/" in model.source and "](../speechlab/" in model.source
 
 
 @pytest.mark.parametrize(
@@ -92,7 +103,11 @@ def test_a_notebook_asks_a_question_and_keeps_the_order(path):
     cells = notebook.cells
     assert re.match(r"# .+\?\n\n", cells[0].source)
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    assert re.findall(r"^## (.+)$", prose, re.M) == HEADINGS
+    headings = re.findall(r"^## (.+)$", prose, re.M)  # of the content, not of the steps
+    assert len(headings) >= 6 and not STEPS & set(headings)
+    assert headings[-2:] == ["What we learned", "Files written"]
+    links = re.findall(r"\]\(([^)#]+)\)", prose)
+    assert all(link.startswith("https://") or (FOLDER / link).exists() for link in links)
     code = [cell for cell in cells if cell.cell_type == "code"]
     tags = [cell.metadata.get("tags", []) for cell in code]
     assert tags[0] == ["parameters"] and sum(map(bool, tags)) == 1

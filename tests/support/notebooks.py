@@ -21,7 +21,7 @@ def run(
 
     folder: of the executed copy, and of results where no parameter names another. environment:
     added to that of the tests, without SPEECHLAB_WEIGHTS. AssertionError where a cell fails, with
-    its output, and where a warning is shown.
+    its output, and where a warning or a figure without a description is shown.
     """
     folder.mkdir(parents=True, exist_ok=True)
     executed, job = folder / notebook.name, folder / "job.json"
@@ -38,4 +38,6 @@ def run(
     shown = [output for cell in cells for output in cell.get("outputs", [])]
     warned = [one for one in shown if one.get("name") == "stderr" and "Warn" in one.text]
     assert not warned
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    assert all(one.metadata.get("image/png", {}).get("alt") for one in pictures)
     return "\n".join(str(output.get("data", output.get("text", ""))) for output in shown)
