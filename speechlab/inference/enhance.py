@@ -21,7 +21,7 @@ from speechlab.audio.pcs import check_rate, pcs_blocks
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import Job, plan, single
-from speechlab.inference.long_recordings import in_one_pass, overlapped
+from speechlab.inference.long_recordings import CHANNELS, in_groups, in_one_pass, overlapped
 from speechlab.inference.stream import refusal
 from speechlab.models.base import Model, check_finite
 from speechlab.models.device import moved
@@ -58,13 +58,21 @@ def enhance_blocks(
 ) -> Iterator[Tensor]:
     """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), of equal length.
 
-    Each channel is a signal of its own. The samples are those of `model(whole)` to float32
+    Each channel is a signal of its own; of more than CHANNELS, groups are enhanced one after
+    another, and their blocks come at the end. The samples are those of `model(whole)` to float32
     rounding, for any block lengths. A level of the whole needs the blocks twice, and a spectral
     model many times (`long_recordings`): then they must be a list or a `Recording`, not an
     iterator, else UserError. UserError with the input's `name` for an estimate that is not finite.
     """
     _refuse_separators(model)
-    estimates = PASSES[model.long_recordings](model, blocks, chunk_s)
+
+    def enhanced(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return PASSES[model.long_recordings](model, blocks, chunk_s)
+
+    comes_once = iter(blocks) is blocks
+    n_channels = 0 if comes_once else len(next(iter(blocks), ()))
+    grouped = n_channels > CHANNELS
+    estimates = in_groups(enhanced, blocks) if grouped else enhanced(blocks)
     return (check_finite(estimate, name) for estimate in estimates)
 
 

@@ -15,6 +15,8 @@ A model in both directions without norms over time (the non-causal basic SEMamba
 over the chunks, with the level carried along: `in_one_pass`.
 
 A recording of at most `chunk_s` is one chunk: its estimate is `model(noisy)` itself.
+
+Many channels are enhanced in groups, one group after another: `in_groups`.
 """
 
 import contextlib
@@ -29,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechlab.audio import files
 from speechlab.audio.spectrum import Spectrum
 from speechlab.errors import UserError
 from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
@@ -36,8 +39,37 @@ from speechlab.models.base import Model
 from speechlab.models.semamba_basic import SEMambaBasic
 from speechlab.models.spectral import SpectralModel
 
+CHANNELS = 8  # most that are enhanced at once
+KEPT = 2**14  # samples of a channel that are read back at once
+
 Moments = dict[str, tuple[Tensor, Tensor]]  # instance norm -> mean and variance, (C,) each
 Chunks = Callable[[], Iterator[tuple[Spectrum, slice]]]  # spectra, and the frames that count
+
+
+def in_groups(
+    enhanced: Callable[[Iterable[Tensor]], Iterator[Tensor]], blocks: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Blocks (C, n) -> the blocks (C, m) of `enhanced`, which gets at most CHANNELS of them.
+
+    Temporary files keep the signal and the estimate: memory does not grow with the channels.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def kept() -> "KeptSignal":
+            return KeptSignal(stack.enter_context(tempfile.TemporaryFile(buffering=0)))
+
+        signals: list[KeptSignal] = []
+        for block in files.rechunk(iter(blocks), KEPT):
+            groups = block.split(CHANNELS)
+            signals = signals or [kept() for _ in groups]
+            for signal, group in zip(signals, groups, strict=True):
+                signal.append(group)
+        estimates = [kept() for _ in signals]
+        for signal, estimate in zip(signals, estimates, strict=True):
+            for block in files.rechunk(enhanced(signal), KEPT):
+                estimate.append(block)
+        for groups in zip(*estimates, strict=True):
+            yield torch.cat(groups)
 
 
 @torch.inference_mode()
@@ -272,3 +304,10 @@ class Kept:
         self.file.seek(place)
         content = bytearray(self.file.read(4 * shape.numel()))
         return torch.frombuffer(content, dtype=torch.float32).reshape(shape).to(self.like)
+
+
+class KeptSignal(Kept):
+    """A signal in blocks (C, n), which can be iterated any number of times."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (block for (block,) in super().__iter__())

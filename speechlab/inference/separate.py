@@ -52,6 +52,7 @@ LOG = "separate.csv"
 # times (1.5 with chunks of 16 s), and memory is that of half a minute.
 CHUNK_S = 30.0
 CHUNK_MIN_S = 1.0
+CHANNELS = 16  # most of a file: they are put into one order together, in memory
 PEAK = 0.9  # of the input of a model without a level, as in SepMamba's training, arXiv 2410.20997
 FEED_S = 1.0  # seconds a stream is fed at once; longer chunks take more memory and are not faster
 SILENT_DB = 60.0  # below the loudest: the gain of such an estimate is limited, it may be noise only
@@ -235,6 +236,11 @@ def separate_file(
     _check(model, chunk_s, level)
     _check_targets(model, source, targets)
     mixture = files.Recording(source, model.sample_rate)
+    if mixture.n_channels > CHANNELS:
+        raise UserError(
+            f"{source}: {mixture.n_channels} channels; at most {CHANNELS} are separated together, "
+            "take fewer"
+        )
 
     def estimates() -> Iterator[Tensor]:
         for block in _of_file(model, mixture, chunk_s):

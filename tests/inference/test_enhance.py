@@ -45,6 +45,19 @@ def test_blocks_give_the_samples_of_the_whole(normalize, sizes):
     assert (estimate - whole(model, waveform)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("n_channels", [8, 9, 20])
+def test_channels_pass_the_network_in_groups(monkeypatch, n_channels):
+    model, seen = tiny(), []
+    step = model.network
+    waveform = noise(n_channels, 40000) * torch.linspace(0.1, 1, n_channels)[:, None]
+    wanted = whole(model, waveform)
+    monkeypatch.setattr(model, "network", lambda x, *rest: seen.append(len(x)) or step(x, *rest))
+    blocks = [*waveform.split(7001, -1), waveform[:, :0]]
+    estimate = torch.cat(list(enhance.enhance_blocks(model, blocks)), -1)
+    assert (estimate - wanted).abs().max() < 1e-5
+    assert max(seen) == 8
+
+
 def test_blocks_that_come_once_are_refused_where_they_are_needed_twice(model):
     with pytest.raises(UserError, match="twice"):
         enhance.enhance_blocks(model, iter([noise()]))

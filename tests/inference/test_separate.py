@@ -200,6 +200,13 @@ def test_a_model_of_wrong_shapes_is_one_line(tmp_path, direction, level, cut, n_
         list(separate_blocks(model, [noise()]))
 
 
+def test_a_file_of_many_channels_is_refused_by_its_header(tmp_path, model):
+    files.save(tmp_path / "in.wav", torch.zeros(17, 100), RATE)
+    with pytest.raises(UserError, match="17 channels; at most 16"):
+        separate_file(model, tmp_path / "in.wav", [tmp_path / "1.wav", tmp_path / "2.wav"])
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
 def test_a_file_is_not_written_over_itself(tmp_path):
     model = tiny()
     source, other = tmp_path / "x.wav", tmp_path / "y.wav"
