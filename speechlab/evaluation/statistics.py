@@ -1,7 +1,8 @@
 """Means, differences of pairs and results of several seeds, each with its uncertainty.
 
 A failure is NaN and never averaged: `mean_interval` refuses it. Where values are paired by file, a
-file without one of the values is left out and counted in n_failed.
+file without one of the values is left out and counted in n_failed. A difference is called
+significant by one rule, `judged`: the paired bootstrap interval and Wilcoxon's test with Holm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ Values = TypeVar("Values", pd.Series, pd.DataFrame)
 
 N_DRAWS = 9999
 BATCH = 1000  # draws at a time: bounds the memory
+LEVEL = 0.05  # of significance, after Holm's correction
+VERDICTS = {1: "above 0", 0: "n.s.", -1: "below 0"}
 
 
 class Mean(NamedTuple):
@@ -135,16 +138,26 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `Difference` that are shown together, with p_holm and the verdict of each.
+
+    p_holm: p corrected for the number of rows. verdict: "above 0" or "below 0" where the interval
+    is on one side of 0 and p_holm is below LEVEL; else "n.s.", not significant.
+    """
+    corrected = holm(table["p"])
+    sign = (table["low"] > 0).astype(int) - (table["high"] < 0)
+    return table.assign(p_holm=corrected, verdict=sign.where(corrected < LEVEL, 0).map(VERDICTS))
+
+
 def comparisons(
     systems: Mapping[str, pd.Series], baseline: pd.Series, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Each system against one baseline on the same files: the rows of a table, by name.
 
-    Columns: those of `Difference`, and p_holm: p corrected for the number of systems.
+    Columns: those of `Difference`, and those of `judged`.
     """
     rows = [paired_difference(values, baseline, confidence, seed) for values in systems.values()]
-    table = pd.DataFrame(rows, list(systems), columns=Difference._fields)
-    return table.assign(p_holm=holm(table["p"]))
+    return judged(pd.DataFrame(rows, list(systems), columns=Difference._fields))
 
 
 def seeds_interval(values: pd.DataFrame, confidence: float = 0.95, seed: int = 0) -> Seeds:

@@ -28,7 +28,7 @@ from speechlab.errors import UserError
 from speechlab.evaluation import separation_metrics, summaries
 from speechlab.evaluation.dev_files import estimated, score_files
 from speechlab.evaluation.rows import failures
-from speechlab.evaluation.statistics import mean_intervals, paired_difference
+from speechlab.evaluation.statistics import judged, mean_intervals, paired_difference
 from speechlab.models import SYSTEMS
 from speechlab.models.macs import n_params
 from speechlab.models.spectral import SpectralModel
@@ -45,7 +45,6 @@ METRICS = ("si_sdr", "pesq_wb")  # of one source
 SEPARATION_METRICS = ("si_snri", "si_sdri", "sdr", "sir", "stoi", "pesq_nb")
 UNTRAINED = ("noisy", "wiener", "mixture")  # systems whose scores are levels of a training
 PICTURES = ("spectrograms", "front_end", "phases")  # figures of pixels, not of lines
-INTERVAL = {1: "above 0", 0: "n.s.", -1: "below 0"}
 LEVEL_ROWS = Path("streamed/level_dev_pairs.csv")  # in the folder of results
 LEVEL_CONDITION = ["checkpoint", "gain_db", "silence_s"]
 LEVEL_COLUMNS = ["checkpoint", "file", "gain_db", "silence_s", "utterance", "running", "loss"]
@@ -249,18 +248,19 @@ def gains(dev: pd.DataFrame, of: str, over: Sequence[str]) -> pd.DataFrame:
     """What the system `of` gains over others on the same files, a row per metric and other.
 
     Mean of the differences with its 95 % bootstrap interval, the p-value of Wilcoxon's signed-rank
-    test, and where the interval lies: "n.s." where it holds 0.
+    test, also corrected for the rows of this table, and the verdict (`statistics.judged`).
     """
     wide = dev.pivot(index="file", columns="system", values=summaries.metrics_of(dev))
     pairs = [(metric, other) for metric in summaries.metrics_of(dev) for other in over]
     rows = [paired_difference(wide[m][of], wide[m][other]) for m, other in pairs]
     index = pd.MultiIndex.from_tuples(pairs, names=["metric", "gain over"])
-    table = pd.DataFrame(rows, index).round({"mean": 3, "low": 3, "high": 3})
-    table["p"] = table["p"].map("{:.2g}".format)
-    sign = (table["low"] > 0).astype(int) - (table["high"] < 0)
-    table["95 % interval"] = sign.map(INTERVAL)
+    table = judged(pd.DataFrame(rows, index)).round({"mean": 3, "low": 3, "high": 3})
+    for name in ("p", "p_holm"):
+        table[name] = table[name].map("{:.2g}".format)
     table = table.rename(figures.LABELS)
-    return table.rename(columns={"n": "files", "n_failed": "files that failed"})
+    return table.rename(
+        columns={"n": "files", "n_failed": "files that failed", "p_holm": "p (Holm)"}
+    )
 
 
 def gain_by_file(dev: pd.DataFrame, of: str, metric: str) -> pd.Series:

@@ -11,6 +11,7 @@ from speechlab.evaluation.statistics import (
     comparisons,
     differences,
     holm,
+    judged,
     mean_interval,
     mean_intervals,
     paired_difference,
@@ -190,7 +191,24 @@ def test_comparisons_are_pairs_with_their_p_corrected_together():
     assert np.allclose(table["p_holm"], holm(table["p"]))
     assert table.loc["mamba", "low"] > 0 and table.loc["mamba", "p_holm"] < 1e-6
     assert table.loc["broken", "n_failed"] == 1
+    assert table["verdict"].tolist() == ["n.s.", "above 0", "n.s."]
     assert comparisons({}, noisy).empty
+
+
+def test_a_verdict_needs_the_interval_and_the_test_corrected_for_its_table():
+    """A few large losses move the mean below 0, and the ranks do not agree; and other cases."""
+    mixed = files(np.concatenate([np.full(18, 0.1), np.full(18, -0.1), np.full(4, -2.0)]))
+    small = files(np.random.default_rng(1).normal(0.35, 1, 40))
+    rows = [paired_difference(one, 0 * one) for one in (mixed, small)]
+    assert rows[0].high < 0 and rows[0].p > 0.13
+    assert rows[1].low > 0 and 0.05 / 7 < rows[1].p < 0.05
+    alone = [judged(pd.DataFrame([row]))["verdict"].iloc[0] for row in rows]
+    assert alone == ["n.s.", "above 0"]
+    seven = judged(pd.DataFrame([rows[1]] * 7))
+    assert (seven["verdict"] == "n.s.").all() and np.allclose(seven["p_holm"], 7 * rows[1].p)
+    assert (
+        judged(pd.DataFrame([paired_difference(-small - 3, 0 * small)]))["verdict"][0] == "below 0"
+    )
 
 
 def runs(n_files, n_seeds, of_files=1.0, of_seeds=0.5, of_both=0.2, seed=0):

@@ -124,9 +124,10 @@ def scores() -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def test_gains_say_where_the_interval_is():
+def test_gains_have_a_verdict():
     table = views.gains(scores(), "semamba_advanced", ("noisy", "wiener"))
-    assert table["95 % interval"].tolist() == ["above 0", "n.s.", "below 0", "n.s."]
+    assert table["verdict"].tolist() == ["above 0", "n.s.", "below 0", "n.s."]
+    assert table.columns[-1] == "verdict" and table["p (Holm)"].tolist()[1] == "1"
     assert (table["files"] == 10).all() and (table["files that failed"] == 0).all()
 
 
