@@ -1,11 +1,10 @@
 """data: list, describe and prepare corpora."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from speechlab.cli.options import add_set, assigned
-from speechlab.cli.output import print_settings, print_table
+from speechlab.cli.output import print_settings, print_table, say
 from speechlab.data import manifest
 from speechlab.data.corpora import catalogue
 from speechlab.errors import UserError
@@ -40,10 +39,10 @@ def prepare_data(options: argparse.Namespace) -> None:
         raise UserError(f"{folder}: is a file; name a folder")
     from speechlab.config import override
 
-    corpus.prepare(folder, override(corpus.config(), **changes), partial(print, flush=True))
+    corpus.prepare(folder, override(corpus.config(), **changes), say)
     if options.folder:
         name = catalogue.shortest(folder)
-        print(f"to train on it: speechlab train EXPERIMENT --set 'corpora=[\"{name}\"]'")
+        say(f"to train on it: speechlab train EXPERIMENT --set 'corpora=[\"{name}\"]'")
 
 
 def add(commands: argparse._SubParsersAction) -> None:

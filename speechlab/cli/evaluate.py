@@ -3,7 +3,7 @@
 import argparse
 
 from speechlab.cli.options import add_jobs, check_checkpoint, check_inputs, check_test_set
-from speechlab.cli.output import tell
+from speechlab.cli.output import say, tell
 
 N_REASONS = 3  # failed files that are printed; the rows have all
 
@@ -31,7 +31,7 @@ def evaluate(options: argparse.Namespace) -> int:
     means = summaries.means(rows)
     if "n_silent" in means and (n_silent := means["n_silent"].sum()):
         print(f"silent sources, left out: {n_silent}")
-    print(f"rows: {options.output}")
+    say(f"rows: {options.output}")
     failed = summaries.failed(rows)
     for name in list(failed)[:N_REASONS]:
         tell(f"{name}: {failed[name]}")

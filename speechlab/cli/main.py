@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from speechlab.cli import data, doctor, evaluate, process, study, train, weights
+from speechlab.cli.output import escape_all
 from speechlab.cli.parser import Parser
 from speechlab.errors import UserError
 from speechlab.version import __version__
@@ -17,6 +18,7 @@ from speechlab.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    escape_all()
     options = _parser().parse_args(arguments)
     try:
         code = options.run(options) or 0

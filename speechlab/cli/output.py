@@ -1,15 +1,40 @@
 """What commands print: tables on stdout, messages on stderr."""
 
+import io
 import json
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from speechlab.errors import shown
 
 
 def tell(line: str) -> None:
     """A message on stderr, above a progress bar."""
     from speechlab.progress import on_stderr
 
-    on_stderr(f"speechlab: {line}")
+    on_stderr(f"speechlab: {shown(line)}")
+
+
+def say(line: object) -> None:
+    """A line on stdout at once; control characters of names in it are escaped."""
+    print(shown(line), flush=True)
+
+
+def escape_all() -> None:
+    """No character stops a command: escapes for those that the terminal's encoding lacks.
+
+    Warnings become one line, whatever characters a name in them has.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _warning
+
+
+def _warning(message: Any, category: type, filename: str, lineno: int, line: str = "") -> str:
+    return f"{shown(filename)}:{lineno}: {category.__name__}: {shown(message)}\n"
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -26,7 +51,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else shown(value)
 
 
 def print_settings(config: Any, prefix: str = "  ") -> None:

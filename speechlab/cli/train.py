@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speechlab.cli.options import add_device, add_runs, add_set, assigned, check_checkpoint
-from speechlab.cli.output import print_settings, print_table
+from speechlab.cli.output import print_settings, print_table, say
 from speechlab.errors import UserError
 from speechlab.study import experiments
 
@@ -65,7 +65,7 @@ def list_runs(options: argparse.Namespace) -> None:
     elif rows := runs.listing(folder):
         print_table(rows)
     else:
-        print(f"no runs in {folder}")
+        say(f"no runs in {folder}")
 
 
 def _one_error(run: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
@@ -114,10 +114,10 @@ def _print_result(run: Any) -> None:
     if not is_writer():
         return
     ended, best = state.values(run.last)["ended"], run.best_known
-    print(f"{run.folder}: {ended} at step {run.step} of {run.settings['training']['n_steps']}")
+    say(f"{run.folder}: {ended} at step {run.step} of {run.settings['training']['n_steps']}")
     if best:
         score = f"{best['metric']} {best['score']:.4g} at step {best['step']}"
-        print(f"best on dev: {score}: {run.best}")
+        say(f"best on dev: {score}: {run.best}")
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from speechlab.cli.options import check_checkpoint
-from speechlab.cli.output import print_table
+from speechlab.cli.output import print_table, say
 from speechlab.errors import UserError
 
 
@@ -18,7 +18,7 @@ def download_weights(options: argparse.Namespace) -> None:
 
     names = options.names or [file.name for file in hub.published(options.system)]
     for name in names:
-        print(hub.download(name))
+        say(hub.download(name))
 
 
 def import_weights(options: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def import_weights(options: argparse.Namespace) -> None:
 
     changes = {"normalize": options.normalize} if options.normalize else {}
     model = import_checkpoint(options.source, options.target, options.system, **changes)
-    print(f"{options.target}: {type(model).__name__}, {n_params(model):,} parameters")
+    say(f"{options.target}: {type(model).__name__}, {n_params(model):,} parameters")
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -9,19 +9,22 @@ one name in all folders. DNS-2020 (arXiv 2005.13981): they have one number, `...
 """
 
 import contextlib
+import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
 from speechlab.audio.files import SUFFIXES
 from speechlab.audio.folders import listing
-from speechlab.errors import UserError
+from speechlab.errors import UserError, shown
 
+LONGEST_NAME = 2**16  # characters; paths are shorter
 PAIR = ("noisy", "clean")  # folders of a test set with one source
 _FILEID = re.compile(r"(?:^|_)fileid_(\d+)$")
 
@@ -104,16 +107,16 @@ TEST_SETS = {
 }
 
 
-def find(folder: str | Path) -> list[Mixture]:
+def find(folder: str | Path, tell: Callable[[str], Any] = lambda line: None) -> list[Mixture]:
     """The mixtures of a folder by name (numbers as numbers), with their sources.
 
     Subfolders noisy/ and clean/ are one source each. Else there are mix/ (or mix_clean/, ...), s1/,
     s2/, ...; where there are several such mix folders, `folder` is one of them. Raises UserError
     for several mix folders, a missing or empty folder, a name that occurs twice, and a file that
-    has no partner in another folder.
+    has no partner in another folder. tell: receives one line for each folder with other files.
     """
     place, parts = _parts(Path(folder))
-    files = {part: sound_files(place / part) for part in parts}
+    files = {part: sound_files(place / part, tell) for part in parts}
     every = {name: path.name for of_part in files.values() for name, path in of_part.items()}
     for part, of_part in files.items():
         absent = sorted(every.keys() - of_part.keys(), key=_natural)
@@ -166,7 +169,7 @@ def sample_rates(paths: Iterable[Path]) -> set[int]:
     rates = set()
     for path in paths:
         with contextlib.suppress(soundfile.LibsndfileError):
-            rates.add(soundfile.info(path).samplerate)
+            rates.add(soundfile.info(os.fsencode(path)).samplerate)
     return rates
 
 
@@ -181,10 +184,11 @@ def recognise(mixtures: list[Mixture]) -> TestSet | None:
     return next((known for known in TEST_SETS.values() if known.holds(names)), None)
 
 
-def sound_files(folder: Path) -> dict[str, Path]:
+def sound_files(folder: Path, tell: Callable[[str], Any] = lambda line: None) -> dict[str, Path]:
     """Sound files at any depth of a folder, of a test set or of estimates, by their item's name.
 
-    The name is the path in the folder without the ending, in Unicode's composed form (NFC).
+    The name is the path in the folder without the ending, in Unicode's composed form (NFC), with
+    control characters escaped. tell: receives one line if something is left out.
     Raises UserError where the folder is missing, unreadable or has none, or two files have one
     name.
     """
@@ -201,6 +205,7 @@ def sound_files(folder: Path) -> dict[str, Path]:
         numbered = _FILEID.search(inner.stem)
         stem = f"fileid_{int(numbered[1])}" if numbered else inner.stem
         name = unicodedata.normalize("NFC", inner.with_name(stem).as_posix())
+        name = shown(name, LONGEST_NAME)
         if name in files:
             other = files[name].relative_to(folder)
             raise UserError(f"{folder}: {other} and {inner} are one name; remove one of them")
@@ -209,6 +214,8 @@ def sound_files(folder: Path) -> dict[str, Path]:
         raise UserError(
             f"{folder}: no sound files in it; expected names that end in {', '.join(SUFFIXES)}"
         )
+    if found.left_out:
+        tell(f"{folder}: left out: {found.left_out}")
     return files
 
 

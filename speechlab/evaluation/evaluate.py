@@ -114,7 +114,7 @@ def evaluate(
         a published set's, the model's, or else the files' own
     tell: gets a line for rows that are scored again, resampled files and warnings
     """
-    mixtures = test_sets.find(test_set)
+    mixtures = test_sets.find(test_set, tell)
     several = len(mixtures[0].sources) > 1
     known = separation_metrics.METRICS if several else METRICS
     names = tuple(known if metrics is None else metrics)

@@ -215,7 +215,10 @@ class Rows:
             return {}
         whole = path.read_bytes()
         whole = whole[: whole.rfind(b"\n") + 1]  # a line that was being written is not a row
-        lines = [tuple(line) for line in csv.reader(io.StringIO(whole.decode("utf-8")))]
+        try:
+            lines = [tuple(line) for line in csv.reader(io.StringIO(whole.decode("utf-8")))]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: no table of this command; {REMEDY}") from error
         if not lines:
             return {}
         header, metrics = lines[0], self.settings.get("metrics", ())
