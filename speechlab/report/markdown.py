@@ -46,6 +46,9 @@ class Column:
         return self.form.format(value, **row) if isinstance(self.form, str) else self.form(row)
 
 
+PAGE_COLUMNS = 7  # of a part of a wide table, besides the first column
+
+
 @dataclass(frozen=True)
 class PaperTable:
     """rows: every value; columns: those that the Markdown shows; note: the text below them."""
@@ -57,14 +60,21 @@ class PaperTable:
     def csv(self) -> str:
         return self.rows.to_csv(index=False, lineterminator="\n")
 
-    def grid(self) -> str:
-        """The Markdown table without its note."""
-        cells = [[column.cell(row) for column in self.columns] for row in records(self.rows)]
-        heads = [column.head for column in self.columns]
-        return markdown_table([heads, [column.align for column in self.columns], *cells])
+    def grid(self, columns: Sequence[Column] = ()) -> str:
+        """The Markdown table of all columns, or of these, without its note."""
+        columns = columns or self.columns
+        cells = [[column.cell(row) for column in columns] for row in records(self.rows)]
+        heads = [column.head for column in columns]
+        return markdown_table([heads, [column.align for column in columns], *cells])
 
     def markdown(self) -> str:
         return f"{self.grid()}\n{self.note}\n"
+
+    def page(self) -> str:
+        """Like `markdown`, in parts as wide as a page; each begins with the first column."""
+        first, *others = self.columns
+        parts = (others[i : i + PAGE_COLUMNS] for i in range(0, len(others), PAGE_COLUMNS))
+        return "\n".join([*(self.grid([first, *part]) for part in parts), f"{self.note}\n"])
 
 
 def records(table: pd.DataFrame) -> list[Row]:

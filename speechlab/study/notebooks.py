@@ -9,9 +9,11 @@ them with `note_inputs` in its executed copy.
 
 import ast
 import hashlib
+import html
 import json
 import os
 import typing
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -141,6 +143,7 @@ def start(namespace: Mapping[str, Any]) -> None:
 
     check_parameters(namespace)
     enter_folder()
+    warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm's bars, which it replaces
     get_ipython().run_line_magic("matplotlib", "inline")
 
 
@@ -229,9 +232,16 @@ def note_inputs(*paths: str | Path) -> None:
 
 def show(figure: Any, description: str) -> None:
     """Show a figure in a notebook, with a text for those who cannot see it."""
+    from IPython import get_ipython
     from IPython.display import display
 
-    display(figure, metadata={"image/png": {"alt": description}})
+    formatter = get_ipython().display_formatter
+    data, metadata = formatter.format(figure, include={"image/png"})
+    # nbconvert's page takes no description from the metadata, so the page has its own image
+    source, text = f"data:image/png;base64,{data['image/png'].strip()}", html.escape(description)
+    data["text/html"] = f'<img alt="{text}" src="{source}" style="max-width: 100%">'
+    metadata["image/png"] = {**metadata.get("image/png", {}), "alt": description}
+    display(data, metadata=metadata, raw=True)
 
 
 def show_players(signals: Mapping[str, Any], sample_rate: int) -> None:

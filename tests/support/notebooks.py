@@ -40,4 +40,5 @@ def run(
     assert not warned
     pictures = [output for output in shown if "image/png" in output.get("data", {})]
     assert all(one.metadata.get("image/png", {}).get("alt") for one in pictures)
+    assert all('<img alt="' in one.data["text/html"] for one in pictures)
     return "\n".join(str(output.get("data", output.get("text", ""))) for output in shown)

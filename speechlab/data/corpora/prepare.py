@@ -99,6 +99,7 @@ class Preparation:
             with Report(label, n_all, "recording", n_done, tell=self.tell) as report:
                 for n in parallel.finished(_make, waiting, jobs):
                     report.update(n)
+                report.outcome = f"in {self.target}"
         found = {split: [] for split in splits}
         for shard in shards:
             found[shard.split] += shard.read()
