@@ -1,7 +1,7 @@
 """User-facing errors, names that a user may have meant, and how foreign text is shown."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST_MESSAGE = 2000  # characters
 NEAR = 0.65  # the least likeness of two names, of 1
@@ -57,3 +57,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among the known ones of its kind ("corpus")."""
     known = list(known)
     return UserError(f"no {kind} '{name}'{meant(name, known)}; there are: {', '.join(known)}")
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,13 +1,14 @@
-"""data: list, describe and prepare corpora."""
+"""data: list, describe, prepare and verify corpora."""
 
 import argparse
+import time
 from pathlib import Path
 
 from speechlab.cli.options import add_set, assigned
-from speechlab.cli.output import print_settings, print_table, say
+from speechlab.cli.output import print_settings, print_table, say, tell
 from speechlab.data import manifest
 from speechlab.data.corpora import catalogue
-from speechlab.errors import UserError
+from speechlab.errors import UserError, shown
 
 
 def list_data(options: argparse.Namespace) -> None:
@@ -37,6 +38,7 @@ def prepare_data(options: argparse.Namespace) -> None:
     folder = Path(options.folder) if options.folder else default
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
+    changes |= {"skip_broken": True} if options.skip_broken else {}
     from speechlab.config import override
 
     corpus.prepare(folder, override(corpus.config(), **changes), say)
@@ -45,9 +47,38 @@ def prepare_data(options: argparse.Namespace) -> None:
         say(f"to train on it: speechlab train EXPERIMENT --set 'corpora=[\"{name}\"]'")
 
 
+def verify_data(options: argparse.Namespace) -> int:
+    folder = catalogue.where(options.folder)
+    about = manifest.about(folder)
+    from speechlab.data import digests
+    from speechlab.progress import Report
+
+    begun, noted = time.time_ns(), digests.everything(folder)
+    with Report("verify", len(noted)) as report:
+        found = list(digests.compared(folder, noted, lambda path: report.update()))
+    counts = dict.fromkeys(digests.KINDS, 0)
+    for kind, path in found:
+        counts[kind] += 1
+        if kind != "unknown":
+            print(f"{kind}: {shown(path)}")
+    n_unknown = counts.pop("unknown")
+    counts = {"files": len(noted), **counts}
+    print(f"{shown(folder)}: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
+    if n_unknown:
+        version = about.get("speechlab", "an earlier version")
+        tell(
+            f"{n_unknown} files cannot be verified: speechlab {version} noted no digest of them; "
+            "prepare the corpus again"
+        )
+    if any(kind != "unknown" for kind, _ in found):
+        return 1
+    digests.note_time(folder, begun)
+    return 0
+
+
 def add(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("data", help="list, describe or prepare corpora")
-    actions = command.add_subparsers(required=True, metavar="list|show|prepare")
+    command = commands.add_parser("data", help="list, describe, prepare or verify corpora")
+    actions = command.add_subparsers(required=True, metavar="list|show|prepare|verify")
     listing = actions.add_parser("list", help="all corpora: prepared or not, size, content")
     listing.set_defaults(run=list_data)
     show = actions.add_parser("show", help="one corpus: source, licence, layout, options")
@@ -60,5 +91,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     prepare.add_argument("name", metavar="CORPUS", help="a name in `data list`")
     prepare.add_argument("--folder", help="default: data/CORPUS")
+    prepare.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="leave broken source files out; left_out.txt in the prepared folder names them",
+    )
     add_set(prepare, "n_train=100; `data show CORPUS` lists all")
     prepare.set_defaults(run=prepare_data)
+    verify = actions.add_parser(
+        "verify",
+        help="compare every file of a prepared corpus with its digest",
+        description="Reads every file and prints one line for each changed, missing or extra one. "
+        "Exit code 1 where there is one.",
+    )
+    verify.add_argument("folder", metavar="FOLDER", help="a prepared folder, or a name in data/")
+    verify.set_defaults(run=verify_data)

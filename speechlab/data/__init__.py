@@ -1,6 +1,7 @@
 """Training data and test sets.
 
 manifest    what a prepared corpus holds: one CSV line per recording
+digests     SHA-256 of every file of a prepared corpus, and what has changed
 recordings  segments of recordings, at a rate and speed
 mixing      training examples: mixtures at an SNR, segments of pairs
 loader      batches from any position, in one process or several

@@ -1,8 +1,9 @@
 """Manifests of a prepared corpus: one line per recording, one CSV file per split.
 
-A prepared folder has `corpus.json` (source and options), `train.csv`, `dev.csv`, `test.csv` and
-sound files. `corpus.json` is written last: a folder without it is incomplete. Training reads train
-and dev by `read`, never test; `speechlab evaluate FOLDER/test` scores the test pairs.
+A prepared folder has `corpus.json` (source and options), `train.csv`, `dev.csv`, `test.csv`,
+`files.csv` (see `digests`) and sound files. `corpus.json` is written last: a folder without it is
+incomplete. Training reads train and dev by `read`, never test; `speechlab evaluate FOLDER/test`
+scores the test pairs.
 """
 
 import csv
@@ -21,6 +22,7 @@ from speechlab.storage.atomic import sha256
 
 SPLITS = ("train", "dev", "test")
 ABOUT = "corpus.json"
+FILES = "files.csv"
 KINDS = ("speech", "noise", "room", "mixture")
 
 
@@ -91,18 +93,34 @@ def about(folder: str | Path) -> dict[str, Any]:
 def data_hash(folder: str | Path) -> str:
     """SHA-256 of the options and the manifests, and so of the hashes of sound files in them.
 
-    UserError if the manifest of train or dev was changed; that of test is not opened.
+    UserError if the manifest of train or dev or `files.csv` was changed; that of test is not
+    opened.
     """
     known = about(folder)
+    wrong = changed(folder, known, ("train", "dev"))
+    if wrong:
+        raise UserError(
+            f"{folder}: {' and '.join(wrong)} changed by hand; prepare the corpus again"
+        )
+    return known["data_hash"]
+
+
+def changed(
+    folder: str | Path, known: Mapping[str, Any], splits: Iterable[str] = SPLITS
+) -> list[str]:
+    """The manifests, `files.csv` and `corpus.json` that are not as they were written.
+
+    known: the content of `corpus.json`. UserError if it or one of them is damaged.
+    """
     try:
-        hashes = {**known["manifests"]}
-        for split in ("train", "dev"):
-            hashes[split] = sha256(Path(folder) / f"{split}.csv")
-        if known["data_hash"] == _combined(hashes, known):
-            return known["data_hash"]
+        hashes = {f"{split}.csv": known["manifests"][split] for split in splits}
+        hashes |= {FILES: known["files"]} if "files" in known else {}
+        wrong = [name for name in hashes if sha256(Path(folder) / name) != hashes[name]]
+        if known["data_hash"] != _combined(known["manifests"], known):
+            wrong.append(ABOUT)
     except (KeyError, TypeError, OSError) as error:
         raise UserError(f"{folder} is damaged ({error}); prepare the corpus again") from error
-    raise UserError(f"{folder}: a manifest was changed by hand; prepare the corpus again")
+    return wrong
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Item]]) -> None:
@@ -176,6 +194,7 @@ def _cell(value: Any) -> str:
 
 
 def _combined(hashes: Mapping[str, str], about: Mapping[str, Any]) -> str:
-    """With the options: the same mixtures may have other references."""
+    """With the options and all files: the same mixtures may have other references."""
     words = [*(hashes[split] for split in SPLITS), json.dumps(about.get("options"), sort_keys=True)]
+    words += [about["files"]] if "files" in about else []  # version 0.1 had none
     return hashlib.sha256("\n".join(words).encode()).hexdigest()

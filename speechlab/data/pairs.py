@@ -151,24 +151,33 @@ def cut(
 def check_scale(samples: np.ndarray, name: str) -> int:
     """Number of samples beyond full scale, 1. UserError from about twice full scale on."""
     beyond = np.abs(samples)
-    peak = float(beyond.max(initial=0.0))
+    check_peak(float(beyond.max(initial=0.0)), name)
+    return int(np.count_nonzero(beyond > 1))
+
+
+def check_peak(peak: float, name: str) -> None:
+    """UserError for a largest absolute sample of about twice full scale or more."""
     if peak >= FULL_SCALE_MOST:
         raise UserError(
             f"{name}: its peak is {peak:.4g} times full scale; divide the samples by 32768 if they "
             "are 16-bit numbers, or else by their peak, noisy and clean by the same number"
         )
-    return int(np.count_nonzero(beyond > 1))
 
 
 def channel_faults(waveform: np.ndarray) -> list[str]:
     """Channels of (C, T) whose mean is not the signal: silent ones, and ones that cancel."""
-    energy = np.square(np.asarray(waveform, dtype=np.float64)).sum(-1)  # (C,)
+    waveform = np.asarray(waveform, dtype=np.float64)
+    return faults_of_products(waveform @ waveform.T)
+
+
+def faults_of_products(products: np.ndarray) -> list[str]:
+    """`channel_faults` of the inner products of all channels (C, C), summed over blocks."""
+    energy = np.diag(products)
     if len(energy) < 2 or not energy.any():
         return []
     quiet = energy < energy.max() * 10 ** (DEAD_DB / 10)
     found = [f"channel {n} of {len(energy)} is silent" for n in 1 + np.flatnonzero(quiet)]
-    heard = np.asarray(waveform, dtype=np.float64)[~quiet]
-    mean = np.square(heard.mean(0)).sum()
+    mean = products[~quiet][:, ~quiet].mean()  # energy of the mean of the channels
     if mean < energy[~quiet].mean() * 10 ** (CANCELLED_DB / 10):
         found.append(f"the {len(energy)} channels cancel each other")
     return found

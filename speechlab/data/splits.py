@@ -5,9 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from speechlab.data import manifest
+from speechlab.data import digests, manifest
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
+
+TRAINED = ("train", "dev")
 
 
 class Corpora:
@@ -34,6 +36,13 @@ class Corpora:
                     found[item.kind].append(Source(folder, item))
             self._splits[split] = found
         return self._splits[split]
+
+    def check_files(self) -> None:
+        """UserError where sound files of train or dev are not those that were prepared."""
+        for folder in self.folders:
+            digests.check(
+                folder, [item for split in TRAINED for item in manifest.read(folder, split)]
+            )
 
     def check_disjoint(self) -> None:
         """UserError where a speaker or recording in train of one corpus is in dev of another.

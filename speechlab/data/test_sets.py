@@ -202,9 +202,7 @@ def sound_files(folder: Path, tell: Callable[[str], Any] = lambda line: None) ->
         raise UserError(f"{folder / inner}: cannot be read ({reason}); change its permissions")
     files: dict[str, Path] = {}
     for inner in found.files:
-        numbered = _FILEID.search(inner.stem)
-        stem = f"fileid_{int(numbered[1])}" if numbered else inner.stem
-        name = unicodedata.normalize("NFC", inner.with_name(stem).as_posix())
+        name = item_name(unicodedata.normalize("NFC", inner.with_suffix("").as_posix()))
         name = shown(name, LONGEST_NAME)
         if name in files:
             other = files[name].relative_to(folder)
@@ -217,6 +215,13 @@ def sound_files(folder: Path, tell: Callable[[str], Any] = lambda line: None) ->
     if found.left_out:
         tell(f"{folder}: left out: {found.left_out}")
     return files
+
+
+def item_name(name: str) -> str:
+    """The item of a path without its ending: "a/fileid_7" of "a/clean_fileid_07", else the same."""
+    folder, slash, stem = name.rpartition("/")
+    numbered = _FILEID.search(stem)
+    return f"{folder}{slash}fileid_{int(numbered[1])}" if numbered else name
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -140,6 +140,7 @@ def _fit(experiment: Experiment, parts: Parts, run: Run, progress: bool, tell: T
 def _parts(experiment: Experiment, read: Corpora, run: Run, device: str) -> Parts:
     """The arguments of `fit`; weights of a run that has begun come from its own state."""
     read.check_disjoint()
+    read.check_files()
     examples = _examples(experiment, read.read("train"))
     dev = _dev_scores(experiment, read.read("dev"))
     model = untrained(experiment) if run.last.exists() else built(experiment)

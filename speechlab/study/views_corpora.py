@@ -8,7 +8,8 @@ from torch import Tensor
 
 from speechlab.config import override, replaced
 from speechlab.data import manifest
-from speechlab.data.corpora import catalogue, two_speakers
+from speechlab.data.corpora import catalogue, survey, two_speakers
+from speechlab.parallel import n_processors
 from speechlab.study import experiments, launch, runner
 
 TITLES = {two_speakers.CORPUS.name: "clean", two_speakers.NOISY.name: "in a room"}
@@ -48,6 +49,19 @@ def contents(folders: Iterable[Path]) -> pd.DataFrame:
         shortest_s=("s", "min"),
         longest_s=("s", "max"),
     )
+
+
+def pairs(folder: Path) -> pd.DataFrame:
+    """How noisy and clean belong together, a row a pair; empty where there are no pairs.
+
+    Of own pairs as noted when they were prepared, else of the pairs of dev.
+    """
+    if (folder / survey.PAIRS).exists():
+        table = pd.read_csv(folder / survey.PAIRS, keep_default_na=False, na_values=["nan"])
+    else:
+        mixtures = [item for item in manifest.read(folder, "dev") if len(item.sources) == 1]
+        table = pd.DataFrame(survey.measured(folder, mixtures, n_processors()))
+    return table.set_index("name") if len(table) else table
 
 
 def first_mixtures(folders: Iterable[Path]) -> dict[str, Tensor]:

@@ -25,10 +25,11 @@ from speechlab.audio import files as audio
 from speechlab.config import SampleRate
 from speechlab.data import test_sets
 from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora import survey
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
-from speechlab.errors import UserError
+from speechlab.errors import UserError, some
 from speechlab.storage import download
 
 CORPUS = CORPORA["dns2020"]
@@ -83,7 +84,7 @@ class _Task:
     split: str
     index: int
     name: str
-    material: str  # digest of the file names, so that clips of other files are not reused
+    material: str  # see `_digest`, so that clips of other files are not reused
     pair: test_sets.Mixture | None = None  # of the test set, copied unchanged
 
 
@@ -96,16 +97,20 @@ def prepare(job: Preparation) -> None:
         seconds = (config.hours + config.dev_hours) * 3600  # of two files of 16 bits
         download.check_space(target, seconds * config.sample_rate * 4, "dns2020")
     _materials.cache_clear()
-    tasks = {}
+    tasks, faults, n_files = {}, [], 0
     for split, material in _materials(root, config).items():
         tell(f"{split}: {len(material.clean)} clean and {len(material.noise)} noise files")
-        digest = hashlib.sha256(repr((material.clean, material.noise)).encode()).hexdigest()
+        digest = _digest(material)
         n_clips = round(
             (config.hours if split == "train" else config.dev_hours) * 3600 / config.clip_s
         )
+        paths = [root / path for path in (*material.clean, *material.noise)]
+        faults += survey.header_faults(paths, job.n_jobs)
+        n_files += len(paths)
         tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in range(n_clips)]
+    job.refuse(faults, n_files)
     tasks["test"] = [_Task("test", i, pair.name, "", pair) for i, pair in enumerate(test)]
-    items = job.items(tasks, partial(_make, target=target, root=root, config=config))
+    items = job.items(tasks, partial(_make, target=target, root=root, config=config), _sources)
     known = test_sets.recognise(test)
     complete = known is not None and len(test) == known.n_files
     tell(f"test: {len(test)} pairs, {'the complete' if complete else 'not the'} no_reverb set")
@@ -137,7 +142,7 @@ def split_material(root: Path, config: Dns2020Config) -> dict[str, Material]:
     unnamed = [path for path in paths["clean"] if not READER.search(path)]
     if unnamed:
         raise UserError(
-            f"{root}: {preparing.some(unnamed)} names no reader; the published names are "
+            f"{root}: {some(unnamed)} names no reader; the published names are "
             "book_…_chp_…_reader_…_….wav"
         )
     groups = {path: READER.search(path)[2] for path in paths["clean"]}
@@ -236,11 +241,26 @@ def _joined(
     return signal, tuple(used)
 
 
+def _digest(material: Material) -> str:
+    """SHA-256 of names, sizes and times of all files: reading them all would take hours."""
+    files = [
+        (path, found.st_size, found.st_mtime_ns)
+        for path in (*material.clean, *material.noise)
+        for found in ((material.root / path).stat(),)
+    ]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
 def _rms(signal: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(signal))))
 
 
 _materials = cache(split_material)  # listed once per process: too long to send
+
+
+def _sources(task: _Task) -> tuple[Path, ...]:
+    """Files of a pair of the test set; those of a clip are in its `material`."""
+    return (task.pair.mixture, *task.pair.sources) if task.pair else ()
 
 
 def _make(task: _Task, target: Path, root: Path, config: Dns2020Config) -> Item:

@@ -2,12 +2,15 @@
 
 If `raw` has train/ and dev/ (and test/), these are the splits; a speaker or recording in two of
 them is an error. Otherwise some speakers, chosen by a hash of their names, are held out for dev,
-and there is no test set. Speech and noise of dev (and test) are mixed, for the selection of a
-model; pairs stay as they are.
+and there is no test set. All files are read before the first is converted. Speech and noise of dev
+(and test) are mixed, for the selection of a model; pairs stay as they are.
 """
 
 import hashlib
 import math
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +20,11 @@ from typing import Literal
 import torch
 
 from speechlab.audio import files as audio
+from speechlab.audio.files import resampled_length
 from speechlab.config import check_ranges
+from speechlab.data import pairs, test_sets
 from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora import survey
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import SPLITS, Item
@@ -29,6 +35,7 @@ from speechlab.progress import Tell
 from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["folder"]
+READER = re.compile(r"reader_(\d+)")  # in names of DNS-2020
 KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
 
 
@@ -43,6 +50,7 @@ class FolderConfig:
     snr_db: tuple[float, float] = (-5.0, 15.0)  # dB, of these mixtures: from, to
     seed: int = 0  # of these mixtures
     raw: str = elsewhere()  # the recordings
+    skip_broken: bool = elsewhere(False)  # leave broken files out
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
     def __post_init__(self) -> None:
@@ -66,8 +74,10 @@ class Recording:
     name: str  # relative path without the suffix
     kind: str  # "mixture" (a pair), "speech" or "noise"
     files: tuple[Path, ...]  # noisy and clean for a pair
-    content: str  # digest of the (clean) file: copies are one recording
     speaker: str  # empty for noise and for unknown speakers
+    content: str = ""  # digest of the (clean) file: copies are one recording
+    n_frames: int = 0  # of the prepared files
+    cut_ms: float = 0.0  # cut from the longer file of a pair
 
     @property
     def group(self) -> str:
@@ -75,34 +85,129 @@ class Recording:
         return self.speaker or self.content
 
 
-@preparing.alone(CORPUS)
+def _refuse_other_files(job: Preparation) -> None:
+    raw = Path(job.config.raw).expanduser()
+    if job.config.raw and raw.is_dir():
+        survey.refuse_changed(job.target, raw, job.n_jobs)
+
+
+@preparing.alone(CORPUS, when_ready=_refuse_other_files)
 def prepare(job: Preparation) -> None:
     """Split and convert the recordings. UserError describes the layout of `raw`."""
     target, config, tell = job.target, job.config, job.tell
     raw = Path(config.raw).expanduser()
     given = [split for split in SPLITS if (raw / split).is_dir()]
-    if not config.raw or not ({"train", "dev"} <= set(given) or _kinds(raw)):
+    if not {"train", "dev"} <= set(given):
+        given = []
+    if not config.raw or not (given or _kinds(raw)):
         raise UserError(f"folder: {raw} holds no recordings; name as raw a folder with {_LAYOUT}")
-    if given:
-        splits = {split: _recordings(raw / split, config) for split in given}
-    else:
-        splits = split(_recordings(raw, config), config.dev_percent, raw)
-    if config.speakers == "none":
-        tell("speakers are not known: the same voice may be in train and in dev")
+    layout = {(*([split] if given else []), kind) for split in given or [""] for kind in KINDS}
+    for line in survey.left_out(raw, layout):
+        tell(line)
+    found = _usable(job, {name: _recordings(raw / name, config) for name in given or [""]})
+    splits = found if given else split(found[""], config.dev_percent, raw)
+    _tell_speakers([r for of in splits.values() for r in of], config, tell)
     remedy = f"move or remove one of them, or look at the setting speakers ({config.speakers})"
-    planned = {name: [_item(name, r, config) for r in found] for name, found in splits.items()}
+    planned = {name: [_item(name, r, config) for r in of] for name, of in splits.items()}
     preparing.check(target, planned, remedy)  # before the conversion
     tasks = {
-        name: list(zip(planned[name], [r.files for r in found], strict=True))
-        for name, found in splits.items()
+        name: list(zip(planned[name], [r.files for r in of], strict=True))
+        for name, of in splits.items()
     }
-    items = job.items(tasks, partial(_make, target=target))
+    items = job.items(tasks, partial(_make, target=target), _sources)
+    cut_ms = {r.files[0]: r.cut_ms for of in splits.values() for r in of}
+    survey.compare(
+        target,
+        [item for of in items.values() for item in of if item.kind == "mixture"],
+        {item.name: cut_ms[paths[0]] for of in tasks.values() for item, paths in of},
+        job.n_jobs,
+        tell,
+    )
     for name in items.keys() & {"dev", "test"}:
         items[name] += _mixtures(target, name, items[name], config, tell)
+    survey.note_sources(target, raw, job.heard)
     job.finish(items, remedy, given_splits=given)
-    for name, found in items.items():
-        minutes = sum(item.seconds for item in found) / 60
-        tell(f"{name}: {len(found)} recordings, {minutes:.1f} minutes")
+    for name, of in items.items():
+        minutes = sum(item.seconds for item in of) / 60
+        tell(f"{name}: {len(of)} recordings, {minutes:.1f} minutes")
+
+
+def _usable(
+    job: Preparation, found: Mapping[str, tuple[list[Recording], list[str]]]
+) -> dict[str, list[Recording]]:
+    """Recordings of each split without broken ones; reads all files. UserError names the faults.
+
+    found: recordings and faults of names, by split.
+    """
+    raw = Path(job.config.raw).expanduser()
+    every = [recording for recordings, _ in found.values() for recording in recordings]
+    paths = [path for recording in every for path in recording.files]
+    job.survey(paths)
+    faults = [fault for _, of_names in found.values() for fault in of_names]
+    good: dict[str, list[Recording]] = {}
+    for split, (recordings, _) in found.items():
+        good[split] = []
+        for recording in recordings:
+            of_files = _faults(recording, job)
+            faults += of_files
+            if not of_files:
+                good[split].append(_heard(recording, job))
+    job.refuse(faults, len(paths))
+    for line in survey.warnings(job.heard, raw):
+        job.tell(line)
+    kept = [recording for of in good.values() for recording in of]
+    if cut := [recording.cut_ms for recording in kept if recording.cut_ms]:
+        job.tell(f"{len(cut)} pair(s) were cut to the shorter file, by up to {max(cut):.2f} ms")
+    for name in [name for name, of in good.items() if not of]:
+        raise UserError(f"{raw / name}: no usable recording is left; replace the broken files")
+    return good
+
+
+def _faults(recording: Recording, job: Preparation) -> list[str]:
+    """Faults of the files of a recording, or of a pair's files together."""
+    heard = [job.heard[path] for path in recording.files]
+    faults = [h.fault for h in heard if h.fault]
+    if faults or len(heard) < 2:
+        return faults
+    what = " and ".join(map(str, recording.files))
+    if heard[0].n_channels != heard[1].n_channels:
+        n_channels = " and ".join(str(h.n_channels) for h in heard)
+        return [f"{what} have {n_channels} channels; convert both to one layout"]
+    if abs(heard[0].ms - heard[1].ms) > pairs.CUT_MS:
+        rate = job.config.sample_rate
+        lengths = " and ".join(str(resampled_length(h.n_frames, h.rate, rate)) for h in heard)
+        return [
+            f"{what} are of different length ({lengths} samples at {rate} Hz); up to "
+            f"{pairs.CUT_MS:g} ms are cut, so replace them by files of one length"
+        ]
+    return []
+
+
+def _heard(recording: Recording, job: Preparation) -> Recording:
+    """With what is known from reading the files."""
+    heard = [job.heard[path] for path in recording.files]
+    rate = job.config.sample_rate
+    return replace(
+        recording,
+        content=heard[-1].sha256,
+        n_frames=min(resampled_length(h.n_frames, h.rate, rate) for h in heard),
+        cut_ms=max(h.ms for h in heard) - min(h.ms for h in heard),
+    )
+
+
+def _tell_speakers(recordings: Sequence[Recording], config: FolderConfig, tell: Tell) -> None:
+    """Warns where names seem not to tell the speaker."""
+    if config.speakers == "none":
+        tell("speakers are not known: the same voice may be in train and in dev")
+    for kind in ("mixture", "speech"):
+        counts = Counter(r.speaker for r in recordings if r.kind == kind and r.speaker)
+        if len(counts) > 1 and max(counts.values()) == 1:
+            tell(
+                f"each of the {len(counts)} speakers has one recording (such as '{min(counts)}' "
+                f"in {min(r.name for r in recordings if r.kind == kind)}): if the names begin with "
+                "no speaker, the same voice is in train and in dev; make one folder per speaker "
+                "and set speakers=folder, or set speakers=none"
+            )
 
 
 def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[str, list[Recording]]:
@@ -135,8 +240,8 @@ def _kinds(folder: Path) -> list[str]:
     return [kind for kind in KINDS if (folder / kind).is_dir()]
 
 
-def _recordings(folder: Path, config: FolderConfig) -> list[Recording]:
-    """Recordings in noisy/ and clean/, speech/ and noise/. UserError for a file without partner."""
+def _recordings(folder: Path, config: FolderConfig) -> tuple[list[Recording], list[str]]:
+    """Recordings in noisy/ and clean/, speech/ and noise/, and faults of their names."""
     kinds = _kinds(folder)
     if not kinds or ("noisy" in kinds) != ("clean" in kinds):
         raise UserError(f"folder: {folder} has {' and '.join(kinds) or 'none'} of {_LAYOUT}")
@@ -144,32 +249,58 @@ def _recordings(folder: Path, config: FolderConfig) -> list[Recording]:
     empty = [kind for kind in kinds if not files[kind]]
     if empty:
         raise UserError(f"{folder}: no sound files in {', '.join(empty)}; add some or remove it")
-    strange = [name for found in files.values() for name in found if ";" in name]
-    if strange:
-        raise UserError(f"{folder}: a name holds a semicolon: {strange[0]}; rename the file")
-    found = _pairs(folder, files, config) if "noisy" in kinds else []
+    found, faults = _pairs(folder, files, config) if "noisy" in kinds else ([], [])
     for kind in ("speech", "noise"):
         for name, path in files.get(kind, {}).items():
             speaker = _speaker(name, config, path) if kind == "speech" else ""
-            found.append(Recording(name, kind, (path,), sha256(path), speaker))
-    return found
+            found.append(Recording(name, kind, (path,), speaker))
+    wrong = [(recording, _wrong(folder, recording)) for recording in found]
+    faults += [
+        f"{recording.files[0]}: the name holds {what}: {recording.name}; rename the file"
+        for recording, what in wrong
+        if what
+    ]
+    return [recording for recording, what in wrong if not what], faults
+
+
+def _wrong(folder: Path, recording: Recording) -> str:
+    """What a manifest cannot hold in a name; empty if nothing."""
+    name = " ".join(str(path.relative_to(folder)) for path in recording.files)
+    if ";" in name:
+        return "a semicolon"
+    odd = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+    return "control characters, or is not UTF-8" if odd else ""
 
 
 def _pairs(
     folder: Path, files: Mapping[str, Mapping[str, Path]], config: FolderConfig
-) -> list[Recording]:
-    noisy, clean = files["noisy"], files["clean"]
+) -> tuple[list[Recording], list[str]]:
+    """Pairs of one name or, as in the DNS challenge, of one number; and files without partner."""
+    noisy, clean = (_by_item(files[kind]) for kind in ("noisy", "clean"))
     alone = sorted(noisy.keys() ^ clean.keys())
-    if alone:
-        raise UserError(
-            f"{folder}: {len(alone)} file(s) are in one of noisy/ and clean/ only: "
-            f"{preparing.some(alone)}; add the partners or remove these files"
-        )
+    faults = [
+        f"{(noisy | clean)[name]} is in one of noisy/ and clean/ only: {name}; add the partner or "
+        "remove the file"
+        for name in alone
+    ]
     found = []
-    for name, path in noisy.items():
-        other = clean[name]
-        speaker = _speaker(name, config, other)
-        found.append(Recording(name, "mixture", (path, other), sha256(other), speaker))
+    for name in (name for name in noisy if name in clean):
+        both = noisy[name], clean[name]
+        reader = READER.search(" ".join(path.stem for path in both))
+        by_reader = reader and config.speakers == "prefix"
+        speaker = reader[1] if by_reader else _speaker(name, config, both[1])
+        found.append(Recording(name, "mixture", both, speaker))
+    return found, faults
+
+
+def _by_item(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Files by the name of their item. UserError if two have one name."""
+    found: dict[str, Path] = {}
+    for name, path in files.items():
+        item = test_sets.item_name(name)
+        if item in found:
+            raise UserError(f"{found[item]} and {path} are one item; remove one of them")
+        found[item] = path
     return found
 
 
@@ -188,14 +319,14 @@ def _speaker(name: str, config: FolderConfig, path: Path) -> str:
 
 
 def _item(split: str, recording: Recording, config: FolderConfig) -> Item:
-    """The manifest line of a recording, without length and hash."""
+    """The manifest line of a recording, without its hash."""
     kinds = ("noisy", "clean") if recording.kind == "mixture" else (recording.kind,)
     paths = [f"{split}/{kind}/{recording.name}.wav" for kind in kinds]
     return Item(
         name=paths[0].removesuffix(".wav"),
         kind=recording.kind,
         path=paths[0],
-        n_frames=0,
+        n_frames=recording.n_frames,
         sample_rate=config.sample_rate,
         sources=tuple(paths[1:]),
         speakers=(recording.speaker,) if recording.speaker else (),
@@ -203,11 +334,16 @@ def _item(split: str, recording: Recording, config: FolderConfig) -> Item:
     )
 
 
+def _sources(task: tuple[Item, tuple[Path, ...]]) -> tuple[Path, ...]:
+    return task[1]
+
+
 def _make(task: tuple[Item, tuple[Path, ...]], target: Path) -> Item:
     item, files = task
     paths = [target / path for path in (item.path, *item.sources)]
-    n_frames = preparing.convert_all(files, paths, item.sample_rate)
-    return replace(item, n_frames=n_frames, sha256=sha256(paths[0]))
+    for file, path in zip(files, paths, strict=True):
+        preparing.convert(file, path, item.sample_rate, item.n_frames)
+    return replace(item, sha256=sha256(paths[0]))
 
 
 def _mixtures(

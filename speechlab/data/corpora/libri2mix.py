@@ -28,7 +28,7 @@ from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
 from speechlab.data.synthesis import rooms
-from speechlab.errors import UserError
+from speechlab.errors import UserError, some
 from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["libri2mix"]
@@ -56,6 +56,7 @@ class Libri2MixConfig:
     librispeech: str = elsewhere()  # folder with train-clean-100/, dev-clean/, test-clean/
     wham_noise: str = elsewhere()  # folder with tr/, cv/, tt/; needed for noise
     metadata: str = elsewhere()  # folder with libri2mix_dev-clean.csv …
+    skip_broken: bool = elsewhere(False)  # leave broken files out
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
 
@@ -93,7 +94,11 @@ def prepare(job: Preparation) -> None:
         for split, paths in files.items()
     }
     _check_recordings([mixture for found in tasks.values() for _, mixture in found], job.config)
-    items = job.items(tasks, partial(_make, target=job.target, config=job.config))
+    items = job.items(
+        tasks,
+        partial(_make, target=job.target, config=job.config),
+        partial(_sources, config=job.config),
+    )
     job.finish(
         items,
         "take the published metadata",
@@ -161,8 +166,7 @@ def _check_recordings(mixtures: Iterable[Mixture], config: Libri2MixConfig) -> N
         if any(Path(path).stem.endswith(SPEEDS) for path in missing):
             advice = "files in …sp08 and …sp12 are made by LibriMix's augment_train_noise.py"
         raise UserError(
-            f"libri2mix: {len(missing)} recording(s) are missing: "
-            f"{preparing.some(missing, 3)}; {advice}"
+            f"libri2mix: {len(missing)} recording(s) are missing: {some(missing, 3)}; {advice}"
         )
 
 
@@ -254,6 +258,12 @@ def _signals(mixture: Mixture, config: Libri2MixConfig) -> dict[str, np.ndarray]
     peak = max(np.abs(signal).max() for signal in (first + second + noise, s1, s2))
     gain = np.float32(min(1.0, PEAK / peak))  # 1 for published mixtures; a room is louder
     return {kind: gain * signal for kind, signal in signals.items()}
+
+
+def _sources(task: tuple[str, Mixture], config: Libri2MixConfig) -> list[Path]:
+    _, mixture = task
+    noise = [_noise(config) / mixture.noise] if config.mixture != "mix_clean" else []
+    return [*(_speech(config) / path for path in mixture.speech), *noise]
 
 
 def _make(task: tuple[str, Mixture], target: Path, config: Libri2MixConfig) -> Item:

@@ -2,7 +2,8 @@
 
 A corpus defines one task per recording and a function that writes the task's sound files and
 returns its manifest line. Lines of finished tasks are stored in shards in `<target>/unfinished/`
-until the manifests are written, so that an interrupted preparation resumes.
+until the manifests are written, so that an interrupted preparation resumes. It makes a file again
+where one of its sources has changed since.
 """
 
 import contextlib
@@ -11,7 +12,9 @@ import functools
 import hashlib
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +22,15 @@ import soxr
 
 from speechlab import parallel
 from speechlab.audio import files
+from speechlab.audio.folders import listing
 from speechlab.config import to_dict
-from speechlab.data import manifest
+from speechlab.data import digests, manifest
+from speechlab.data.corpora import shards, survey
 from speechlab.data.corpora.corpus import Corpus
+from speechlab.data.corpora.shards import Shard, nothing
+from speechlab.data.corpora.survey import Heard
 from speechlab.data.manifest import Item
-from speechlab.errors import UserError
+from speechlab.errors import UserError, shown, some
 from speechlab.progress import Report, Tell
 from speechlab.storage import locks
 from speechlab.storage.atomic import replacing, sha256, write
@@ -31,6 +38,7 @@ from speechlab.version import __version__
 
 SHARD = 50  # tasks per shard; an interruption repeats at most so many per process
 RAW = "raw"  # in a target: its downloads
+LEFT_OUT = "left_out.txt"  # broken sources, a line each
 OPTIONS = "options.json"  # in `unfinished/`: the options of the files there
 
 Task = TypeVar("Task")
@@ -49,6 +57,9 @@ class Preparation:
     corpus: Corpus
     config: Any  # options; `jobs` is the number of processes, 0 for one per processor
     tell: Tell
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of prepared files, by path
+    heard: dict[Path, Heard] = dataclasses.field(default_factory=dict)  # sources that were read
+    left_out: list[str] = dataclasses.field(default_factory=list)  # faults of skipped files
 
     def is_ready(self) -> bool:
         """Whether `target` holds the complete corpus, prepared with these options.
@@ -73,44 +84,132 @@ class Preparation:
         return False
 
     def items(
-        self, splits: Mapping[str, Sequence[Task]], make: Callable[[Task], Item], jobs: int = 0
+        self,
+        splits: Mapping[str, Sequence[Task]],
+        make: Callable[[Task], Item],
+        sources: Callable[[Task], Sequence[Path]] = nothing,
+        jobs: int = 0,
     ) -> dict[str, list[Item]]:
         """The manifest lines of all tasks, in their order.
 
-        `make` is a function of a module (or a partial of one). It writes a task's files atomically
-        and returns its line. jobs: number of processes; 0: as `config` says.
+        splits: the tasks of each split.
+        make: writes a task's files atomically and returns its line; a function of a module, or a
+            partial of one.
+        sources: the files that a task reads. Where one has changed, its tasks are run again.
+        jobs: number of processes; 0: as `config` says.
         """
-        if self.config.jobs < 0:
-            raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
-        write(self._unfinished / OPTIONS, json.dumps(self._options) + "\n")
-        shards = [
-            _Shard(make, tuple(tasks[i : i + SHARD]), self._unfinished, split)
+        jobs = jobs or self.n_jobs
+        all_shards = [
+            Shard(make, sources, tuple(tasks[i : i + SHARD]), self.target, self._unfinished, split)
             for split, tasks in splits.items()
             for i in range(0, len(tasks), SHARD)
         ]
-        waiting = [shard for shard in shards if not shard.path.exists()]
-        n_all = sum(len(shard.tasks) for shard in shards)
+        waiting = self._waiting(all_shards, jobs)
+        paths = [path for shard in waiting for task in shard.tasks for path in sources(task)]
+        if broken := self.refuse_broken(paths):
+            usable = {
+                split: [task for task in tasks if broken.isdisjoint(sources(task))]
+                for split, tasks in splits.items()
+            }
+            return self.items(usable, make, sources, jobs)
+        write(self._unfinished / OPTIONS, json.dumps(self._options) + "\n")
+        n_all = sum(len(shard.tasks) for shard in all_shards)
         n_done = n_all - sum(len(shard.tasks) for shard in waiting)
         if n_done:
             self.tell(f"{n_done} of {n_all} recordings are finished already")
-        jobs = jobs or self.config.jobs or parallel.n_processors()
         if waiting:
             label = self.target.name
             with Report(label, n_all, "recording", n_done, tell=self.tell) as report:
-                for n in parallel.finished(_make, waiting, jobs):
+                for n in parallel.finished(shards.run, waiting, jobs):
                     report.update(n)
                 report.outcome = f"in {self.target}"
         found = {split: [] for split in splits}
-        for shard in shards:
-            found[shard.split] += shard.read()
+        for shard in all_shards:
+            lines, of_files = shard.read()
+            found[shard.split] += lines
+            self.digests.update(of_files)
         return found
 
+    @property
+    def n_jobs(self) -> int:
+        """Number of processes. UserError for a negative one."""
+        if self.config.jobs < 0:
+            raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
+        return self.config.jobs or parallel.n_processors()
+
+    def survey(self, paths: Iterable[Path]) -> None:
+        """Read each source once, into `heard`."""
+        new = [path for path in paths if path not in self.heard]
+        self.heard.update(survey.hear_all(new, self.n_jobs, self.tell))
+
+    def refuse_broken(self, paths: Iterable[Path]) -> set[Path]:
+        """Read sources that were not read yet; returns broken ones that are to be skipped.
+
+        UserError names them unless `skip_broken` is set.
+        """
+        new = list(dict.fromkeys(path for path in paths if path not in self.heard))
+        self.survey(new)
+        broken = {path: self.heard[path].fault for path in new if self.heard[path].fault}
+        self.refuse(list(broken.values()), len(new))
+        for line in survey.warnings({path: self.heard[path] for path in new}):
+            self.tell(line)
+        return set(broken)
+
+    def refuse(self, faults: Sequence[str], n_files: int) -> None:
+        """Nothing if there are no faults; a notice if `skip_broken` is set; else UserError.
+
+        faults: one line per fault.
+        n_files: number of files that were read.
+        """
+        path = self.target.with_name(f"{self.target.name}.faults.txt")
+        path.unlink(missing_ok=True)
+        if not faults:
+            return
+        first = survey.some_faults(faults)
+        if self._skips_broken:
+            self.left_out.extend(faults)
+            self.tell(f"{len(faults)} of {n_files} files are left out: {first}")
+            return
+        if len(faults) == 1:
+            raise UserError(faults[0])
+        write(path, "".join(f"{shown(fault)}\n" for fault in faults))
+        way = ", or leave them out with --skip-broken" if self._skips_broken is not None else ""
+        raise UserError(
+            f"{len(faults)} of {n_files} files cannot be used; {path} lists all; replace or remove "
+            f"them{way}: {first}"
+        )
+
+    @property
+    def _skips_broken(self) -> bool | None:
+        """The setting; None for a corpus without it."""
+        return getattr(self.config, "skip_broken", None)
+
+    def _waiting(self, all_shards: Sequence[Shard], jobs: int) -> list[Shard]:
+        """The shards to run: not begun, or with a source or a prepared file that has changed."""
+        begun = [shard for shard in all_shards if shard.path.exists()]
+        if begun:
+            self.tell(f"reading the sources of {sum(len(s.tasks) for s in begun)} recordings again")
+        with ThreadPoolExecutor(jobs) as threads:
+            is_finished = list(threads.map(Shard.is_finished, begun))
+        ready = {shard.path for shard, done in zip(begun, is_finished, strict=True) if done}
+        waiting = [shard for shard in all_shards if shard.path not in ready]
+        if n_changed := sum(len(shard.tasks) for shard in waiting if shard.path.exists()):
+            self.tell(f"{n_changed} recordings are made again: a file of theirs has changed")
+        return waiting
+
     def finish(self, splits: Mapping[str, Sequence[Item]], remedy: str, **notes: Any) -> None:
-        """Write the manifests and `corpus.json`, then remove `unfinished/`.
+        """Write `files.csv`, the manifests and `corpus.json`, then remove `unfinished/`.
 
         remedy: advice if two splits share a speaker or a recording. notes: further JSON values for
         `corpus.json`.
         """
+        check(self.target, splits, remedy)
+        paths = [
+            path for of in splits.values() for item in of for path in (item.path, *item.sources)
+        ]
+        for path in paths:
+            if path not in self.digests:
+                self.digests[path] = sha256(self.target / path)
         about = {
             "corpus": self.corpus.name,
             "title": self.corpus.title,
@@ -119,9 +218,12 @@ class Preparation:
             "speechlab": __version__,
             "resampler": {"name": "soxr", "version": soxr.__version__, "quality": "HQ"},
             "options": {k: v for k, v in self._options.items() if k != "corpus"},
+            **({"n_broken": len(self.left_out)} if self.left_out else {}),
+            "files": digests.write(self.target, {path: self.digests[path] for path in paths}),
             **notes,
         }
-        check(self.target, splits, remedy)
+        if self.left_out:
+            write(self.target / LEFT_OUT, survey.listed(self.left_out, self._roots))
         manifest.write(self.target, splits, about)
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
@@ -142,6 +244,16 @@ class Preparation:
         kept = [field.name for field in fields if field.metadata.get("changes_data", True)]
         values = to_dict(self.config)
         return {"corpus": self.corpus.name, **{name: values[name] for name in kept}}
+
+    @property
+    def _roots(self) -> list[str]:
+        """Folders of raw files, which a prepared folder does not name."""
+        of_elsewhere = [
+            getattr(self.config, field.name)
+            for field in dataclasses.fields(self.config)
+            if not field.metadata.get("changes_data", True)
+        ]
+        return [str(Path(v).expanduser()) for v in of_elsewhere if isinstance(v, str) and v]
 
     def _refuse_other(self, known: Mapping[str, Any]) -> None:
         wanted = self._options
@@ -194,16 +306,18 @@ def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> No
         raise UserError(f"{target}: {error}; {remedy}") from error
 
 
-def convert(source: Path, target: Path, sample_rate: int) -> int:
+def convert(source: Path, target: Path, sample_rate: int, length: int | None = None) -> int:
     """Write a sound file as mono WAV at `sample_rate` (channels averaged); returns its length.
 
-    The file has 16 bits, or floats if 16 bits would clip.
+    The file has 16 bits, or floats if 16 bits would clip. length: samples to write, default all.
     """
     recording = files.Recording(source, sample_rate)
+    length = recording.length if length is None else length
     for subtype in ("PCM_16", "FLOAT"):
         with files.Writer(target, sample_rate, 1, subtype) as writer:
             for block in recording:
-                writer.write(block.mean(0, keepdim=True))  # (1, n)
+                left = length - writer.n_frames
+                writer.write(block.mean(0, keepdim=True)[:, :left])  # (1, n)
         if not writer.clipped:
             break
     return writer.n_frames
@@ -246,20 +360,20 @@ def mixture(target: Path, paths: Sequence[str], **about: Any) -> Item:
 
 
 def sounds(folder: Path) -> dict[str, Path]:
-    """Sound files at any depth, sorted, by their relative path without the suffix.
+    """Sound files at any depth, sorted, by their relative path without the suffix (NFC).
 
-    Raises UserError if two files differ only in their suffix.
+    Linked folders are entered. Raises UserError if two files differ only in their suffix, or a
+    folder is not readable.
     """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in inner.parts)
-        if hidden or path.suffix.lower() not in files.SUFFIXES or not path.is_file():
-            continue
-        name = inner.with_suffix("").as_posix()
+    listed, found = listing(folder), {}
+    for inner, reason in listed.unreadable.items():
+        raise UserError(f"{folder / inner}: cannot be read ({reason}); change its permissions")
+    for inner in listed.files:
+        name = unicodedata.normalize("NFC", inner.with_suffix("").as_posix())
         if name in found:
-            raise UserError(f"{found[name]} and {path} have one name; remove one of them")
-        found[name] = path
+            other = folder / inner
+            raise UserError(f"{found[name]} and {other} have one name; remove one of them")
+        found[name] = folder / inner
     return found
 
 
@@ -275,39 +389,3 @@ def held_out(groups: Iterable[str], percent: float) -> set[str]:
     order = sorted(ranks, key=ranks.get)
     chosen = [group for group in order if ranks[group] < percent / 100] or order[:1]
     return set(chosen[: len(order) - 1])
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and the number of the others."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shard:
-    """Some tasks, and the file of their lines."""
-
-    make: Callable[[Any], Item]
-    tasks: tuple[Any, ...]
-    folder: Path
-    split: str
-
-    @property
-    def path(self) -> Path:
-        """Named by a hash of its tasks, so that lines of other raw files are not reused."""
-        name = hashlib.sha256(repr(self.tasks).encode()).hexdigest()[:24]
-        return self.folder / f"{self.split}_{name}.json"
-
-    def read(self) -> list[Item]:
-        lines = json.loads(self.path.read_text(encoding="utf-8"))
-        return [
-            Item(**{k: tuple(v) if isinstance(v, list) else v for k, v in line.items()})
-            for line in lines
-        ]
-
-
-def _make(shard: _Shard) -> int:
-    """Run the tasks of a shard; returns their number."""
-    made = [shard.make(task) for task in shard.tasks]
-    write(shard.path, json.dumps([to_dict(item) for item in made]))
-    return len(made)

@@ -20,7 +20,7 @@ import torch
 
 from speechlab.audio import files
 from speechlab.config import check_ranges
-from speechlab.data import manifest
+from speechlab.data import digests, manifest
 from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
@@ -110,8 +110,9 @@ def prepare(job: Preparation) -> None:
     target, config, tell = job.target, job.config, job.tell
     source = Path(config.source).expanduser()
     made_from = manifest.data_hash(source)
+    digests.check(source, [i for split in SPLITS for i in manifest.parse(source / f"{split}.csv")])
     tasks = {split: _tasks(split, source, config) for split in SPLITS}
-    splits = job.items(tasks, partial(_make, target=target, config=config))
+    splits = job.items(tasks, partial(_make, target=target, config=config), _sources)
     for split in ("dev", "test"):
         splits[split] += _mixtures(target, split, splits[split], config, tell)
     job.finish(splits, "prepare the source again", made_from=made_from)
@@ -146,6 +147,10 @@ def _places(split: str, config: NoisyTwoSpeakersConfig) -> Iterator[_Task]:
             about = {"recordings": (f"{split} room {number}",), "gain_db": ROOM_GAIN_DB}
             item = Item(name, "room", f"{split}/rooms/{name}.wav", 0, config.sample_rate, **about)
             yield _Task(item, "", (split, number, place))
+
+
+def _sources(task: _Task) -> list[Path]:
+    return [Path(task.file)] if task.file else []
 
 
 def _make(task: _Task, target: Path, config: TwoSpeakersConfig) -> Item:

@@ -15,7 +15,7 @@ from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
-from speechlab.errors import UserError
+from speechlab.errors import UserError, some
 from speechlab.progress import Tell
 from speechlab.storage import archive as archives
 from speechlab.storage import download as downloads
@@ -38,6 +38,7 @@ class VoiceBankDemandConfig:
     raw: str = elsewhere()  # folder of the archives, packed or unpacked; empty: <target>/raw
     download: bool = elsewhere(True)  # missing archives
     mirror: str = elsewhere()  # address of the same archives, tried first
+    skip_broken: bool = elsewhere(False)  # leave broken files out
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
 
@@ -95,7 +96,8 @@ def prepare(job: Preparation) -> None:
     target, config, tell = job.target, job.config, job.tell
     raw = Path(config.raw).expanduser() if config.raw else target / preparing.RAW
     _get(raw, config, tell)
-    items = job.items(_tasks(raw), partial(_make, target=target, sample_rate=config.sample_rate))
+    make = partial(_make, target=target, sample_rate=config.sample_rate)
+    items = job.items(_tasks(raw), make, _sources)
     n_files = {split: len(found) for split, found in items.items()}
     if n_files != N_FILES:
         tell(f"incomplete: {n_files} pairs, the published set has {N_FILES}")
@@ -166,7 +168,7 @@ def _tasks(raw: Path) -> dict[str, list[_Task]]:
         if alone:
             raise UserError(
                 f"{raw}: {len(alone)} file(s) of {part} without a partner: "
-                f"{preparing.some(alone)}; unpack its two archives again"
+                f"{some(alone)}; unpack its two archives again"
             )
         for name in sorted(noisy):
             split = "dev" if name.partition("_")[0] in DEV_SPEAKERS else published
@@ -181,7 +183,7 @@ def _wavs(folder: Path) -> dict[str, Path]:
     found = {path.stem: path for path in preparing.sounds(folder).values()}
     wrong = [name for name in found if not re.fullmatch(r"p\d+_\d+", name)]
     if wrong or not found:
-        what = f"{preparing.some(wrong)} is no utterance" if wrong else "no sound files in it"
+        what = f"{some(wrong)} is no utterance" if wrong else "no sound files in it"
         raise UserError(f"{folder}: {what}; names are as p226_001.wav: unpack the archive again")
     return found
 
@@ -201,10 +203,13 @@ def _snrs(folder: Path) -> dict[str, float]:
     return snrs
 
 
+def _sources(task: _Task) -> tuple[Path, Path]:
+    return task.noisy, task.clean
+
+
 def _make(task: _Task, target: Path, sample_rate: int) -> Item:
     paths = [f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")]
-    sources = (task.noisy, task.clean)
-    preparing.convert_all(sources, [target / path for path in paths], sample_rate)
+    preparing.convert_all(_sources(task), [target / path for path in paths], sample_rate)
     return preparing.mixture(
         target,
         paths,

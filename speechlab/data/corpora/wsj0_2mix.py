@@ -29,7 +29,7 @@ from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
-from speechlab.errors import UserError
+from speechlab.errors import UserError, some
 
 CORPUS = CORPORA["wsj0_2mix"]
 PARTS = ("tr", "cv", "tt")
@@ -47,6 +47,7 @@ class Wsj0TwoMixConfig:
     raw: str = elsewhere()  # folder with wav8k/min/tr/mix …; or with 2speakers/wav8k/…
     wsj0: str = elsewhere()  # folder with wsj0/si_tr_s …, to build the mixtures from
     lists: str = elsewhere()  # folder with mix_2_spk_tr.txt … and activlev/
+    skip_broken: bool = elsewhere(False)  # leave broken files out
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
 
@@ -79,7 +80,7 @@ def prepare(job: Preparation) -> None:
     splits = split(found, config.dev_percent)
     n_used = sum(map(len, splits.values()))
     tasks = {name: [(name, mixture) for mixture in mixtures] for name, mixtures in splits.items()}
-    items = job.items(tasks, partial(_make, target=target, config=config))
+    items = job.items(tasks, partial(_make, target=target, config=config), _sources)
     job.finish(
         items,
         "keep the published names",
@@ -125,7 +126,7 @@ def _taken(raw: Path, config: Wsj0TwoMixConfig) -> list[Mixture]:
         if alone:
             raise UserError(
                 f"{root / part}: {len(alone)} mixture(s) without all of mix, s1, s2: "
-                f"{preparing.some(alone)}; copy them again"
+                f"{some(alone)}; copy them again"
             )
         for name in files["mix"]:
             parsed = NAME.fullmatch(name)
@@ -217,13 +218,7 @@ def _build(mixture: Mixture, paths: list[Path], config: Wsj0TwoMixConfig) -> Non
     """Write mix, s1, s2."""
     sources = []
     for path in mixture.files:
-        try:
-            waveform, rate = audio.load(path)
-        except UserError as error:
-            advice = (
-                "; convert shortened files with sph2pipe first" if path.suffix == ".wv1" else ""
-            )
-            raise UserError(f"{error}{advice}") from error
+        waveform, rate = audio.load(path)
         if rate != WSJ0_RATE:
             raise UserError(f"{path}: has {rate} Hz, WSJ0 has {WSJ0_RATE}; copy the file anew")
         sources.append(waveform[0].numpy())
@@ -231,6 +226,10 @@ def _build(mixture: Mixture, paths: list[Path], config: Wsj0TwoMixConfig) -> Non
     signals = mixed(sources, mixture.levels, gains_db, config.sample_rate, config.mode)
     for path, signal in zip(paths, signals, strict=True):
         audio.save(path, torch.from_numpy(signal)[None], config.sample_rate)
+
+
+def _sources(task: tuple[str, Mixture]) -> tuple[Path, ...]:
+    return task[1].files
 
 
 def _make(task: tuple[str, Mixture], target: Path, config: Wsj0TwoMixConfig) -> Item:

@@ -115,6 +115,9 @@ def test_a_file_that_is_no_sound_is_named(tmp_path, name):
         prepare(name, tmp_path / "prepared", tmp_path / "raw")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "prepared" / manifest.ABOUT).exists()
+    if name not in ("two_speakers", "two_speakers_noisy"):  # their source is a prepared corpus
+        assert len((tmp_path / "prepared.faults.txt").read_text().splitlines()) > 4
+        assert not (tmp_path / "prepared").exists()
 
 
 @pytest.mark.parametrize("name", OF_FILES)

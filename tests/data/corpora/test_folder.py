@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -153,10 +154,14 @@ def test_what_cannot_be_mixed_is_told(tmp_path):
 
 
 def test_a_float_file_beyond_full_scale_loses_nothing(raw, tmp_path):
-    loud = np.random.default_rng(0).standard_normal(1600).astype(np.float32)
+    loud = 0.3 * np.random.default_rng(0).standard_normal(1600).astype(np.float32)
+    loud[500] = -1.9
     for kind in ("noisy", "clean"):
         soundfile.write(raw / kind / "anna_000.wav", loud, 16000, subtype="FLOAT")
-    prepare(tmp_path / "p", raw)
+    told = prepare(tmp_path / "p", raw)
+    n_beyond = np.count_nonzero(np.abs(loud) > 1)
+    named = f"2 file(s) have samples beyond full scale: noisy/anna_000.wav (peak 1.90, {n_beyond})"
+    assert any(named in line for line in told)
     path = next((tmp_path / "p").rglob("noisy/anna_000.wav"))
     np.testing.assert_array_equal(files.load(path)[0][0], loud)
     assert soundfile.info(path.with_name("anna_001.wav")).subtype == "PCM_16"
@@ -198,4 +203,130 @@ def test_faults_of_single_files_are_named(raw, tmp_path):
         (raw / kind / "a;b_1.wav").unlink()
     tiny_corpora.noise(raw / "noisy" / "ben_001.wav", seconds=0.2)
     with pytest.raises(UserError, match=r"ben_001\.wav are of different length \(3200 and 1600"):
+        prepare(tmp_path / "p", raw)
+
+
+def test_all_faults_are_one_list_before_the_conversion(tmp_path):
+    """Damaged, empty, not finite, of another scale, length or layout, without partner."""
+    raw = pairs(tmp_path / "raw", utterances(SPEAKERS))
+    for number, kind in enumerate(("noisy", "clean")):
+        (raw / kind / f"anna_00{number}.wav").write_bytes(b"")
+        whole = raw / kind / f"ben_00{number}.wav"
+        whole.write_bytes(whole.read_bytes()[:-99])
+        scaled = np.linspace(-9000, 9000, 1600)
+        soundfile.write(raw / kind / f"dan_00{number}.wav", scaled, 16000, subtype="FLOAT")
+    broken = np.full(1600, np.nan)
+    soundfile.write(raw / "noisy" / "eva_000.wav", broken, 16000, subtype="FLOAT")
+    tiny_corpora.noise(raw / "noisy" / "eva_001.wav", n_channels=2)
+    tiny_corpora.noise(raw / "noisy" / "eva_002.wav", seconds=0.2)
+    tiny_corpora.noise(raw / "noisy" / "gina_000.wav")
+    with pytest.raises(UserError, match=r"10 of 36 files cannot be used.*and 7 more") as error:
+        prepare(tmp_path / "p", raw)
+    assert "\n" not in str(error.value) and not (tmp_path / "p").exists()
+    listed = tmp_path / "p.faults.txt"
+    assert str(listed) in str(error.value)
+    faults = listed.read_text().splitlines()
+    assert len(faults) == 10 and sum("times full scale" in fault for fault in faults) == 2
+    assert sum("1 and 2" in f or "2 and 1 channels" in f for f in faults) == 1
+    told = prepare(tmp_path / "p", raw, skip_broken=True)
+    assert any("10 of 36 files are left out" in line for line in told)
+    assert sum(map(len, items(tmp_path / "p").values())) == 9
+    left_out = (tmp_path / "p" / "left_out.txt").read_text()
+    assert left_out.count("\n") == 10 and str(raw) not in left_out
+    assert manifest.about(tmp_path / "p")["n_broken"] == 10 and not listed.exists()
+
+
+def _speech(n: int = 16000) -> np.ndarray:
+    """Noise with pauses, as speech has."""
+    random = np.random.default_rng(0)
+    return 0.2 * random.standard_normal(n) * np.repeat(random.random(n // 1000) ** 3, 1000)
+
+
+def test_pairs_are_compared_and_outliers_named(tmp_path):
+    random, raw = np.random.default_rng(1), tmp_path / "raw"
+    for index, name in enumerate(utterances(SPEAKERS)):
+        clean = np.roll(_speech(), 900 * index)
+        noisy = clean + 0.02 * random.standard_normal(16000)
+        noisy = {"anna_000": np.roll(noisy, 80), "ben_000": -noisy}.get(name, noisy)
+        noisy = np.append(noisy, noisy[:100]) if name == "dan_000" else noisy
+        for kind, signal in (("noisy", noisy), ("clean", clean)):
+            (raw / kind).mkdir(parents=True, exist_ok=True)
+            soundfile.write(raw / kind / f"{name}.wav", signal, 16000)
+    told = prepare(tmp_path / "p", raw)
+    [line] = [line for line in told if "look wrong" in line]
+    assert "2 of 18 pairs" in line and "5.00 ms behind" in line and "inverted" in line
+    assert "1 pair(s) were cut to the shorter file, by up to 6.25 ms" in told
+    table = pd.read_csv(tmp_path / "p" / "pairs.csv", index_col="name")
+    assert len(table) == 18 and table["remark"].count() == 2
+    at = {name.rpartition("/")[2]: row for name, row in table.iterrows()}
+    assert at["anna_000"]["lag_ms"] == 5 and at["ben_000"]["correlation"] < -0.9
+    assert at["dan_000"]["cut_ms"] == 6.25
+    [of_dan] = [i for found in items(tmp_path / "p").values() for i in found if "dan_000" in i.path]
+    assert of_dan.n_frames == 16000 == waveforms(tmp_path / "p", of_dan).shape[1]
+
+
+def test_channels_that_spoil_the_mean_are_named(raw, tmp_path):
+    signal = _speech()
+    for kind in ("noisy", "clean"):
+        for name, other in (("anna_000", -signal), ("ben_000", 0 * signal)):
+            soundfile.write(raw / kind / f"{name}.wav", np.stack([signal, other], 1), 16000)
+    told = prepare(tmp_path / "p", raw)
+    [line] = [line for line in told if "channels that spoil" in line]
+    assert (
+        "4 file(s)" in line and "cancel each other" in line and "channel 2 of 2 is silent" in line
+    )
+
+
+def test_what_a_folder_leaves_out_is_named(raw, tmp_path):
+    for name in ("noisy/talk.m4a", "clean/talk.webm", "notes.txt"):
+        (raw / name).write_text("x")
+    tiny_corpora.noise(raw / "mixed" / "extra.wav")
+    told = "\n".join(prepare(tmp_path / "p", raw))
+    assert "1 sound file(s) in no folder of the layout: mixed/extra.wav" in told
+    assert "1 .m4a" in told and "1 .webm" in told and "1 .txt" in told
+
+
+def test_linked_folders_are_read(raw, tmp_path):
+    for kind in ("noisy", "clean"):
+        (tmp_path / "raw2" / kind).mkdir(parents=True)
+        (tmp_path / "raw2" / kind / "linked").symlink_to(raw / kind)
+    prepare(tmp_path / "p", tmp_path / "raw2")
+    assert sum(map(len, items(tmp_path / "p").values())) == 18
+
+
+def test_names_that_are_no_speakers_are_told(tmp_path):
+    raw = pairs(tmp_path / "raw", [f"{number:04d}" for number in range(6)])
+    [line] = [line for line in prepare(tmp_path / "p", raw) if "has one recording" in line]
+    assert "6 speakers" in line and "'0000'" in line and "speakers=none" in line
+
+
+def test_pairs_of_the_dns_challenge_have_one_number(tmp_path):
+    raw = tmp_path / "raw"
+    for number in range(6):
+        reader = f"book_00000_chp_0009_reader_0670{number % 3}_0_door_snr15_tl-21"
+        for name in (f"noisy/{reader}_fileid_{number}", f"clean/clean_fileid_{number}"):
+            tiny_corpora.noise(raw / f"{name}.wav")
+    prepare(tmp_path / "p", raw)
+    assert set.union(*speakers_of(tmp_path / "p").values()) == {"06700", "06701", "06702"}
+    for path in (raw / "noisy").iterdir():
+        path.rename(path.with_name(f"noisy_{path.name[path.name.index('fileid') :]}"))
+    with pytest.raises(UserError, match=r"only one speaker.*speakers=none"):
+        prepare(tmp_path / "q", raw)
+    prepare(tmp_path / "q", raw, speakers="none")
+    assert sum(map(len, items(tmp_path / "q").values())) == 6
+
+
+def test_names_that_a_manifest_cannot_hold_are_named(raw, tmp_path):
+    tiny_corpora.noise(raw / "noisy" / "anna_\r.wav")
+    tiny_corpora.noise(raw / "clean" / "anna_\r.wav")
+    with pytest.raises(UserError, match="control characters"):
+        prepare(tmp_path / "p", raw)
+
+
+def test_prepared_again_from_files_that_changed_is_refused(raw, tmp_path):
+    prepare(tmp_path / "p", raw)
+    [told] = prepare(tmp_path / "p", raw)
+    assert "is prepared already" in told
+    tiny_corpora.noise(raw / "noisy" / "anna_000.wav", level=0.05)
+    with pytest.raises(UserError, match=r"1 file\(s\) of .* have changed since: noisy/anna_000"):
         prepare(tmp_path / "p", raw)

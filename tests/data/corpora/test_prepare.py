@@ -3,6 +3,8 @@
 import json
 import os
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -54,27 +56,64 @@ def test_about_the_percentage_is_held_out():
     assert 150 < len(held) < 250
 
 
+def made(task: str, target: Path) -> Item:
+    """A toy's file and its line."""
+    (target / f"{task}.wav").write_text(task)
+    return item(task)
+
+
 def item(task: str) -> Item:
     return Item(task, "speech", f"{task}.wav", 10, 16000, (), (f"of {task}",), (task,), snr_db=1.5)
 
 
 def test_lines_come_in_the_order_of_the_tasks_and_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(preparing, "SHARD", 3)
-    made = []
+    run = []
 
     def make(task: str) -> Item:
-        made.append(task)
-        return item(task)
+        run.append(task)
+        return made(task, tmp_path)
 
     tasks = {"train": [f"t{i}" for i in range(7)], "dev": ["d0"]}
     for told in ([], []):
         found = job(tmp_path, tell=told.append).items(tasks, make)
         assert found == {split: [item(task) for task in names] for split, names in tasks.items()}
-    assert told == ["8 of 8 recordings are finished already"]
-    assert made == tasks["train"] + tasks["dev"]
+    assert told[1:] == ["8 of 8 recordings are finished already"]
+    assert run == tasks["train"] + tasks["dev"]
     more = {**tasks, "train": [*tasks["train"][:6], "other"]}
     job(tmp_path).items(more, make)
-    assert made[8:] == ["other"]
+    assert run[8:] == ["other"]
+
+
+def _source(task: str, raw: Path) -> list[Path]:
+    return [raw / task]
+
+
+@pytest.mark.parametrize("damaged", ["raw/t4", "corpus/t4.wav"])
+def test_a_file_that_changed_since_is_made_again(tmp_path, monkeypatch, damaged):
+    """A source or a prepared file, also of the same size and time."""
+    monkeypatch.setattr(preparing, "SHARD", 3)
+    raw, target, run = tmp_path / "raw", tmp_path / "corpus", []
+    target.mkdir()
+
+    def make(task: str) -> Item:
+        run.append((raw / task).read_bytes())
+        return made(task, target)
+
+    tasks = {"train": [f"t{i}" for i in range(7)]}
+    for task in tasks["train"]:
+        tiny_corpora.noise(raw / task, format="WAV")
+    sources = partial(_source, raw=raw)
+    job(target).items(tasks, make, sources)
+    path = tmp_path / damaged
+    time = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes()[:-2] + b"xx")
+    os.utime(path, ns=(time, time))
+    told = []
+    job(target, tell=told.append).items(tasks, make, sources)
+    assert len(run) == 10
+    assert (run.count((raw / "t4").read_bytes()) == 1) == (damaged == "raw/t4")
+    assert any("3 recordings are made again" in line for line in told)
 
 
 def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
@@ -86,7 +125,7 @@ def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
     def prepare(job):
         os.write(writer, b"!")
         os.read(released, 1)
-        job.finish(job.items({"train": ["a"]}, item), "mend it")
+        job.finish(job.items({"train": ["a"]}, partial(made, target=target)), "mend it")
 
     ready = f"{target} is prepared already; for other files name another folder"
     child = forked(lambda: prepare(target, ToyConfig(), print))
@@ -117,7 +156,7 @@ def test_a_preparation_that_fails_leaves_no_lock(tmp_path):
 def test_a_corpus_tells_its_options_and_not_where_it_was_made(tmp_path):
     config = ToyConfig(raw=str(tmp_path / "private"))
     assert not job(tmp_path, config).is_ready()
-    job(tmp_path, config).finish({"train": [item("a")]}, "mend it", n_found=3)
+    job(tmp_path, config).finish({"train": [made("a", tmp_path)]}, "mend it", n_found=3)
     about = json.loads((tmp_path / "corpus.json").read_text())
     assert about["options"] == {"level": 1.0}
     assert "private" not in (tmp_path / "corpus.json").read_text()

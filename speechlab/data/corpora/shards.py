@@ -1,0 +1,83 @@
+"""Finished tasks of an interrupted preparation, with digests of the files read and written.
+
+A shard is the work of some tasks. It counts as finished only as long as every file that its tasks
+read, and every file that they wrote, has the same SHA-256.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechlab.config import to_dict
+from speechlab.data.manifest import Item
+from speechlab.storage.atomic import sha256, write
+
+
+def nothing(task: Any) -> Sequence[Path]:
+    """The sources of a task that reads no file."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some tasks, and the file of their lines."""
+
+    make: Callable[[Any], Item]
+    sources: Callable[[Any], Sequence[Path]]  # files that a task reads
+    tasks: tuple[Any, ...]
+    target: Path  # folder of the corpus
+    folder: Path
+    split: str
+
+    @property
+    def path(self) -> Path:
+        """Named by a hash of its tasks, so that lines of other tasks are not reused."""
+        name = hashlib.sha256(repr(self.tasks).encode()).hexdigest()[:24]
+        return self.folder / f"{self.split}_{name}.json"
+
+    def is_finished(self) -> bool:
+        """Whether the tasks are done, and their files are those of that time."""
+        try:
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            return known["sources"] == _digests(Path(), known["sources"]) and known[
+                "files"
+            ] == _digests(self.target, known["files"])
+        except (OSError, ValueError, KeyError, TypeError):  # one of version 0.1 is a list
+            return False
+
+    def read(self) -> tuple[list[Item], dict[str, str]]:
+        """Lines of a finished shard, and SHA-256 of its prepared files by path."""
+        known = json.loads(self.path.read_text(encoding="utf-8"))
+        lines = [
+            Item(**{k: tuple(v) if isinstance(v, list) else v for k, v in line.items()})
+            for line in known["lines"]
+        ]
+        return lines, known["files"]
+
+
+def run(shard: Shard) -> int:
+    """Run the tasks of a shard; returns their number. Sources are hashed before they are read."""
+    sources, files, lines = {}, {}, []
+    for task in shard.tasks:
+        sources |= _digests(Path(), map(str, shard.sources(task)))
+        item = shard.make(task)
+        files |= _digests(shard.target, (item.path, *item.sources))
+        lines.append(to_dict(item))
+    known = {"sources": sources, "files": files, "lines": lines}
+    write(shard.path, json.dumps(known))
+    return len(lines)
+
+
+def _digests(folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """SHA-256 by path; empty for a file that cannot be read, which its reader reports."""
+    return {path: _digest(folder / path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError:
+        return ""
