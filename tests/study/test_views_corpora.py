@@ -43,3 +43,14 @@ def test_a_prepared_corpus_is_left_as_it_is(corpus, tmp_path, monkeypatch):
     folders = views_corpora.two_speaker_corpora(corpus, 1, tiny=False)
     assert [folder.name for folder in folders] == list(views_corpora.TITLES)
     assert made == ["two_speakers_noisy"]
+
+
+def test_pairs_of_dev_are_measured_where_none_were_noted(corpus):
+    """Or read from pairs.csv. The toy's noisy files are other noise than its clean ones."""
+    table = views_corpora.pairs(corpus)
+    n_pairs = sum(item.kind == "mixture" for item in manifest.read(corpus, "dev"))
+    assert len(table) == n_pairs > 0
+    assert table["remark"].str.contains("do not belong together").all()
+    (corpus / "pairs.csv").write_text("name,lag_ms,snr_db,correlation,remark\na,5,nan,0.9,late\n")
+    [row] = views_corpora.pairs(corpus).to_dict("records")
+    assert row["remark"] == "late" and row["lag_ms"] == 5
