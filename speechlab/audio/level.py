@@ -13,6 +13,8 @@ A level is always positive, so that silence passes, and broadcasts with the sign
 | rms       | root mean square of the whole signal           | no     | SEMamba, MP-SENet |
 | running   | level of the loud parts so far                 | yes    | –                 |
 | none      | one                                            | yes    | separators        |
+
+`GUARDED` has the levels of streams that recover from a glitch, `audio/robust.py` those of files.
 """
 
 import math
@@ -34,6 +36,14 @@ GAIN = 0.6  # -4.4 dB: loud blocks of speech are that much above its mean level
 PRIOR_RMS = 0.2  # assumed before the first sample: loud, as a level too low overdrives the model
 PRIOR_S = 0.2  # seconds in which the square of that assumption fades to 1 / e
 LEAST_RMS = 0.02  # the level never sinks below: a pause is not made as loud as speech
+
+# Of a glitch in a stream: a knock, a plug, a lost packet.
+JUDGED_S = 0.6  # seconds after which a block is compared with its surroundings
+EARLIER, LATER = round(0.5 / BLOCK_S), round(JUDGED_S / BLOCK_S)  # blocks around it
+GLITCH_BLOCKS = 8  # at most so many, 0.24 s; more are speech
+GLITCH_DB = 15.0  # above the surroundings; speech is below (results/LOG.md, 2026-11-30)
+CEILING = 2.0  # of full scale: samples beyond it are set to it, in the level `robust`
+FAR = 10.0  # of full scale: the same in `guarded`, which also takes signals beyond full scale
 
 State = tuple[Tensor, ...]
 
@@ -76,7 +86,7 @@ class NoLevel(Level):
     divides = False
 
     def of_blocks(self, blocks: Iterable[Tensor]) -> Tensor:
-        first = next(iter(_repeatable(blocks)), torch.ones(1, 0))
+        first = next(iter(repeatable(blocks)), torch.ones(1, 0))
         return first.new_ones(len(first), 1, 1)
 
     def step(
@@ -113,7 +123,7 @@ class UtteranceLevel(Level):
         offset and the length.
         """
         count, mean, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
-        for block in _repeatable(blocks):
+        for block in repeatable(blocks):
             if not (n := block.shape[-1]):
                 continue
             block = block.double()
@@ -151,7 +161,7 @@ class RmsLevel(Level):
     def of_blocks(self, blocks: Iterable[Tensor]) -> Tensor:
         """Sums in float64: the value of `of` but for the last bits."""
         count, squares = 0, torch.tensor(0.0, dtype=torch.float64)
-        for block in _repeatable(blocks):
+        for block in repeatable(blocks):
             squares = squares + block.double().square().sum(-1, keepdim=True)
             count += block.shape[-1]
         rms = (squares / max(1, count)).sqrt().clamp_min(LEAST).float()  # (C, 1)
@@ -182,7 +192,7 @@ class RunningLevel(Level):
         block = round(BLOCK_S * sample_rate)
         if state is None:
             zero = noisy.new_zeros(noisy.shape[0], 1, 1, dtype=torch.float64)
-            state = zero.sum(), zero, zero, zero
+            state = zero.sum(), zero
         n_before, unfinished, *sums = state
         offset, length = int(n_before) % block, noisy.shape[-1]
         n_done, rest = divmod(offset + length, block)
@@ -191,17 +201,64 @@ class RunningLevel(Level):
         squares[..., :1] += unfinished
         energy = squares.unflatten(-1, (n_done + 1, block)).cumsum(-1)  # (B, 1, blocks, block)
         power = energy / block
-        squared, plain = (
-            _faded(power[..., :-1, -1] ** k, before) for k, before in zip((2, 1), sums, strict=True)
-        )
+        squared, plain, after = self._sums(power[..., :-1, -1], tuple(sums))
         mean = (squared[..., None] + power**2) / (plain[..., None] + power).clamp_min(1e-30)
         mean = mean.flatten(-2)[..., offset : offset + length]
         seconds = (n_before + torch.arange(length, device=noisy.device)) / sample_rate
         prior = PRIOR_RMS**2 * torch.exp(-seconds / PRIOR_S)
         level = (GAIN**2 * mean + prior + LEAST_RMS**2).sqrt()
         unfinished = energy[..., -1, rest - 1, None] if rest else torch.zeros_like(unfinished)
-        state = n_before + length, unfinished, squared[..., -1:], plain[..., -1:]
-        return level.to(chunk), state
+        return level.to(chunk), (n_before + length, unfinished, *after)
+
+    def _sums(self, powers: Tensor, before: State) -> tuple[Tensor, Tensor, State]:
+        """Fading sums of p^2 and p before each block and after the last, (B, 1, n + 1) each.
+
+        powers: of the next complete blocks, (B, 1, n). The state is the sums at the last block.
+        """
+        before = before or (powers.new_zeros(len(powers), 1, 1),) * 2
+        sums = [_faded(powers**k, past) for k, past in zip((2, 1), before, strict=True)]
+        return *sums, tuple(x[..., -1:] for x in sums)
+
+
+class GuardedLevel(RunningLevel):
+    """`RunningLevel` that recovers from a glitch of 0.1 s within a second: the same without one.
+
+    Each block counts with its power for JUDGED_S. Then the second around it is known: a block far
+    above it (`unlike`) counts from there on with the power of its surroundings.
+    """
+
+    def _sums(self, powers: Tensor, before: State) -> tuple[Tensor, Tensor, State]:
+        """State: the sums of the judged blocks, and the powers of the blocks around the next one.
+
+        (B, 1, 1), (B, 1, 1) and (B, 1, EARLIER + LATER).
+        """
+        silence = powers.new_zeros(len(powers), 1, EARLIER + LATER)
+        *sums, around = before or (silence[..., :1], silence[..., :1], silence)
+        around = torch.cat([around, powers], -1)
+        judged = unlike(around, EARLIER, LATER, GLITCH_BLOCKS)
+        keep = math.exp(-BLOCK_S / MEMORY_S)
+        weights = keep ** torch.arange(LATER, 0, -1, dtype=powers.dtype, device=powers.device)
+        recent = around[..., EARLIER:].unfold(-1, LATER, 1)  # (B, 1, n + 1, LATER)
+        old = [_faded(keep**LATER * judged**k, x) for k, x in zip((2, 1), sums, strict=True)]
+        total = [x + (recent**k) @ weights for k, x in zip((2, 1), old, strict=True)]
+        after = (*(x[..., -1:] for x in old), around[..., powers.shape[-1] :].clone())
+        return *total, after
+
+
+def unlike(powers: Tensor, earlier: int, later: int, n_loud: int) -> Tensor:
+    """Powers (..., n + earlier + later) -> (..., n): those in the middle, without short events.
+
+    The usual power is the one that `n_loud` blocks around exceed. Where a block or its neighbour is
+    more than GLITCH_DB above it, the block has at most the usual power. Around a block are
+    `earlier` blocks before it and `later` after it.
+    """
+    n_middle = powers.shape[-1] - earlier - later
+    if n_middle < 1:
+        return powers[..., :0]
+    windows = powers.unfold(-1, earlier + later + 1, 1)
+    usual = windows.kthvalue(earlier + later + 1 - n_loud).values
+    own, near = windows[..., earlier], windows[..., earlier - 1 : earlier + 2].amax(-1)
+    return torch.where(near > 10 ** (GLITCH_DB / 10) * usual, torch.minimum(own, usual), own)
 
 
 LEVELS: dict[str, Level] = {
@@ -210,9 +267,16 @@ LEVELS: dict[str, Level] = {
     "rms": RmsLevel(),
     "none": NoLevel(),
 }
+GUARDED = {LEVELS["running"]: GuardedLevel()}  # causal level -> the same without glitches
 
 
-def _repeatable(blocks: Iterable[Tensor]) -> Iterable[Tensor]:
+def guarded(level: Level) -> Level:
+    """The level that recovers from glitches, where there is one; else the level itself."""
+    return GUARDED.get(level, level)
+
+
+def repeatable(blocks: Iterable[Tensor]) -> Iterable[Tensor]:
+    """The blocks; UserError for an iterator, which ends after one pass."""
     if iter(blocks) is blocks:
         raise UserError("the level of the whole needs the blocks twice; pass them as a list")
     return blocks

@@ -31,6 +31,7 @@ def enhance(options: argparse.Namespace) -> int:
         mix=options.mix,
         subtype=options.subtype,
         post="pcs400" if options.pcs else "none",
+        level=options.level,
         overwrite=options.overwrite,
         tell=tell,
         device=options.device,
@@ -80,7 +81,13 @@ def stream(options: argparse.Namespace) -> None:
         return
     model = moved(load_causal(options.checkpoint), options.device)
     line = live.stream(
-        model, options.input, options.output, options.block_ms, sys.stderr, options.overwrite
+        model,
+        options.input,
+        options.output,
+        options.block_ms,
+        sys.stderr,
+        options.overwrite,
+        options.level,
     )
     print(line)
 
@@ -116,6 +123,12 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--pcs", action="store_true", help="apply perceptual contrast stretching; keep the level"
+    )
+    _add_level(
+        command,
+        "robust: the offset (DC) is taken out before the model and added after it; a bang, long "
+        "silence or soft input does not change the level that the model works at. With --stream: "
+        "as in `speechlab stream`. published: the level of the papers' tables",
     )
     command.set_defaults(run=enhance)
 
@@ -169,6 +182,13 @@ def _add_batch(command: argparse.ArgumentParser, checkpoint: str) -> None:
     add_device(command)
 
 
+def _add_level(command: argparse.ArgumentParser, text: str) -> None:
+    choices = ("robust", "published")
+    command.add_argument(
+        "--level", choices=choices, default="robust", help=f"{text}. Default: %(default)s"
+    )
+
+
 def _add_stream(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "stream",
@@ -179,6 +199,11 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--checkpoint", help="a published name, a file, or the folder of a run")
     command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")
     command.add_argument("--output", metavar="FILE|DEVICE", help="default: the default loudspeaker")
+    _add_level(
+        command,
+        "robust: a high-pass (first order, 3 Hz, no delay) removes the offset, and after a glitch "
+        "the level is right again within a second. published: as in the tables of the study",
+    )
     command.add_argument("--block-ms", type=float, default=16.0, help="default: %(default)g")
     command.add_argument("--overwrite", action="store_true", help="replace an output file")
     add_device(command)

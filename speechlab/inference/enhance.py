@@ -1,7 +1,7 @@
 """Enhance files and folders: noisy recordings in, a folder of enhanced ones out.
 
     file ─ blocks (C, n) ─ resampled ─► chunks ─ network, state carried ─► resampled back ─► .wav
-                                   └─ level of the whole, where the model needs it: a first pass
+                                   └─ level and offset of the whole, where needed: a first pass
 
 Memory use does not grow with a recording, except for the Wiener filter, which has no chunks.
 Writes are atomic. Interrupt at any time and rerun the command to resume; `enhance.csv` beside the
@@ -9,6 +9,7 @@ files has a row for each of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import files
-from speechlab.audio.level import KnownLevel, Level
+from speechlab.audio.level import LEVELS as MODEL_LEVELS
+from speechlab.audio.level import KnownLevel, Level, guarded, repeatable
+from speechlab.audio.offset import Filtered
 from speechlab.audio.pcs import check_rate, pcs_blocks
+from speechlab.audio.robust import Prepared, Survey
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import Job, plan, single
 from speechlab.inference.long_recordings import CHANNELS, in_groups, in_one_pass, overlapped
 from speechlab.inference.stream import refusal
-from speechlab.models.base import Model, check_finite
+from speechlab.models.base import Model, check_finite, with_level
 from speechlab.models.device import moved
 from speechlab.progress import Report
 from speechlab.weights import checkpoints
@@ -55,25 +59,57 @@ def enhance_blocks(
     blocks: Iterable[Tensor],
     chunk_s: float = CHUNK_S,
     name: str = "the input",
+    level: str = "published",
+    post: str = "none",
 ) -> Iterator[Tensor]:
     """Noisy blocks (C, n) at the model's rate -> the estimate in blocks (C, m), of equal length.
 
+    chunk_s: seconds per chunk.
+    name: of the input, for errors.
+    level: name in LEVELS. With "published" the samples are those of `model(whole)` to float32
+        rounding, for any block lengths.
+    post: name in POSTS.
+
     Each channel is a signal of its own; of more than CHANNELS, groups are enhanced one after
-    another, and their blocks come at the end. The samples are those of `model(whole)` to float32
-    rounding, for any block lengths. A level of the whole needs the blocks twice, and a spectral
-    model many times (`long_recordings`): then they must be a list or a `Recording`, not an
-    iterator, else UserError. UserError with the input's `name` for an estimate that is not finite.
+    another, and their blocks come at the end. A level of the whole needs the blocks twice, and a
+    spectral model many times (`long_recordings`): then they must be a list or a `Recording`, not
+    an iterator, else UserError. UserError for an estimate that is not finite.
     """
     _refuse_separators(model)
 
-    def enhanced(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        return PASSES[model.long_recordings](model, blocks, chunk_s)
+    def passed(model: Model, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        def enhanced(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+            return PASSES[model.long_recordings](model, blocks, chunk_s)
 
-    comes_once = iter(blocks) is blocks
-    n_channels = 0 if comes_once else len(next(iter(blocks), ()))
-    grouped = n_channels > CHANNELS
-    estimates = in_groups(enhanced, blocks) if grouped else enhanced(blocks)
-    return (check_finite(estimate, name) for estimate in estimates)
+        comes_once = iter(blocks) is blocks
+        n_channels = 0 if comes_once else len(next(iter(blocks), ()))
+        estimates = in_groups(enhanced, blocks) if n_channels > CHANNELS else enhanced(blocks)
+        return POSTS[post]((check_finite(x, name) for x in estimates), model.sample_rate)
+
+    return LEVELS[level](model, blocks, passed, name)
+
+
+Pass = Callable[[Model, Iterable[Tensor]], Iterator[Tensor]]
+
+
+def _robust(model: Model, blocks: Iterable[Tensor], passed: Pass, name: str) -> Iterator[Tensor]:
+    """A model that streams gets the samples of a stream; another one the prepared file."""
+    if model.look_ahead is not None:
+        filtered = Filtered(blocks, model.sample_rate, name)
+        return passed(with_level(model, guarded(model.level)), filtered)
+    survey = Survey.of(repeatable(blocks), model.sample_rate)
+    level = survey.level(model.config.normalize) if not model.level.causal else None
+    prepared = Prepared(blocks, survey.offset(), level)
+    model = model if level is None else with_level(model, MODEL_LEVELS["none"])
+    return prepared.restored(passed(model, prepared))
+
+
+# How a recording gets to its level: functions of a model, blocks (C, n), the
+# pass that enhances, and the name of the input
+LEVELS: dict[str, Callable[[Model, Iterable[Tensor], Pass, str], Iterator[Tensor]]] = {
+    "robust": _robust,  # without offset; a bang, long silence or soft input changes no level
+    "published": lambda model, blocks, passed, name: passed(model, blocks),
+}
 
 
 def _in_chunks(model: Model, blocks: Iterable[Tensor], chunk_s: float) -> Iterator[Tensor]:
@@ -130,6 +166,7 @@ def enhance_file(
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
     post: str = "none",
+    level: str = "robust",
 ) -> Result:
     """Enhance one file; rate, channels and number of frames stay.
 
@@ -137,24 +174,25 @@ def enhance_file(
     subtype, advance: see `batch.write`.
     chunk_s: seconds per chunk.
     post: name in POSTS; post-processing of the estimate before it is mixed.
+    level: name in LEVELS: "robust" or, as in the papers' tables, "published".
 
     UserError for a file that cannot be read or written; then there is no target.
     """
-    _check(model, mix, post)
+    _check(model, mix, post, level)
     noisy = files.Recording(source, model.sample_rate)
-    estimates = (block[None] for block in _at_file_rate(model, noisy, mix, chunk_s, post))
+    wet = partial(enhance_blocks, model, noisy, chunk_s, str(source), level, post)
+    estimates = (block[None] for block in _at_file_rate(wet, noisy, mix))
     return write(noisy, [target], estimates, subtype, advance)
 
 
 def _at_file_rate(
-    model: Model, noisy: files.Recording, mix: float, chunk_s: float, post: str
+    estimate: Callable[[], Iterator[Tensor]], noisy: files.Recording, mix: float
 ) -> Iterator[Tensor]:
     """The mix as blocks (C, n) at the file's rate, n_frames in all."""
 
     def wet() -> Iterator[Tensor]:
-        back = files.Resampler(model.sample_rate, noisy.file_rate, noisy.n_channels)
-        estimates = enhance_blocks(model, noisy, chunk_s, str(noisy.path))
-        for block in POSTS[post](estimates, model.sample_rate):
+        back = files.Resampler(noisy.sample_rate, noisy.file_rate, noisy.n_channels)
+        for block in estimate():
             yield back.feed(block)
         yield back.flush(noisy.n_frames)
 
@@ -177,6 +215,7 @@ def enhance_all(
     progress: bool = True,
     tell: Callable[[str], Any] = lambda line: None,
     post: str = "none",
+    level: str = "robust",
     device: str | None = None,
 ) -> list[Result]:
     """Enhance files and folders into `<output>/<relative path>.wav`: a result per file.
@@ -184,7 +223,7 @@ def enhance_all(
     inputs: files, folders (searched recursively) and patterns ("noisy/**/*.flac").
     output: folder of the enhanced files and of the log; or a file for one input file, see
         `jobs.single`: then there is no log, and an error is raised.
-    mix, subtype, chunk_s, post: see `enhance_file`.
+    mix, subtype, chunk_s, post, level: see `enhance_file`.
     overwrite: process also files that are done; these are skipped otherwise.
     progress: report on stderr.
     tell: receives one line for each failing file, unreadable folder and folder with other files.
@@ -194,19 +233,20 @@ def enhance_all(
     the log names, an output that holds files of other settings or inputs, and an output that
     another run writes to. A file whose input has changed is made again.
     """
-    _check(model, mix, post)
+    _check(model, mix, post, level)
     alone, output = single(inputs, output, overwrite), Path(output)
     check_subtype(subtype, output.suffix if alone else ".wav")
     model = moved(model, device)
 
     def work(job: Job, advance: Callable[[float], Any]) -> Result:
         settings = {"mix": mix, "subtype": subtype, "chunk_s": chunk_s, "post": post}
-        return enhance_file(model, job.source, job.target, **settings, advance=advance)
+        return enhance_file(model, job.source, job.target, level=level, **settings, advance=advance)
 
     if alone:
         with Report("enhance", 1, shown=progress) as report:
             return [work(alone, advance=report.update)]
-    made_with = digest(model, mix, subtype, *([post] if post != "none" else []))
+    marks = [f"level={level}"] if level != "published" else []  # none in logs of version 0.1
+    made_with = digest(model, mix, subtype, *([post] if post != "none" else []), *marks)
     jobs = plan(inputs, output, tell=tell)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
@@ -216,8 +256,10 @@ def _refuse_separators(model: Model) -> None:
         raise UserError(f"{type(model).__name__} separates speakers; use `speechlab separate`")
 
 
-def _check(model: Model, mix: float, post: str) -> None:
+def _check(model: Model, mix: float, post: str, level: str) -> None:
     _refuse_separators(model)
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
     if post not in POSTS:
         raise unknown("post-processing", post, POSTS)
     if post != "none":

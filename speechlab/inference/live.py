@@ -74,6 +74,7 @@ def stream(
     block_ms: float = 16.0,
     screen: TextIO | None = None,
     overwrite: bool = False,
+    level: str = "robust",
 ) -> Summary:
     """Run until the source ends or Ctrl-C; all input up to then is enhanced.
 
@@ -82,13 +83,14 @@ def stream(
     block_ms: duration of a block.
     screen: a terminal for both spectra.
     overwrite: replace an existing file.
+    level: "robust", "guarded" or "published"; see `inference.stream.LEVELS`.
 
     UserError for files and devices that cannot be used, for models that cannot stream, and for an
     unplugged device; then an output file keeps the earlier samples.
     """
     if not 1 <= block_ms <= 1000:
         raise UserError(f"a block of {block_ms:g} ms; choose 1 to 1000")
-    inner = Stream(model)
+    inner = Stream(model, level=level)
     with contextlib.ExitStack() as stack:
         heard = sink is None or not _sounds(sink)
         taking = _source(source, model.sample_rate, block_ms, LIVE_S if heard else KEPT_S)

@@ -4,30 +4,46 @@ A `Stream` holds the state of one signal; the model holds none, so several strea
 Samples come out as soon as no later input can change them; `flush` gives the rest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechlab.errors import UserError
+from speechlab.audio.level import FAR, Level, guarded
+from speechlab.audio.offset import filtered
+from speechlab.errors import UserError, unknown
 from speechlab.inference.fused import fuse, obstacle
-from speechlab.models.base import Model
+from speechlab.models.base import Model, check_finite
 
 PATHS = {"fused": fuse, "modules": lambda model: model}
+
+State = tuple[Tensor, ...]
+Prepare = Callable[[Tensor, int, State | None], tuple[Tensor, State | None]]
+# What happens to a chunk first, and to the model's level
+LEVELS: dict[str, tuple[Prepare, Callable[[Level], Level]]] = {
+    # the samples of `model(whole)`; a stream with a glitch recovers within a second
+    "guarded": (lambda chunk, rate, state: (chunk.clamp(-FAR, FAR), state), guarded),
+    # the same without an offset: the samples of `enhance_blocks` with the level "robust"
+    "robust": (filtered, guarded),
+    # the samples of `model(whole)`; a glitch lowers what follows for seconds
+    "published": (lambda chunk, rate, state: (chunk, state), lambda level: level),
+}
 
 
 class Stream:
     """One signal through a causal model: `feed` it chunk by chunk, then `flush`.
 
-    Chunks of any lengths give the samples of `model(whole)` to float32 rounding. The state has a
-    constant size, `state_bytes`, and nothing in it drifts: running sums are float64.
+    Chunks of any lengths give the samples of `model(whole)` to float32 rounding, except after a
+    glitch and, with the level "robust", for the offset. The state has a constant size,
+    `state_bytes`, and nothing in it drifts: running sums are float64.
     """
 
-    def __init__(self, model: Model, path: str | None = None) -> None:
+    def __init__(self, model: Model, path: str | None = None, level: str = "guarded") -> None:
         """path: "fused", the step kernels of `inference.fused`; "modules", the model's own code;
-        None: fused where possible. The numbers are the same.
+            None: fused where possible. The numbers are the same.
+        level: name in LEVELS.
 
         UserError with the reason of `refusal` for a model that needs its whole input first.
         """
@@ -35,6 +51,10 @@ class Stream:
             raise UserError(reason)
         if path not in (None, *PATHS):
             raise UserError(f"no path '{path}' for a stream; there are: {', '.join(PATHS)}")
+        if level not in LEVELS:
+            raise unknown("level of a stream", level, LEVELS)
+        self._prepared, level_of = LEVELS[level]
+        self.level = level_of(model.level)
         self.path = path or ("modules" if obstacle(model) else "fused")
         self.model = PATHS[self.path](model)
         self._weight = next(model.parameters())
@@ -58,7 +78,7 @@ class Stream:
     @property
     def state_bytes(self) -> int:
         """Size of the state that is carried from chunk to chunk."""
-        carried = (self._network_state, self._level_state, self._levels)
+        carried = (self._network_state, self._level_state, self._levels, self._filter_state)
         return sum(array.nbytes for array in _arrays(carried))
 
     @torch.inference_mode()
@@ -69,13 +89,15 @@ class Stream:
         chunk is skipped, and the stream continues with the next one.
         """
         self._check(chunk)
-        level, self._level_state = self.model.level.step(
-            chunk, self.model.sample_rate, self._level_state
-        )
-        self._n_in += chunk.shape[-1]
+        rate = self.model.sample_rate
+        chunk, filter_state = self._prepared(chunk, rate, self._filter_state)
+        level, level_state = self.level.step(chunk, rate, self._level_state)
         levels = level.expand(chunk.shape)
-        self._levels = levels if self._levels is None else torch.cat([self._levels, levels], -1)
-        return self._advance(chunk / level, last=False)
+        levels = levels if self._levels is None else torch.cat([self._levels, levels], -1)
+        estimate = self._advance(chunk / level, levels, last=False)
+        self._n_in += chunk.shape[-1]
+        self._filter_state, self._level_state = filter_state, level_state
+        return estimate
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
@@ -87,23 +109,28 @@ class Stream:
             return torch.zeros(1, self.model.n_sources, 0)
         n_rest = self.model.padded_length(self._n_in) - self._n_in
         padding = self._levels.new_zeros(*self._levels.shape[:2], n_rest)
-        estimate = self._advance(padding, last=True)
+        estimate = self._advance(padding, self._levels, last=True)
         self._restart()
         return estimate
 
     def _restart(self) -> None:
-        self._network_state = self._level_state = None
+        self._network_state = self._level_state = self._filter_state = None
         self._levels: Tensor | None = None  # of samples fed and not yet out, (B, 1, n)
         self._n_in = 0
 
-    def _advance(self, x: Tensor, last: bool) -> Tensor:
-        x, self._network_state = self.model.network(x, self._network_state, last)
-        x = x[..., : self._levels.shape[-1]]
-        level, self._levels = self._levels.tensor_split([x.shape[-1]], -1)
-        return x * level
+    def _advance(self, x: Tensor, levels: Tensor, last: bool) -> Tensor:
+        """An error leaves the state as it was."""
+        x, state = self.model.network(x, self._network_state, last)
+        x = x[..., : levels.shape[-1]]
+        level, levels = levels.tensor_split([x.shape[-1]], -1)
+        estimate = check_finite(x * level)
+        self._network_state, self._levels = state, levels
+        return estimate
 
     def _check(self, chunk: Tensor) -> None:
-        if chunk.dim() != 3 or chunk.shape[1] != 1 or chunk.shape[2] == 0:
+        if not isinstance(chunk, Tensor):
+            raise UserError(f"a chunk is a torch.Tensor, not {type(chunk).__name__}")
+        if chunk.dim() != 3 or chunk.shape[1] != 1 or 0 in chunk.shape:
             raise UserError(f"a chunk is (B, 1, n) with n >= 1 samples, not {tuple(chunk.shape)}")
         if self._levels is not None and self._levels.shape[0] != chunk.shape[0]:
             raise UserError(

@@ -7,6 +7,7 @@
 Callers read these properties. They do not ask for a model's class.
 """
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.audio.level import LEVELS
+from speechlab.audio.level import LEVELS, Level
 from speechlab.config import check
 from speechlab.errors import UserError
 from speechlab.models.macs import macs_per_second
@@ -98,6 +99,13 @@ def check_finite(estimate: Tensor, name: str = "") -> Tensor:
         reason = "the model gave NaN or infinite samples; choose another checkpoint"
         raise UserError(f"{name}: {reason}" if name else reason)
     return estimate
+
+
+def with_level(model: Model, level: Level) -> Model:
+    """The model with another level, and the same layers; the given model stays as it is."""
+    model = copy.copy(model)  # of the module alone
+    model.level = level
+    return model
 
 
 class ChunkedModel(Model):

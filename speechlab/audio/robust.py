@@ -1,0 +1,153 @@
+"""A file made ready for a model: its offset out, at a level that one bang does not change.
+
+    survey = Survey.of(blocks, sample_rate)      one pass over a signal in blocks (C, n)
+    survey.offset()                              what to subtract, or None
+    survey.level(name)                           what to divide by, or None: the published level
+
+The robust level is the published one, but for three kinds of files (results/LOG.md, 2026-11-30):
+
+- a short loud event, such as a bang: it counts with the power of the seconds around it;
+- long silence: blocks GATE_DB below the loud ones do not count;
+- soft input: below -40 dBFS, FLOOR shrinks with the level.
+
+Where less than REST_S remain without events and silence, the level is the published one: one word
+in a second of noise is no bang.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechlab.audio.files import rechunk
+from speechlab.audio.level import BLOCK_S, FLOOR, LEAST, unlike
+from speechlab.audio.offset import PIECE_S, baseline
+
+AROUND = round(2.0 / BLOCK_S)  # blocks before and after an event
+EVENT_BLOCKS = round(0.5 / BLOCK_S)  # it is at most so long
+GATE_DB = 40.0  # below the mean of the powers, weighted by themselves
+SOFT = 10.0  # the level is at least so many times the floor
+NEGLIGIBLE = 0.02  # of the level: a smaller offset stays, it changes no estimate
+TOGETHER = 20000  # blocks judged at once; more take more memory
+
+REST_S = 1.0  # seconds
+FLOORS = {"utterance": FLOOR, "rms": 0.0}  # of the levels that have a robust form
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Number of samples (L,), mean and variance (C, L) of each BLOCK_S of a signal, float64."""
+
+    counts: Tensor
+    means: Tensor
+    variances: Tensor
+
+    @classmethod
+    def of(cls, blocks: Iterable[Tensor], sample_rate: int) -> "Survey":
+        """Of blocks (C, n); reads them once."""
+        length = max(1, round(BLOCK_S * sample_rate))
+        counts, means, variances = [], [], []
+        for second in rechunk(blocks, 32 * length):
+            for part in second.double().split(second.shape[-1] // length * length or length, -1):
+                x = part.unflatten(-1, (-1, min(length, part.shape[-1])))  # (C, blocks, length)
+                counts += [x.shape[-1]] * x.shape[-2]
+                means.append(x.mean(-1))
+                variances.append(x.var(-1, correction=0))
+        counts = torch.tensor(counts or [0], dtype=torch.float64)
+        nothing = [torch.zeros(1, 1, dtype=torch.float64)]
+        return cls(counts, torch.cat(means or nothing, -1), torch.cat(variances or nothing, -1))
+
+    def offset(self) -> "Offset | None":
+        """The offset of each channel, 0 where it is negligible; None where it is in all."""
+        found = self._baseline(self.counts.expand_as(self.means))
+        powers = self._powers(found)
+        found = self._baseline(self.counts * (_without_events(powers) == powers))
+        level = self._judged(self._powers(found))[0].sqrt()  # (C,)
+        largest = np.abs(found.offsets).max(-1)
+        kept = largest > NEGLIGIBLE * level.numpy()
+        return Offset(found.centres, found.offsets * kept[:, None]) if kept.any() else None
+
+    def level(self, name: str) -> Tensor | None:
+        """The level (C, 1, 1) after `offset`; None where it is the published level `name`."""
+        mean = (self.means * self.counts).sum(-1, keepdim=True) / self.counts.sum().clamp_min(1)
+        power, robust = self._judged(self._powers(self.offset(), mean))
+        level, floor = power.sqrt(), FLOORS[name]
+        if not (robust | (level < SOFT * floor)).any():
+            return None
+        level = level + (level / SOFT).clamp_max(floor)
+        return level.clamp_min(LEAST).float()[:, None, None]
+
+    def _baseline(self, weights: Tensor) -> "Offset":
+        together = round(PIECE_S / BLOCK_S)
+        return Offset(*baseline(self.means, self.counts, weights, together))
+
+    def _powers(self, offset: "Offset | None", mean: Tensor | float = 0.0) -> Tensor:
+        """Mean powers of the blocks around the offset or the mean, (C, L)."""
+        if offset:
+            ends = self.counts.cumsum(0)
+            mean = offset.at((ends - self.counts / 2).numpy())
+        return self.variances + (self.means - mean).square()
+
+    def _judged(self, powers: Tensor) -> tuple[Tensor, Tensor]:
+        """Power of each channel, (C,), and whether events or silence are left out of it, (C,)."""
+        judged = _without_events(powers)
+        loud = judged.square().sum(-1, keepdim=True) / judged.sum(-1, keepdim=True).clamp_min(1e-30)
+        counted = (judged > 10 ** (-GATE_DB / 10) * loud) * self.counts
+        rest = (counted * (judged == powers)).sum(-1)
+        robust = ((judged != powers) | (counted == 0)).any(-1) & (
+            rest >= REST_S / BLOCK_S * self.counts.max()
+        )
+        whole = (powers * self.counts).sum(-1) / self.counts.sum().clamp_min(1)
+        power = (judged * counted).sum(-1) / counted.sum(-1).clamp_min(1)
+        return torch.where(robust, power, whole), robust
+
+
+def _without_events(powers: Tensor) -> Tensor:
+    """Powers (C, L), those of short loud events replaced: see `unlike`."""
+    around = torch.nn.functional.pad(powers, (AROUND, AROUND))
+    starts = range(0, powers.shape[-1], TOGETHER)
+    parts = [around[:, i : i + TOGETHER + 2 * AROUND] for i in starts]
+    return torch.cat([unlike(x, AROUND, AROUND, EVENT_BLOCKS) for x in parts], -1)
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Offsets (C, P) at the `centres` (P,) of pieces, in samples; linear between them."""
+
+    centres: np.ndarray
+    offsets: np.ndarray
+
+    def at(self, samples: np.ndarray) -> Tensor:
+        """(n,) positions in samples -> (C, n) float64."""
+        rows = [np.interp(samples, self.centres, channel) for channel in self.offsets]
+        return torch.from_numpy(np.stack(rows))
+
+    def added(self, blocks: Iterable[Tensor], sign: int) -> Iterator[Tensor]:
+        """Blocks (C, n) of a whole signal with the offset added or, with sign -1, subtracted."""
+        n_before = 0
+        for block in blocks:
+            n_after = n_before + block.shape[-1]
+            offset = self.at(np.arange(n_before, n_after) + 0.5)
+            yield (block.double() + sign * offset).to(block)
+            n_before = n_after
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Blocks (C, n) without their offset, at unit level; can be iterated as often as `blocks`."""
+
+    blocks: Iterable[Tensor]
+    offset: Offset | None
+    level: Tensor | None  # (C, 1, 1)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        blocks = self.offset.added(self.blocks, -1) if self.offset else iter(self.blocks)
+        return blocks if self.level is None else (block / self.level[:, 0] for block in blocks)
+
+    def restored(self, estimate: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The estimate of these blocks at the level and with the offset of the original."""
+        level = self.level
+        blocks = iter(estimate) if level is None else (block * level[:, 0] for block in estimate)
+        return self.offset.added(blocks, 1) if self.offset else blocks
