@@ -1,24 +1,29 @@
 """The listening page: one recording, noisy and enhanced side by side. No model code here.
 
 From the repository's root: `python -m gradio_app.app [--checkpoint NAME_OR_PATH] [--port N]`.
-It serves this machine only and sends no data anywhere: analytics and sharing are off.
+It sends no data anywhere: analytics and sharing are off. It serves this machine only, unless --host
+says otherwise; then only the listed checkpoints can be chosen, and no path can be typed.
 """
 
 import argparse
+import ipaddress
 import sys
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import soxr
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import speechlab
-from speechlab.audio import files
+from gradio_app import decoding
 from speechlab.errors import UserError
+from speechlab.inference.enhance import enhance_blocks
+from speechlab.models.base import Model
+from speechlab.models.device import find, moved
 from speechlab.models.macs import n_params
 from speechlab.report import figures
 from speechlab.report.spectrogram import spectrogram_db
@@ -26,54 +31,66 @@ from speechlab.weights import hub
 from speechlab.weights.checkpoints import locate
 
 NONE_HERE = "no file yet: run `speechlab weights download NAME`, or enter a path"
-MAX_SECONDS = 120  # longer recordings may not fit into memory in one pass
+MAX_FILE_SIZE = "200mb"  # of an upload
 INTRODUCTION = """# speechlab: listen
 Choose a checkpoint, add a noisy recording, press *Enhance*, and compare. Any sample rate;
 each channel is enhanced separately."""
 
 
-def load(checkpoint: str) -> nn.Module:
+def load(checkpoint: str, device: str = "cpu") -> Model:
     """A model stays in memory between requests, until its file changes."""
     path = locate(checkpoint)
-    return _load(path, path.stat().st_mtime_ns)
+    return _load(path, path.stat().st_mtime_ns, device)
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, written: int) -> nn.Module:
+def _load(path: Path, written: int, device: str) -> Model:
     """written: modification time, part of the cache's key."""
-    return speechlab.load(path)
+    model = moved(speechlab.load(path), device)
+    if model.n_sources > 1:
+        raise UserError(f"{path}: separates speakers; use `speechlab separate`")
+    return model
 
 
-def enhance(model: nn.Module, noisy: Tensor, sample_rate: int) -> Tensor:
+def enhance(model: Model, noisy: Tensor, sample_rate: int) -> Tensor:
     """(C, T) at any rate in Hz -> (C, T) at that rate, limited to the band of the model."""
     resampled = soxr.resample(noisy.T.numpy(), sample_rate, model.sample_rate)  # (T', C)
     if not len(resampled):
         raise UserError("the recording is too short: less than one sample at the model's rate")
-    with torch.inference_mode():
-        estimate = model(torch.from_numpy(resampled.T.copy())[:, None])  # (C, 1, T')
-    estimate = estimate[:, 0]  # (C, T')
+    blocks = enhance_blocks(model, [torch.from_numpy(resampled.T.copy())], name="the recording")
+    estimate = torch.cat(list(blocks), -1)  # (C, T')
     restored = soxr.resample(estimate.T.numpy(), model.sample_rate, sample_rate)  # (about T, C)
     short = max(0, noisy.shape[1] - len(restored))  # resampling twice may lose a sample
     restored = np.pad(restored, ((0, short), (0, 0)))[: noisy.shape[1]]
     return torch.from_numpy(restored.T.copy())
 
 
-def compare(checkpoint: str | None, recording: str | None) -> tuple:
-    """For the button: enhanced (rate, int16 samples), both spectrograms, one line of text."""
+def compare(
+    checkpoint: str | None,
+    recording: str | None,
+    device: str = "cpu",
+    allowed: tuple[str, ...] | None = None,
+) -> tuple:
+    """For the button: enhanced (rate, int16 samples), both spectrograms, one line of text.
+
+    allowed: the checkpoints that can be chosen; None: any.
+    """
     try:
         if not checkpoint:
             raise UserError("choose a checkpoint first")
+        if allowed is not None and checkpoint not in allowed:
+            raise UserError("choose a checkpoint of the list")
         if not recording:
             raise UserError("add or record a sound first")
-        return _compare(load(checkpoint), *files.load(recording))
+        model = load(checkpoint, device)
+        samples, sample_rate = decoding.load(recording)
+        return _compare(model, torch.from_numpy(samples), sample_rate)
     except UserError as error:
         return None, None, f"**{error}**"
 
 
-def _compare(model: nn.Module, noisy: Tensor, sample_rate: int) -> tuple:
+def _compare(model: Model, noisy: Tensor, sample_rate: int) -> tuple:
     seconds = noisy.shape[1] / sample_rate
-    if seconds > MAX_SECONDS:
-        raise UserError(f"the recording lasts {seconds:.0f} s: cut it to {MAX_SECONDS} s")
     start = time.perf_counter()
     estimate = enhance(model, noisy, sample_rate)
     spent = time.perf_counter() - start
@@ -89,18 +106,34 @@ def _int16(waveform: Tensor) -> np.ndarray:
     return (waveform.T.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
 
 
-def build(checkpoint: str | None = None) -> gr.Blocks:
-    """The page. checkpoint: selected at the start; a published name, a file or a run folder."""
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a server of that name or address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def build(checkpoint: str | None = None, device: str = "cpu", host: str = "127.0.0.1") -> gr.Blocks:
+    """The page.
+
+    checkpoint: selected at the start; a published name, a file or a run folder.
+    device: where the model computes, as `speechlab enhance --device`.
+    host: served on; other checkpoints can be typed only where it is this machine.
+    """
+    find(device)
     choices = [file.name for file in hub.published("cleanumamba") if hub.find(file.name)]
     if checkpoint:
-        load(checkpoint)  # an error now, not at the first request
+        load(checkpoint, device)  # an error now, not at the first request
         choices = list(dict.fromkeys([checkpoint, *choices]))
-    hint = "a downloaded file, or any path" if choices else NONE_HERE
+    typed = is_loopback(host)
+    hint = ("a downloaded file" + ", or any path" * typed) if choices else NONE_HERE
+    run = partial(compare, device=device, allowed=None if typed else tuple(choices))
     # uploads are deleted after an hour; everything else when the server stops
     with gr.Blocks(title="speechlab", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=True):
-            options = {"info": hint, "allow_custom_value": True, "scale": 3}
+            options = {"info": hint, "allow_custom_value": typed, "scale": 3}
             chosen = gr.Dropdown(choices, label="checkpoint", **options)
             button = gr.Button("Enhance", variant="primary")
         with gr.Row():  # no "share" button: it would upload the recording
@@ -109,7 +142,7 @@ def build(checkpoint: str | None = None) -> gr.Blocks:
         facts = gr.Markdown()
         figure = gr.Plot(label="spectrograms", format="png")
         results = [estimate, figure, facts]
-        button.click(compare, [chosen, recording], results)
+        button.click(run, [chosen, recording], results, api_name="compare")
         # an old result never stands beside a new recording
         recording.change(lambda: (None, None, ""), None, results)
     return page
@@ -123,6 +156,7 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
             server_port=port,
             share=False,
             quiet=True,
+            max_file_size=MAX_FILE_SIZE,
             ssr_mode=False,
             footer_links=[],
             prevent_thread_lock=True,
@@ -140,10 +174,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", help="a published name, a file or a run folder")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps or auto")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     options = parser.parse_args(arguments)
     try:
-        page = build(options.checkpoint)
+        page = build(options.checkpoint, options.device, options.host)
         url = serve(page, options.host, options.port)
     except UserError as error:
         print(f"speechlab: {error}", file=sys.stderr)

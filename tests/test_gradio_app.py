@@ -15,6 +15,7 @@ import torch
 
 from gradio_app import app
 from speechlab.config import override
+from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMamba
 from speechlab.weights.checkpoints import save
 from tests.support.small_models import SMALL
@@ -73,15 +74,50 @@ def test_mistakes_are_told(tiny, record, tmp_path):
     recording = record(np.zeros((100, 1)))
     empty = tmp_path / "empty.wav"
     soundfile.write(empty, np.zeros((0, 1)), RATE)
+    wide = tmp_path / "wide.wav"
+    soundfile.write(wide, np.zeros((100, 9)), RATE)
     for checkpoint, sound, told in (
         (None, recording, "choose a checkpoint"),
         (tiny, None, "add or record a sound"),
         (tiny, str(empty), "no samples"),
-        (tiny, record(np.zeros((121 * 100, 1)), 100), "cut it to 120 s"),
+        (tiny, record(np.zeros((121 * 1000, 1)), 1000), "cut it to 120 s"),
         ("nowhere.safetensors", recording, "no such checkpoint"),
+        (tiny, str(wide), "has 9 channels: take at most 8"),
     ):
         estimate, figure, line = app.compare(checkpoint, sound)
         assert estimate is None and figure is None and told in line
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [("separates", "use `speechlab separate`"), ("nan", "NaN or infinite"), ("typed", "the list")],
+)
+def test_models_that_are_refused(tmp_path, record, change, told):
+    """Separators, models of NaN, and on a public address all that are not listed."""
+    model = CleanUMamba(override(SMALL["cleanumamba"], normalize="utterance"))
+    if change == "separates":
+        model = SYSTEMS["sepmamba"][1](SMALL["sepmamba"])
+    elif change == "nan":
+        with torch.no_grad():
+            [*model.parameters()][-1].fill_(torch.nan)
+    path = str(save(tmp_path / "x.safetensors", model))
+    allowed = () if change == "typed" else None
+    noisy = record(0.1 * np.ones((4000, 1)))
+    estimate, figure, line = app.compare(path, noisy, allowed=allowed)
+    assert estimate is None and figure is None and told in line
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("a.org", False)],
+)
+def test_paths_are_typed_on_this_machine_only(host, own):
+    assert app.is_loopback(host) is own
+
+
+def test_an_unknown_device_is_one_line(capsys):
+    assert app.main(["--device", "cuda:77"]) == 2
+    assert capsys.readouterr().err.startswith("speechlab: no device 'cuda:77'")
 
 
 def test_page_is_served_on_this_machine(tiny, tmp_path):
