@@ -26,7 +26,7 @@ from speechlab.audio import files
 from speechlab.errors import UserError, shown, unknown
 from speechlab.inference.jobs import OTHER, Job
 from speechlab.models.base import Model
-from speechlab.progress import Report
+from speechlab.progress import Report, Tell
 from speechlab.storage.atomic import replacing, sha256, unfinished
 from speechlab.storage.locks import alone
 
@@ -258,13 +258,7 @@ class Log:
             for folder in target.relative_to(self.path.parent).parents:
                 self.rows.pop(self._name(self.path.parent / folder), None)
 
-    def check(
-        self,
-        jobs: Iterable[Job],
-        made_with: str,
-        overwrite: bool,
-        tell: Callable[[str], Any] = lambda line: None,
-    ) -> None:
+    def check(self, jobs: Iterable[Job], made_with: str, overwrite: bool, tell: Tell) -> None:
         """UserError for files in the way that are not ours, or, unless `overwrite`, of other runs.
 
         tell: receives one line if outputs have no digest of their input.
