@@ -64,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, missing = [], []
-    for name in tqdm(MODELS, unit="model"):
+    for name in tqdm(MODELS, disable=None, unit="model"):
         model, weights = build(name, arguments.checkpoints)
         if model is None:
             missing.append(name)
@@ -161,7 +161,7 @@ def noise(count: int, length: int) -> list[torch.Tensor]:
 
 def memory(name: str, folder: Path | None, durations: tuple[int, ...]) -> dict[int, float]:
     """Largest increase in memory (MB) while streaming that many seconds."""
-    bar = tqdm(durations, unit="recording")
+    bar = tqdm(durations, disable=None, unit="recording")
     return {s: peak_memory(partial(enhance_noise, name, folder, s)) / 1e6 for s in bar}
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[dict] = []
     lengths = {name: [build(name).chunk_s / 60, *arguments.minutes] for name in arguments.systems}
-    with tqdm(total=sum(map(len, lengths.values())), unit="recording") as bar:
+    with tqdm(total=sum(map(len, lengths.values())), disable=None, unit="recording") as bar:
         for name, minutes in lengths.items():
             for number in minutes:
                 rows.append(measure(name, number, arguments.threads))

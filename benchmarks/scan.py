@@ -60,7 +60,7 @@ def run(shapes: list[tuple], threads: list[int], rounds: int) -> pd.DataFrame:
     """One row per shape, pass, number of threads and backend."""
     rows = []
     kinds = [(name, backend) for name in PASSES for backend in BACKENDS]
-    bar = tqdm(total=len(shapes) * (len(threads) * rounds + len(kinds)), unit="step")
+    bar = tqdm(total=len(shapes) * (len(threads) * rounds + len(kinds)), disable=None, unit="step")
     for shape in shapes:
         memory = {}
         for name, backend in kinds:

@@ -131,7 +131,7 @@ def run(jobs: list[tuple[int, Job]], output: Path | None) -> pd.DataFrame:
     """A row per measurement, in `output`.partial when the next begins; at the end in `output`."""
     rows = []
     partial = output.with_name(f"{output.name}.partial") if output else None
-    bar = tqdm(jobs, unit="measurement")
+    bar = tqdm(jobs, disable=None, unit="measurement")
     for number, job in bar:
         bar.set_postfix_str(f"{job.model} {job.kind} {job.seconds:g} s")
         row = {"round": number, "device": job.device, "threads": job.threads}

@@ -73,7 +73,7 @@ def run(portions: list[tuple], threads: list[int], rounds: int) -> pd.DataFrame:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         speech, noise = (recordings(Path(folder), kind) for kind in ("speech", "noise"))
-        bar = tqdm(total=len(portions) * len(threads) * (rounds + 1), unit="round")
+        bar = tqdm(total=len(portions) * len(threads) * (rounds + 1), disable=None, unit="round")
         for size, seconds in portions:
             examples = Mixtures(speech, noise, [], MixtureConfig(segment_s=seconds), 1000)
             for count in threads:

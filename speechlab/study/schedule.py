@@ -19,8 +19,8 @@ SIDE_BY_SIDE = range(2, 10)
 MINUTES = {  # by number, at profile quick: a first run on two quiet cores, two trainings at a time
     "01": 2.0,
     "02": 3.0,
-    "03": 3.5,
-    "04": 4.0,
+    "03": 4.5,
+    "04": 4.5,
     "05": 3.0,
     "06": 4.0,
     "10": 1.0,

@@ -233,8 +233,9 @@ def test_the_command(tmp_path, checkpoint, capsys):
     assert main.main([*words, str(tmp_path / "set/mix")]) == 1
     printed = capsys.readouterr()
     assert printed.out == "2 ok, 0 skipped, 1 failed\n"
-    assert printed.err.count("\n") == 1
-    assert printed.err.startswith(f"speechlab: {tmp_path / 'set/mix/bad.wav'}: empty")
+    [error, *report] = printed.err.splitlines()
+    assert error.startswith(f"speechlab: {tmp_path / 'set/mix/bad.wav'}: empty")
+    assert len(report) == 3 and all(line.startswith("separate: ") for line in report)
     assert main.main([*words, str(tmp_path / "set/mix/[ab].wav")]) == 0
     assert capsys.readouterr().out == "0 ok, 2 skipped, 0 failed\n"
     assert main.main([*words, str(tmp_path / "set/mix"), "--chunk-s", "0"]) == 2

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,11 @@ def copied(folder: Path) -> Path:
     return folder
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("localhost", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A server of JupyterLab on the repository, with the options of `make lab`."""
@@ -76,6 +82,9 @@ def lab(tmp_path_factory):
             assert process.poll() is None and time.monotonic() < deadline, (own / "log").read_text()
             time.sleep(0.1)
         about = json.loads(known[0].read_text())
+        while not listens(about["port"]):  # the server writes the file before it listens
+            assert process.poll() is None and time.monotonic() < deadline, (own / "log").read_text()
+            time.sleep(0.1)
         yield Server(about["url"], about["token"])
     finally:
         process.terminate()
