@@ -74,7 +74,7 @@ def stream(
     block_ms: float = 16.0,
     screen: TextIO | None = None,
     overwrite: bool = False,
-    level: str = "robust",
+    level: str = "guarded",
 ) -> Summary:
     """Run until the source ends or Ctrl-C; all input up to then is enhanced.
 

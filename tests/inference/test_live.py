@@ -39,7 +39,7 @@ def test_file_to_file_is_enhance_with_the_running_level(
 ):
     source = tmp_path / "in.wav"
     files.save(source, noise(n_channels, 16011), rate, "FLOAT")
-    summary = live.stream(model, str(source), str(tmp_path / "live.wav"), block_ms)
+    summary = live.stream(model, str(source), str(tmp_path / "live.wav"), block_ms, level="robust")
     enhance_file(model, source, tmp_path / "offline.wav")
     streamed, streamed_rate = files.load(tmp_path / "live.wav")
     assert (streamed_rate, streamed.shape) == (rate, (n_channels, 16011))
@@ -57,7 +57,7 @@ def test_file_to_file_is_enhance_with_the_running_level(
 def test_integers_differ_by_a_step_at_most(tmp_path, model, subtype, ending):
     source = tmp_path / f"in.{ending}"
     files.save(source, noise(1, 16000), 16000, subtype)
-    live.stream(model, str(source), str(tmp_path / "live.wav"))
+    live.stream(model, str(source), str(tmp_path / "live.wav"), level="robust")
     enhance_file(model, source, tmp_path / "offline.wav")
     assert files.Recording(tmp_path / "live.wav").subtype == subtype
     streamed, expected = (files.load(tmp_path / name)[0] for name in ("live.wav", "offline.wav"))
@@ -298,7 +298,7 @@ def test_an_unplugged_microphone_ends_with_what_it_gave(
     monkeypatch.setattr(devices, "PATIENCE_S", 600)
     monkeypatch.setattr("speechlab.inference.enhance.load_causal", lambda checkpoint: model)
     monkeypatch.setattr("speechlab.cli.process.check_checkpoint", lambda checkpoint: None)
-    words = ["stream", "--checkpoint", "tiny", "--output"]
+    words = ["stream", "--level", "published", "--checkpoint", "tiny", "--output"]
     stand_in(noise(1, 256 * 20), end=end)
     assert main.main([*words, str(tmp_path / "out.wav")]) == 2
     lines = capsys.readouterr().err.splitlines()
