@@ -22,7 +22,7 @@ MINUTES = {  # by number, at profile quick: a first run on two quiet cores, two 
     "03": 4.5,
     "04": 4.5,
     "05": 3.0,
-    "06": 4.0,
+    "06": 5.0,
     "10": 1.0,
     "11": 0.5,
 }
