@@ -57,7 +57,8 @@ def enhance(model: Model, noisy: Tensor, sample_rate: int) -> Tensor:
     resampled = soxr.resample(noisy.T.numpy(), sample_rate, model.sample_rate)  # (T', C)
     if not len(resampled):
         raise UserError("the recording is too short: less than one sample at the model's rate")
-    blocks = enhance_blocks(model, [torch.from_numpy(resampled.T.copy())], name="the recording")
+    noisy_blocks = [torch.from_numpy(resampled.T.copy())]
+    blocks = enhance_blocks(model, noisy_blocks, name="the recording", level="robust")
     estimate = torch.cat(list(blocks), -1)  # (C, T')
     restored = soxr.resample(estimate.T.numpy(), model.sample_rate, sample_rate)  # (about T, C)
     short = max(0, noisy.shape[1] - len(restored))  # resampling twice may lose a sample

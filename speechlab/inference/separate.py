@@ -33,6 +33,7 @@ from torch import Tensor
 
 from speechlab.audio import files
 from speechlab.audio.level import LEVELS as MODEL_LEVELS
+from speechlab.audio.robust import Prepared, Survey
 from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
@@ -76,14 +77,16 @@ def separate_blocks(
     return _at_level(model, blocks, chunk_s, level, "the mixture")
 
 
-def _of_file(model: Model, mixture: files.Recording, chunk_s: float) -> Iterator[Tensor]:
+def _of_file(
+    model: Model, mixture: Iterable[Tensor], chunk_s: float, name: str
+) -> Iterator[Tensor]:
     """The same for a file; a model without a level gets each channel at PEAK."""
     level = None
     if not model.level.causal:
         level = model.level.of_blocks(mixture)
     elif not model.level.divides:
         level = _whole_peak(mixture) / PEAK
-    return _at_level(model, mixture, chunk_s, level, str(mixture.path))
+    return _at_level(model, mixture, chunk_s, level, name)
 
 
 def _whole_peak(blocks: Iterable[Tensor]) -> Tensor:
@@ -228,7 +231,8 @@ def separate_file(
     level: "mixture", one gain per speaker with which they add up to the mixture; "model", the
         estimates of the model in the scale of the mixture.
 
-    A level of the whole file needs one more pass over it. A model without a level gets each channel
+    An offset in the signal is removed and not restored, as it belongs to no speaker. This takes one
+    pass over the file, a level of the whole one more. A model without a level gets each channel
     with a peak of PEAK, and its estimates are scaled back.
     UserError for a file that cannot be read or written, for an input that is a target, and for a
     model with wrong output shapes; then there is no new target.
@@ -242,14 +246,16 @@ def separate_file(
             "take fewer"
         )
 
+    blocks = Prepared(mixture, Survey.of(mixture, model.sample_rate).offset(), None)
+
     def estimates() -> Iterator[Tensor]:
-        for block in _of_file(model, mixture, chunk_s):
+        for block in _of_file(model, blocks, chunk_s, str(source)):
             advance(block.shape[-1] / mixture.length)
             yield block
 
-    seconds = (files.rechunk(x, model.sample_rate) for x in (estimates(), mixture))
-    blocks = _at_file_rate(model, mixture, LEVELS[level](*seconds))
-    return write(mixture, targets, blocks, subtype, lambda part: None)
+    seconds = (files.rechunk(x, model.sample_rate) for x in (estimates(), blocks))
+    separated = _at_file_rate(model, mixture, LEVELS[level](*seconds))
+    return write(mixture, targets, separated, subtype, lambda part: None)
 
 
 def _at_file_rate(

@@ -207,6 +207,22 @@ def test_a_file_of_many_channels_is_refused_by_its_header(tmp_path, model):
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
+@pytest.mark.parametrize("level", ["mixture", "model"])
+@pytest.mark.parametrize("config", [TINY, WHOLE], ids=["conv_tasnet", "sepmamba"])
+def test_an_offset_changes_no_estimate(tmp_path, config, level):
+    """5 % of full scale in the second channel: the estimates are those without it."""
+    mixture, model = noise(2, 16000), tiny(config)
+    mixture -= mixture.mean(-1, keepdim=True)
+    estimates = []
+    for offset in (0.0, 0.05):
+        source = tmp_path / f"{offset}.wav"
+        files.save(source, mixture + torch.tensor([[0.0], [offset]]), 8000, "FLOAT")
+        targets = [tmp_path / f"{offset}_{i}.wav" for i in range(model.n_sources)]
+        separate_file(model, source, targets, level=level)
+        estimates.append(torch.stack([files.load(target)[0] for target in targets]))
+    torch.testing.assert_close(estimates[1], estimates[0], atol=1e-4, rtol=0)
+
+
 def test_a_file_is_not_written_over_itself(tmp_path):
     model = tiny()
     source, other = tmp_path / "x.wav", tmp_path / "y.wav"
