@@ -9,11 +9,14 @@ one name in all folders. DNS-2020 (arXiv 2005.13981): they have one number, `...
 """
 
 import contextlib
+import csv
+import hashlib
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -47,8 +50,9 @@ class Mixture:
 class TestSet:
     """A published test set: the names of its items and the metrics of its unprocessed noisy files.
 
-    The names of VoiceBank-DEMAND are not listed here: any 824 that match its pattern pass for the
-    complete set. A set with another file is recognised only by its numbers.
+    DNS-2020 is recognised by the contents of its files, in any lossless format. VoiceBank-DEMAND
+    has no list, as its 16-kHz files depend on the resampler: any 824 names that match its pattern
+    pass for the complete set.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
@@ -59,6 +63,8 @@ class TestSet:
     n_files: int  # of the complete set
     known: dict[str, float]  # metric -> mean over the complete set, as published
     sample_rate: int = 16000  # Hz, at which `known` and the papers' tables are scored
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # name -> `_digest` of the noisy and of the clean file; a set with other files is another set
 
     def holds(self, names: Iterable[str]) -> bool:
         """Whether all of `names` are names of this set."""
@@ -69,20 +75,17 @@ class TestSet:
         )
 
 
-# The clips without reverberation; the numbers between them belong to other parts of the challenge.
-_DNS2020_NO_REVERB = """
-0 2 3 4 5 6 7 8 9 14 16 17 19 20 21 23 26 33 34 35 37 38 42 43 44 45 47 48 49 50 52 53 54 57 58 59
-60 63 64 66 67 69 71 72 73 76 77 80 81 82 88 89 90 94 96 101 102 104 105 107 110 112 113 116 117 118
-125 127 130 132 133 134 136 137 139 142 143 145 146 147 149 150 152 155 156 158 161 163 165 166 167
-169 170 173 175 176 178 180 181 191 192 197 199 200 201 205 206 207 208 210 213 214 218 220 221 223
-228 229 231 232 234 238 241 243 245 247 249 250 252 253 255 261 264 268 271 274 275 277 280 282 283
-285 287 288 289 290 291 293 296 300
-"""
+def _digests(name: str) -> dict[str, tuple[str, str]]:
+    """Of the files of a published set, by the name of the item: name.csv in this folder."""
+    with (Path(__file__).parent / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: (row["noisy"], row["clean"]) for row in csv.DictReader(file)}
+
 
 TEST_SETS = {
     "dns2020_no_reverb": TestSet(
         title="DNS-2020 synthetic no_reverb",
-        names=frozenset(f"fileid_{number}" for number in _DNS2020_NO_REVERB.split()),
+        names=frozenset(_digests("dns2020_no_reverb")),
+        digests=_digests("dns2020_no_reverb"),
         pattern=r"fileid_\d+",
         n_files=150,
         known={"pesq_wb": 1.582, "pesq_nb": 2.161, "stoi": 0.915, "si_sdr": 9.07},
@@ -174,14 +177,62 @@ def sample_rates(paths: Iterable[Path]) -> set[int]:
 
 
 def recognise(mixtures: list[Mixture]) -> TestSet | None:
-    """The published test set, complete or not, that has all these names; None if none has.
+    """The published test set, complete or not, of these names and contents; None if none is it.
 
     The published sets have one source.
     """
+    known = _named_as(mixtures)
+    return None if known is None or _others(mixtures, known) else known
+
+
+def impostor(mixtures: list[Mixture]) -> str:
+    """A line where a set has the names of a published one, and other contents; else ""."""
+    known = _named_as(mixtures)
+    others = _others(mixtures, known) if known else []
+    if not others:
+        return ""
+    return (
+        f"{len(others)} of {len(mixtures)} pairs have names of {known.title} and other contents "
+        f"({_some(others, 3)}): the set is not called so, and has no known row"
+    )
+
+
+def _named_as(mixtures: list[Mixture]) -> TestSet | None:
+    """The published test set that has all these names."""
     if any(len(mixture.sources) > 1 for mixture in mixtures):
         return None
     names = [mixture.name for mixture in mixtures]
     return next((known for known in TEST_SETS.values() if known.holds(names)), None)
+
+
+def _others(mixtures: list[Mixture], known: TestSet) -> list[str]:
+    """Names of the pairs whose contents are not those of the published set, where it lists them."""
+    return [
+        pair.name
+        for pair in mixtures
+        if known.digests
+        and known.digests[pair.name] != (_digest(pair.mixture), _digest(pair.sources[0]))
+    ]
+
+
+def _digest(path: Path) -> str:
+    """64 bits of the MD5 of the 16-bit samples; a FLAC has it in its header. "" if unreadable."""
+    try:
+        stat = path.stat()
+        return _digest_of(path, stat.st_size, stat.st_mtime_ns)
+    except (OSError, soundfile.LibsndfileError):
+        return ""
+
+
+@lru_cache(maxsize=1000)
+def _digest_of(path: Path, size: int, changed_ns: int) -> str:
+    """size, changed_ns: of the file, so that another content is read again."""
+    with path.open("rb") as file:
+        head = file.read(42)
+    if head[:4] == b"fLaC" and any(head[26:42]):
+        return head[26:34].hex()
+    samples = soundfile.read(path, dtype="int16")[0]
+    return hashlib.md5(samples.tobytes(), usedforsecurity=False).hexdigest()[:16]
 
 
 def sound_files(folder: Path, tell: Callable[[str], Any] = lambda line: None) -> dict[str, Path]:

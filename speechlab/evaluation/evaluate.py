@@ -94,8 +94,8 @@ def evaluate(
 
     With several sources also speaker (1 for s1, ...) and estimate: the number, from 1, of the
     estimate that is this speaker's. Rows in `output` stay, except those whose files have changed;
-    of other metrics than theirs only the new columns are computed.
-    Raises UserError for wrong input, and where `output` holds rows of other settings.
+    of other metrics than theirs only the new columns are computed. Raises UserError for wrong
+    input, and where `output` holds rows of other settings.
 
     test_set: a folder with noisy/ and clean/, or mix/ (mix_clean/, ...), s1/, s2/, ...
     output: the CSV file; the settings are written beside it as .json; may hold rows already
@@ -106,7 +106,7 @@ def evaluate(
         `separation_metrics.METRICS` (default: the usual ones at the rate)
     jobs: processes; default: one per processor
     quantize: "int16" cuts a model's estimate to 16 bits as the published tables do (clipped,
-        x 32767, towards zero) and rounds what is read from a file; "float" changes nothing;
+        x 32767, towards zero) and rounds a file without clipping it; "float" changes nothing;
         default: int16, with several sources float, for a separator may have any level
     limit: only the first files of the set
     progress: report on stderr
@@ -123,25 +123,44 @@ def evaluate(
     refuse_unwritable(Path(output))
     source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit])
     rate = _rate(sample_rate, mixtures, source)
-    paths = {mixture.name: source.paths(mixture) for mixture in mixtures}
-    every = [path for of_mixture in paths.values() for path in of_mixture]
+    every = [path for mixture in mixtures for path in source.paths(mixture)]
     if metrics is not None:
         _check_rates(names, rate, every)
     elif several:
         names = separation_metrics.usual(rate or min(test_sets.sample_rates(every), default=0))
     kept = [name for name in kept_metrics(Path(output)) if name in known]
     names = tuple(dict.fromkeys((*kept, *names)))
-    model = source.record["sha256"] if source.checkpoint else ""
-    tasks = [
-        Task(m, source.checkpoint, source.of(m), paths[m.name], rate, names, quantize, model)
-        for m in mixtures
-    ]
+    tasks = [_task(source, m, rate, names, quantize) for m in mixtures]
     rows = _rows(Path(output), tasks, source)
-    if kept and (new := names[len(kept) :]):
-        tell(f"{output}: adds {', '.join(new)}; {', '.join(kept)} are not computed again")
-    if rate and (line := inputs.resampled([p for t in tasks[:limit] for p in t.paths], rate)):
+    for line in _notices(mixtures, tasks[:limit], rate, Path(output), kept):
         tell(line)
     return _fill(rows, tasks, tasks[:limit], jobs, progress, tell)
+
+
+def _task(
+    source: Estimates,
+    mixture: Mixture,
+    sample_rate: int | None,
+    metrics: tuple[str, ...],
+    quantize: str,
+) -> Task:
+    model = source.record["sha256"] if source.checkpoint else ""
+    files = source.of(mixture), source.paths(mixture)
+    return Task(mixture, source.checkpoint, *files, sample_rate, metrics, quantize, model)
+
+
+def _notices(
+    mixtures: list[Mixture], tasks: list[Task], rate: int | None, output: Path, kept: list[str]
+) -> list[str]:
+    """What is known before any score; kept: metrics of the rows on disk."""
+    new = tasks[0].metrics[len(kept) :] if kept else ()
+    files = [path for task in tasks for path in task.paths]
+    lines = (
+        f"{output}: adds {', '.join(new)}; {', '.join(kept)} are not computed again" if new else "",
+        test_sets.impostor(mixtures),
+        inputs.resampled(files, rate) if rate else "",
+    )
+    return [line for line in lines if line]
 
 
 def _rate(sample_rate: int | None, mixtures: list[Mixture], source: Estimates) -> int | None:

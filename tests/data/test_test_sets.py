@@ -130,3 +130,20 @@ def test_a_foreign_name_is_not_recognised():
     assert not known.holds(["fileid_0", "fileid_1"])  # of the part with reverberation
     assert not known.holds([])
     assert not test_sets.TEST_SETS["voicebank_demand_test"].holds(["p226_001"])
+
+
+def test_a_set_of_published_names_and_other_contents_is_not_the_published_one(shared, tmp_path):
+    """Copies in another format are; one file with one other sample is enough to be another set."""
+    official = shared / "audio/pairs/dns2020_no_reverb"
+    for part in ("noisy", "clean"):
+        (tmp_path / part).mkdir()
+        for name in ("fileid_0", "fileid_9"):
+            samples, rate = soundfile.read(official / part / f"{name}.flac", dtype="int16")
+            soundfile.write(tmp_path / part / f"{name}.wav", samples, rate)
+    mixtures = test_sets.find(tmp_path)
+    assert test_sets.title(mixtures) == "DNS-2020 synthetic no_reverb"
+    assert test_sets.impostor(mixtures) == ""
+    samples[100] ^= 1
+    soundfile.write(tmp_path / "clean" / "fileid_9.wav", samples, rate)
+    assert test_sets.recognise(mixtures) is None and test_sets.title(mixtures) == tmp_path.name
+    assert test_sets.impostor(mixtures).startswith("1 of 2 pairs have names of DNS-2020")
