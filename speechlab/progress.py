@@ -19,6 +19,7 @@ from tqdm import tqdm
 EVERY_S = 60.0  # between two lines
 NOTED_S = 2.0  # between two lines in the file of WATCHED
 WATCHED = "SPEECHLAB_PROGRESS"
+QUIET = "SPEECHLAB_QUIET"  # set: nothing is reported; `-q` sets it, also for child processes
 
 Tell = Callable[[str], None]  # takes one line for the user
 
@@ -61,7 +62,8 @@ class Report:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.first = initial
         self.note = self.outcome = ""
-        self._tell = tell or (on_stderr if shown else None)
+        shown = shown and not os.environ.get(QUIET)
+        self._tell = None if os.environ.get(QUIET) else tell or (on_stderr if shown else None)
         self._has_bar = tell is None and shown and sys.stderr.isatty()
         self._watched = os.environ.get(WATCHED, "")
         self.restart()

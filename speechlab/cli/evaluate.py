@@ -2,7 +2,13 @@
 
 import argparse
 
-from speechlab.cli.options import add_jobs, check_checkpoint, check_inputs, check_test_set
+from speechlab.cli.options import (
+    add_device,
+    add_jobs,
+    check_checkpoint,
+    check_inputs,
+    check_test_set,
+)
 from speechlab.cli.output import say, tell
 
 N_REASONS = 3  # failed files that are printed; the rows have all
@@ -25,6 +31,8 @@ def evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
         quantize=options.quantize,
         sample_rate=options.sample_rate,
+        device=options.device,
+        progress=not options.quiet,
         tell=tell,
     )
     print(summaries.summarise(rows).to_string(float_format="{:.4f}".format))
@@ -71,10 +79,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "test_set", help="a folder with noisy/ and clean/, or mix/ (or mix_clean/, ...), s1/, s2/"
     )
     command.add_argument(
-        "--output", required=True, help="the CSV file to write; metrics can be added to one"
+        "-o", "--output", required=True, help="the CSV file to write; metrics can be added to one"
     )
     source = command.add_mutually_exclusive_group()
     source.add_argument(
+        "-c",
         "--checkpoint",
         help="score this model: a published name, a file, or the folder of a run. Mixtures "
         "are not scaled for a separator without a level, unlike in `separate`. Default without "
@@ -97,6 +106,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="score at this rate, and resample files of another one: 16000 for a set at 48 kHz. "
         "Default: that of a published set, of the model, or else of the files",
     )
+    add_device(command)
     add_jobs(command)
     command.set_defaults(run=evaluate)
 
@@ -110,7 +120,7 @@ def _add_check_metrics(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("test_set", help="a folder with noisy/ and clean/")
     command.add_argument(
-        "--output", help="a CSV file for the rows; an interrupted run resumes from it"
+        "-o", "--output", help="a CSV file for the rows; an interrupted run resumes from it"
     )
     add_jobs(command)
     command.set_defaults(run=check_metrics)

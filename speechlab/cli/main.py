@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from speechlab.cli import data, doctor, evaluate, process, study, train, weights
-from speechlab.cli.output import escape_all
-from speechlab.cli.parser import Parser
+from speechlab.cli import completion, data, doctor, evaluate, process, study, train, weights
+from speechlab.cli.output import escape_all, loudness
+from speechlab.cli.parser import Parser, complete
 from speechlab.errors import UserError
 from speechlab.version import __version__
 
@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_all()
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options) or 0
+        with loudness(options):
+            code = options.run(options) or 0
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"speechlab {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (doctor, weights, process, evaluate, data, train, study):
+    for group in (doctor, weights, process, evaluate, data, train, study, completion):
         group.add(commands)
+    complete(parser)
     return parser

@@ -1,13 +1,20 @@
 """What commands print: tables on stdout, messages on stderr."""
 
+import argparse
+import contextlib
 import io
 import json
+import logging
+import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from speechlab.errors import shown
+
+QUIET = "SPEECHLAB_QUIET"  # as in `speechlab.progress`, which imports tqdm
 
 
 def tell(line: str) -> None:
@@ -35,6 +42,32 @@ def escape_all() -> None:
 
 def _warning(message: Any, category: type, filename: str, lineno: int, line: str = "") -> str:
     return f"{shown(filename)}:{lineno}: {category.__name__}: {shown(message)}\n"
+
+
+@contextlib.contextmanager
+def loudness(options: argparse.Namespace) -> Iterator[None]:
+    """How much a command prints: -q only errors and warnings, -v also what the package decided."""
+    logger, quiet = logging.getLogger("speechlab"), getattr(options, "quiet", False)
+    level, handler = logger.level, _Told()
+    with contextlib.ExitStack() as stack:
+        stack.callback(logger.setLevel, level)
+        if quiet:
+            stack.callback(os.environ.pop, QUIET, None)
+            os.environ[QUIET] = "1"
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if getattr(options, "verbose", False):
+            logger.setLevel(logging.INFO)
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+        yield
+
+
+class _Told(logging.Handler):
+    """Prints records as messages of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage())
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

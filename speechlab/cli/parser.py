@@ -7,14 +7,57 @@ the error names the command and its nearest option.
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from speechlab.errors import meant, shown, unknown
 
 SETTING = "KEY="  # begins the metavar of an option that takes one assignment and repeats
-EXAMPLES = "examples:\n"
+BEGIN = "examples:\n"
+LISTS = ("doctor", "weights list", "data list", "data show", "runs", "completion")  # no -q, no -v
+PUBLISHED = "Experiment_CleanU_Mamba2"
+EXAMPLES = {  # command: what is typed behind it
+    "doctor": ("",),
+    "weights list": ("",),
+    "weights download": (PUBLISHED,),
+    "import": (
+        "SEMamba_advanced.pth semamba.safetensors --system semamba_advanced",
+        "results/runs/mine streaming.safetensors --normalize running",
+    ),
+    "enhance": (
+        f"noisy.wav -c {PUBLISHED} -o clean.wav",
+        f"noisy/ -c {PUBLISHED} -o clean",
+        "'noisy/**/*.flac' -c results/runs/mine -o clean --device auto",
+    ),
+    "separate": (
+        "mix.wav -c results/runs/sepmamba-tiny -o speaker.wav",
+        "mix/ -c results/runs/sepmamba-tiny -o separated",
+    ),
+    "stream": (
+        f"-c {PUBLISHED} -o talk.wav",
+        f"-c {PUBLISHED} --input noisy.wav -o clean.wav",
+        "--list-devices",
+    ),
+    "evaluate": (
+        f"data/dns2020_no_reverb -c {PUBLISHED} -o rows.csv",
+        "my_set --estimates clean -o rows.csv --metrics pesq_wb stoi",
+    ),
+    "check-metrics": ("data/dns2020_no_reverb",),
+    "data list": ("",),
+    "data show": ("folder",),
+    "data prepare": ("synthetic", "folder --set raw=my_recordings --set speakers=folder"),
+    "train": (
+        "--list",
+        "cleanumamba-tiny --list",
+        "cleanumamba-tiny -n mine --set training.lr=1e-3 --set training.n_steps=2000",
+    ),
+    "resume": ("results/runs/mine --set n_steps=3000",),
+    "finetune": (f"{PUBLISHED} -n tuned",),
+    "runs": ("", "mine tuned"),
+    "study": ("01 02 --profile smoke", "02 --each seed=0,1,2"),
+    "completion": ("bash > ~/.speechlab.bash; echo '. ~/.speechlab.bash' >> ~/.bashrc",),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,14 +132,34 @@ class Formatter(argparse.HelpFormatter):
     """Wraps descriptions, but not the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith(EXAMPLES):
+        if text.startswith(BEGIN):
             return text
         return super()._fill_text(text, width, indent)
 
 
-def examples(*lines: str) -> str:
-    """The epilog of a command: lines as they are typed."""
-    return EXAMPLES + "\n".join(f"  {line}" for line in lines)
+def commands(parser: argparse.ArgumentParser) -> Iterator[Parser]:
+    """The parsers of all commands that run: those without subcommands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from commands(inner)
+    if parser._subparsers is None:
+        yield parser
+
+
+def complete(parser: Parser) -> None:
+    """Give every command its examples, and those that work -q and -v."""
+    for command in commands(parser):
+        name = command.prog.partition(" ")[2]
+        lines = EXAMPLES.get(name, ())
+        command.epilog = BEGIN + "\n".join(f"  speechlab {name} {line}".rstrip() for line in lines)
+        if name in LISTS:
+            continue
+        loudness = command.add_mutually_exclusive_group()
+        loudness.add_argument(
+            "-q", "--quiet", action="store_true", help="print only errors and warnings"
+        )
+        loudness.add_argument("-v", "--verbose", action="store_true", help="print what is decided")
 
 
 def _is_setting(word: str) -> bool:

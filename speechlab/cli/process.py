@@ -1,6 +1,7 @@
 """enhance, separate, stream: a model on files or on a live signal."""
 
 import argparse
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ from speechlab.errors import UserError
 
 if TYPE_CHECKING:
     from speechlab.inference.batch import Result
+    from speechlab.models.base import Model
 
+LOG = logging.getLogger(__name__)
 CHUNK_S = 30.0  # seconds, of `separate`
 
 
@@ -24,8 +27,10 @@ def enhance(options: argparse.Namespace) -> int:
     from speechlab.inference.enhance import enhance_all, load_causal
     from speechlab.weights import checkpoints
 
+    model = (load_causal if options.stream else checkpoints.load)(options.checkpoint)
+    _log_decisions(model, options)
     results = enhance_all(
-        (load_causal if options.stream else checkpoints.load)(options.checkpoint),
+        model,
         options.inputs,
         options.output,
         mix=options.mix,
@@ -45,8 +50,10 @@ def separate(options: argparse.Namespace) -> int:
     from speechlab.inference.separate import separate_all
     from speechlab.weights import checkpoints
 
+    model = checkpoints.load(options.checkpoint)
+    _log_decisions(model, options)
     results = separate_all(
-        checkpoints.load(options.checkpoint),
+        model,
         options.inputs,
         options.output,
         subtype=options.subtype,
@@ -57,6 +64,18 @@ def separate(options: argparse.Namespace) -> int:
         device=options.device,
     )
     return _exit_code(results)
+
+
+def _log_decisions(model: "Model", options: argparse.Namespace) -> None:
+    """What -v prints before the work."""
+    from speechlab.models.device import find
+    from speechlab.models.macs import n_params
+    from speechlab.weights.hub import locate
+
+    kind = f"{type(model).__name__}, {n_params(model):,} parameters, {model.sample_rate} Hz"
+    LOG.info("model: %s, from %s", kind, locate(options.checkpoint))
+    LOG.info("device: %s", find(options.device))
+    LOG.info("level: %s", getattr(model.config, "normalize", "none"))
 
 
 def _exit_code(results: "list[Result]") -> int:
@@ -80,6 +99,7 @@ def stream(options: argparse.Namespace) -> None:
         print(devices.table())
         return
     model = moved(load_causal(options.checkpoint), options.device)
+    _log_decisions(model, options)
     line = live.stream(
         model,
         options.input,
@@ -109,7 +129,11 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "minutes do not use Experiment_CleanU_Mamba or Experiment_CleanU_MHA: their noise "
         "suppression degrades (README, Long input).",
     )
-    _add_batch(command, "a published name, a file, or the folder of a run")
+    _add_batch(
+        command,
+        "a published name, a file, or the folder of a run",
+        "a folder; for one input file also a file, .wav, .flac, .ogg or .mp3",
+    )
     command.add_argument(
         "--overwrite",
         action="store_true",
@@ -148,7 +172,11 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         "not matter: for a model without a level, each channel is scaled to a peak of 0.9 and its "
         "estimates are scaled back. Most separators work at 8 kHz: output has nothing above 4 kHz.",
     )
-    _add_batch(command, "the folder of a run, or its .safetensors file; none is published")
+    _add_batch(
+        command,
+        "the folder of a run, or its .safetensors file; none is published",
+        "a folder; for one input file also a file: out.wav stands for out_s1.wav, out_s2.wav, ...",
+    )
     command.add_argument(
         "--overwrite",
         action="store_true",
@@ -174,10 +202,10 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=separate)
 
 
-def _add_batch(command: argparse.ArgumentParser, checkpoint: str) -> None:
+def _add_batch(command: argparse.ArgumentParser, checkpoint: str, output: str) -> None:
     command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
-    command.add_argument("--checkpoint", required=True, help=checkpoint)
-    command.add_argument("--output", required=True, help="output folder")
+    command.add_argument("-c", "--checkpoint", required=True, help=checkpoint)
+    command.add_argument("-o", "--output", required=True, help=output)
     command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
     add_device(command)
 
@@ -196,9 +224,13 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
         description="Devices need the extra `live`: run pip install -e '.[live]' in the "
         "repository. Stop with Ctrl-C.",
     )
-    command.add_argument("--checkpoint", help="a published name, a file, or the folder of a run")
+    command.add_argument(
+        "-c", "--checkpoint", help="a published name, a file, or the folder of a run"
+    )
     command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")
-    command.add_argument("--output", metavar="FILE|DEVICE", help="default: the default loudspeaker")
+    command.add_argument(
+        "-o", "--output", metavar="FILE|DEVICE", help="default: the default loudspeaker"
+    )
     _add_level(
         command,
         "robust: a high-pass (first order, 3 Hz, no delay) removes the offset, and after a glitch "

@@ -142,7 +142,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--list", action="store_true", help="list the experiments, or the settings of one, and exit"
     )
-    command.add_argument("--name", help="of the run; default: the experiment's")
+    command.add_argument("-n", "--name", help="of the run; default: the experiment's")
     _add_training(command)
     command.set_defaults(run=_one_error(train))
 
@@ -170,7 +170,7 @@ def _add_finetune(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("checkpoint", help="a published name, a file, or the folder of a run")
     command.add_argument("--experiment", default="finetune", help="default: %(default)s")
-    command.add_argument("--name", required=True, help="of the new run")
+    command.add_argument("-n", "--name", required=True, help="of the new run")
     _add_training(command)
     command.set_defaults(run=_one_error(finetune))
 

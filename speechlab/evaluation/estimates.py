@@ -17,6 +17,7 @@ from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, so
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
 from speechlab.models.base import check_finite
+from speechlab.models import device as devices
 from speechlab.models.macs import n_params
 from speechlab.parallel import finished, n_processors
 from speechlab.storage.atomic import sha256
@@ -37,6 +38,7 @@ class Estimates:
 
     record: dict[str, Any]  # for the settings: names and digests, no folders
     checkpoint: Path | None = None
+    device: str = "cpu"  # of the model
     sample_rate: int | None = None  # Hz, of the model
     files: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # name -> files, by source
 
@@ -56,6 +58,7 @@ def find_estimates(
     folder: str | Path | None,
     mixtures: Sequence[Mixture],
     needed: Iterable[Mixture],
+    device: str = "cpu",
 ) -> Estimates:
     """Those of a checkpoint or else of a folder; of neither: the mixtures, for every source.
 
@@ -66,7 +69,9 @@ def find_estimates(
         raise UserError("both a checkpoint and estimates are given; give one")
     n_sources = len(mixtures[0].sources)
     if checkpoint is not None:
-        return _of_model(checkpoint, n_sources)
+        return _of_model(checkpoint, n_sources, device)
+    if device != "cpu":
+        raise UserError("--device is for a checkpoint; estimates and noisy files need no model")
     if folder is not None:
         parts = names_of_sources(n_sources) if n_sources > 1 else ("",)
         return _of_folder(Path(folder), mixtures, needed, parts)
@@ -74,7 +79,7 @@ def find_estimates(
     return Estimates({"source": UNPROCESSED[n_sources > 1]}, files=files)
 
 
-def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
+def _of_model(checkpoint: str | Path, n_sources: int, device: str) -> Estimates:
     """The model is loaded here, too, so that an unreadable file is an error before any work."""
     path = checkpoints.locate(checkpoint)
     model = checkpoints.load(path)
@@ -89,7 +94,10 @@ def _of_model(checkpoint: str | Path, n_sources: int) -> Estimates:
         "sha256": digest([path]),
         "n_params": n_params(model),
     }
-    return Estimates(record, checkpoint=path, sample_rate=model.sample_rate)
+    found = str(devices.find(device))
+    if found != "cpu":  # rounds differently
+        record["device"] = found
+    return Estimates(record, checkpoint=path, device=found, sample_rate=model.sample_rate)
 
 
 def _of_folder(
@@ -154,16 +162,20 @@ def _channel_faults(recording: audio.Recording) -> list[str]:
 
 
 def processed(
-    checkpoint: Path, noisy: np.ndarray, sample_rate: int, n_sources: int = 1
+    checkpoint: Path,
+    noisy: np.ndarray,
+    sample_rate: int,
+    n_sources: int = 1,
+    device: str = "cpu",
 ) -> np.ndarray:
     """A model's estimates (S, T) of a signal (T,). UserError for every error of the model."""
-    model = loaded(checkpoint)
+    model = loaded(checkpoint, device)
     if model.sample_rate != sample_rate:
         raise UserError(f"the model is for {model.sample_rate} Hz, the file has {sample_rate} Hz")
     batch = torch.from_numpy(noisy.astype(np.float32))[None, None]  # (1, 1, T)
     try:
         with torch.inference_mode():
-            estimate = model(batch)
+            estimate = model(batch.to(device)).cpu()
     except Exception as error:  # whatever a model raises is the row's reason
         reason = " ".join(str(error).split())
         raise UserError(f"the model failed: {type(error).__name__}: {reason}") from error
@@ -175,9 +187,9 @@ def processed(
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(checkpoint: Path) -> torch.nn.Module:
-    """Loaded once per process; `loaded.cache_clear()` frees it."""
-    return checkpoints.load(checkpoint)
+def loaded(checkpoint: Path, device: str = "cpu") -> torch.nn.Module:
+    """On a device, loaded once per process; `loaded.cache_clear()` frees it."""
+    return checkpoints.load(checkpoint).to(device)
 
 
 def scored(

@@ -62,6 +62,7 @@ class Task:
     metrics: tuple[str, ...]
     quantize: str
     model: str = ""  # digest of the checkpoint
+    device: str = "cpu"  # of the model
     todo: tuple[str, ...] = ()  # metrics to compute; of the others `before` has the cells
     before: tuple[dict[str, str], ...] = ()  # rows on disk by column, one per source
 
@@ -89,6 +90,7 @@ def evaluate(
     progress: bool = True,
     sample_rate: int | None = None,
     tell: Tell = on_stderr,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Score a test set. Columns: file, seconds, each metric, failed, those of `evaluation.inputs`.
 
@@ -113,6 +115,7 @@ def evaluate(
     sample_rate: in Hz; files of another rate are resampled, and the settings record it; default:
         a published set's, the model's, or else the files' own
     tell: gets a line for rows that are scored again, resampled files and warnings
+    device: of the model, see `models.device`; all processes share it
     """
     mixtures = test_sets.find(test_set, tell)
     several = len(mixtures[0].sources) > 1
@@ -121,7 +124,7 @@ def evaluate(
     quantize = quantize or ("float" if several else "int16")
     _check_options(names, known, quantize, jobs=jobs, limit=limit, sample_rate=sample_rate)
     refuse_unwritable(Path(output))
-    source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit])
+    source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit], device)
     rate = _rate(sample_rate, mixtures, source)
     every = [path for mixture in mixtures for path in source.paths(mixture)]
     if metrics is not None:
@@ -308,7 +311,7 @@ def _scores_and_checks(
     beyond = inputs.beyond(signals, free)
     if task.checkpoint:
         noisy = signals[mixture.mixture]
-        made = processed(task.checkpoint, noisy, sample_rate, len(mixture.sources))
+        made = processed(task.checkpoint, noisy, sample_rate, len(mixture.sources), task.device)
         if task.quantize == "int16" and (n := int(np.count_nonzero(np.abs(made) > 1))):
             beyond["estimate, clipped"] = n
     speakers = _speakers(task, signals, made, sample_rate)

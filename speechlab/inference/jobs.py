@@ -4,6 +4,7 @@ files, folders, patterns ─ _find ─► Job(source, target) ─ plan ─► jo
 file ─ single ─► a job whose output is a named file
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from speechlab.audio.files import FORMATS, SUFFIXES, UNREADABLE
 from speechlab.audio.folders import identity, listing
 from speechlab.errors import UserError
 
+LOG = logging.getLogger(__name__)
 OTHER = "choose another output"
 
 
@@ -64,6 +66,7 @@ def single(
             raise UserError(f"{target}: is the input, and would be overwritten; {OTHER}")
         if os.path.lexists(target) and not overwrite:
             raise UserError(f"{target}: exists; {OTHER}, or use --overwrite")
+    LOG.info("files: 1, into %s", ", ".join(map(str, (first, *others))))
     return Job(source, first, others=tuple(others))
 
 
@@ -111,6 +114,7 @@ def plan(
             _refuse_file_above(target)
             if target.exists() and identity(target) in sources:
                 raise UserError(f"{target}: is an input, and would be overwritten; {OTHER}")
+    LOG.info("files: %d, into %s", len(jobs), output)
     return [*faulty.values(), *jobs.values()]
 
 

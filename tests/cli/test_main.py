@@ -83,6 +83,27 @@ def test_enhance_a_folder_with_a_bad_file(test_set, checkpoint, tmp_path, capsys
     assert main.main([*arguments, str(test_set / "noisy"), "--mix", "2"]) == 2
 
 
+def test_quiet_prints_errors_and_verbose_prints_decisions(test_set, checkpoint, tmp_path, capsys):
+    words = ["enhance", str(test_set / "noisy"), "-c", checkpoint, "-o"]
+    assert main.main([*words, str(tmp_path / "quiet"), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main.main([*words, str(tmp_path / "out"), "-v"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "2 ok, 0 skipped, 0 failed\n"
+    model = "model: CleanUMamba, 441,601 parameters, 16000 Hz, from "
+    for decided in (model, "device: cpu", "level: utterance", "files: 2, into "):
+        assert f"speechlab: {decided}" in printed.err
+    (test_set / "noisy/bad.wav").write_bytes(b"")
+    assert main.main([*words, str(tmp_path / "quiet"), "-q"]) == 1
+    printed = capsys.readouterr()
+    assert not printed.out and "bad.wav: empty" in printed.err
+    file = ["enhance", str(test_set / "noisy/p0.wav"), "-c", checkpoint, "-o"]
+    assert main.main([*file, str(tmp_path / "one.flac")]) == 0
+    assert soundfile.info(tmp_path / "one.flac").frames == 8000
+    assert main.main([*file, str(tmp_path / "x.wav"), "--device", "cuda:7"]) == 2
+    assert "no device 'cuda:7'" in capsys.readouterr().err and not (tmp_path / "x.wav").exists()
+
+
 def test_stream_is_enhance_with_stream(test_set, checkpoint, tmp_path, capsys):
     source, target = str(test_set / "noisy/p0.wav"), tmp_path / "live.wav"
     words = ["--checkpoint", checkpoint, "--output"]

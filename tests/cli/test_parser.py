@@ -1,8 +1,11 @@
 """Every error of the arguments is one line that names the fix; options never take a positional."""
 
+import shlex
+
 import pytest
 
 from speechlab.cli import main
+from speechlab.cli.parser import BEGIN, EXAMPLES, LISTS, commands
 
 WRONG = [
     ("enhnace a.wav", "no command 'enhnace' (did you mean 'enhance'?); there are: "),
@@ -56,3 +59,27 @@ def test_set_leaves_the_positional_alone(command, positional, name):
     options = main._parser().parse_args(command.format(name).split())
     assert options.set == ["a=1", "b=2"]
     assert getattr(options, positional) in (name, [name])
+
+
+COMMANDS = [*commands(main._parser())]
+SHORT = {"output": "-o", "checkpoint": "-c", "quiet": "-q", "verbose": "-v"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.prog)
+def test_help_ends_with_examples_that_are_understood(command):
+    assert command.prog.partition(" ")[2] in EXAMPLES
+    text = command.format_help()
+    lines = text[text.index(BEGIN) :].splitlines()[1:]
+    assert lines and all(line.startswith(f"  {command.prog}") for line in lines)
+    for line in lines:
+        assert main._parser().parse_args(shlex.split(line.partition(">")[0])[1:])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.prog)
+def test_short_options_mean_the_same_everywhere(command):
+    name = command.prog.partition(" ")[2]
+    long = {action.dest: action.option_strings for action in command._actions}
+    names = SHORT | ({"name": "-n"} if name in ("train", "finetune") else {})
+    for dest, short in names.items():
+        assert not long.get(dest) or short in long[dest]
+    assert ("quiet" in long) == (name not in LISTS)
