@@ -16,8 +16,8 @@ from speechlab.data.pairs import channel_faults
 from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
-from speechlab.models.base import check_finite
 from speechlab.models import device as devices
+from speechlab.models.base import check_finite
 from speechlab.models.macs import n_params
 from speechlab.parallel import finished, n_processors
 from speechlab.storage.atomic import sha256

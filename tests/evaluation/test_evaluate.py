@@ -363,3 +363,14 @@ def test_the_command_names_the_first_failing_files_once(tiny_set, output, capsys
         assert lines[:-1] == [f"speechlab: {n}: {message.format(n)}" for n in tiny_set.names]
         assert lines[-1].startswith(f"speechlab: 1 more failed; the column failed of {output}")
         assert "rows.csv" in printed.out and "si_sdr" in printed.out
+
+
+def test_the_model_computes_on_its_device(tiny_set, output, checkpoint):
+    """A device that is not here is an error before any work."""
+    model = checkpoint(n_sources=tiny_set.n_sources, sample_rate=tiny_set.rate)
+    with pytest.raises(UserError, match=r"no device 'cuda:99'.*; there are: cpu"):
+        tiny_set.run(output, checkpoint=model, limit=1, device="cuda:99")
+    with pytest.raises(UserError, match="--device is for a checkpoint"):
+        tiny_set.run(output, limit=1, device="auto")
+    tiny_set.run(output, checkpoint=model, limit=1, metrics=("si_sdr",), device="cpu")
+    assert "device" not in settings_of(output)
