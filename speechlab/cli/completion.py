@@ -14,11 +14,8 @@ def completion(options: argparse.Namespace) -> None:
         import shtab
     except ImportError as error:
         raise UserError("completion needs shtab; run `pip install shtab`") from error
-    from speechlab.cli.main import _parser
-
-    parser = _parser()
-    prepare(parser)
-    print(shtab.complete(parser, shell=options.shell, preamble=_preamble()))
+    prepare(options.parser)
+    print(shtab.complete(options.parser, shell=options.shell, preamble=_preamble()))
 
 
 def prepare(parser: argparse.ArgumentParser) -> None:

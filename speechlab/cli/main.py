@@ -46,4 +46,5 @@ def _parser() -> argparse.ArgumentParser:
     for group in (doctor, weights, process, evaluate, data, train, study, completion):
         group.add(commands)
     complete(parser)
+    parser.set_defaults(parser=parser)
     return parser
