@@ -46,6 +46,7 @@ EXAMPLES = {  # command: what is typed behind it
     "check-metrics": ("data/dns2020_no_reverb",),
     "data list": ("",),
     "data show": ("folder",),
+    "data verify": ("data/folder",),
     "data prepare": ("synthetic", "folder --set raw=my_recordings --set speakers=folder"),
     "train": (
         "--list",

@@ -75,7 +75,9 @@ def _log_decisions(model: "Model", options: argparse.Namespace) -> None:
     kind = f"{type(model).__name__}, {n_params(model):,} parameters, {model.sample_rate} Hz"
     LOG.info("model: %s, from %s", kind, locate(options.checkpoint))
     LOG.info("device: %s", find(options.device))
-    LOG.info("level: %s", getattr(model.config, "normalize", "none"))
+    LOG.info(
+        "level: %s; of the model: %s", options.level, getattr(model.config, "normalize", "none")
+    )
 
 
 def _exit_code(results: "list[Result]") -> int:

@@ -149,7 +149,8 @@ def _task(
 ) -> Task:
     model = source.record["sha256"] if source.checkpoint else ""
     files = source.of(mixture), source.paths(mixture)
-    return Task(mixture, source.checkpoint, *files, sample_rate, metrics, quantize, model)
+    settings = sample_rate, metrics, quantize, model, source.device
+    return Task(mixture, source.checkpoint, *files, *settings)
 
 
 def _notices(

@@ -91,7 +91,12 @@ def test_quiet_prints_errors_and_verbose_prints_decisions(test_set, checkpoint, 
     printed = capsys.readouterr()
     assert printed.out == "2 ok, 0 skipped, 0 failed\n"
     model = "model: CleanUMamba, 441,601 parameters, 16000 Hz, from "
-    for decided in (model, "device: cpu", "level: utterance", "files: 2, into "):
+    for decided in (
+        model,
+        "device: cpu",
+        "level: robust; of the model: utterance",
+        "files: 2, into ",
+    ):
         assert f"speechlab: {decided}" in printed.err
     (test_set / "noisy/bad.wav").write_bytes(b"")
     assert main.main([*words, str(tmp_path / "quiet"), "-q"]) == 1
