@@ -11,6 +11,9 @@ def list_weights(options: argparse.Namespace) -> None:
     from speechlab.weights import hub
 
     print_table(hub.table())
+    print("\nMB, n_params, pesq_wb: of the files that were measured here; pesq_wb is the mean over")
+    print("DNS-2020 no_reverb, higher is better (results/tables). where: the copy on this machine.")
+    print(f"from github.com: {', '.join(hub.sources())}")
 
 
 def download_weights(options: argparse.Namespace) -> None:

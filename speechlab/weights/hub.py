@@ -1,6 +1,7 @@
 """The published weights: list, download, verify.
 
-`weights.csv` lists each file by repository, commit, path and git blob id. The blob id is a hash of
+`weights.csv` lists each file by repository, commit, path and git blob id, with its size, scores and
+a recommendation where it was measured (tests compare them with results/). The blob id is a hash of
 the content (sha1 over "blob <size>\\0" and the bytes), so it verifies a file of any source: an
 offline folder, the cache or the network. The name of a file is its stem
 ("Experiment_CleanU_Mamba"). Stems are unique. Two names may have the same content: MP-SENet +
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 from speechlab.errors import UserError, meant
@@ -30,6 +32,10 @@ class PublishedFile:
     commit: str
     path: str  # in the repository
     git_blob_sha1: str
+    n_bytes: str = ""  # as text, like all numbers here; "" where unknown
+    n_params: str = ""
+    pesq_wb: str = ""  # measured here: mean over DNS-2020 no_reverb, results/tables
+    use: str = ""  # recommendation; recordings of minutes: results/LOG.md, 2026-11-20
 
     @property
     def name(self) -> str:
@@ -190,9 +196,10 @@ def _in_directory(path: Path) -> Path:
     return found[0]
 
 
-def table() -> list[dict[str, str]]:
-    """All published files: name, system, source ("owner/name@commit"), where.
+def table() -> list[dict[str, Any]]:
+    """All published files: name, system, MB, n_params, pesq_wb, use, where.
 
+    Numbers are None where they are not known.
     `where`: path of the verified local copy, "" without one, or why the local file is unusable.
     """
     offline_folder()  # a wrong setting is one error, not one per row
@@ -200,11 +207,19 @@ def table() -> list[dict[str, str]]:
         {
             "name": row.name,
             "system": row.system,
-            "source": f"{row.repository}@{row.commit[:7]}",
+            "MB": round(int(row.n_bytes) / 1e6, 1) if row.n_bytes else None,
+            "n_params": int(row.n_params) if row.n_params else None,
+            "pesq_wb": float(row.pesq_wb) if row.pesq_wb else None,
+            "use": row.use,
             "where": _where(row),
         }
         for row in published()
     ]
+
+
+def sources() -> list[str]:
+    """The repositories of the files, each once: owner/name@commit."""
+    return list(dict.fromkeys(f"{row.repository}@{row.commit[:7]}" for row in published()))
 
 
 def _where(row: PublishedFile) -> str:

@@ -11,6 +11,7 @@ from speechlab.errors import UserError
 from speechlab.storage import download
 from speechlab.weights import hub
 from tests.support.bad_server import CONTENT, serving
+from tests.support.warm import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -109,7 +110,7 @@ def test_no_network_is_one_line_that_says_what_to_do(server, monkeypatch):
 def test_a_full_disk_is_named(server):
     part_file().parent.mkdir(parents=True)
     part_file().symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"model\.pkl\.part cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"model\.pkl\.part cannot be written: the disk is full"):
         hub.download("model", progress=False)
     assert len(server.ranges) == 1
 
@@ -217,8 +218,25 @@ def test_real_files_have_their_published_ids(shared, monkeypatch, tmp_path):
     monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(shared / "upstream_checkpoints"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     table = pd.DataFrame(hub.table())
-    assert list(table.columns) == ["name", "system", "source", "where"]
+    columns = ["name", "system", "MB", "n_params", "pesq_wb", "use", "where"]
+    assert list(table.columns) == columns
+    for name, size in {row.name: row.n_bytes for row in hub.published() if row.n_bytes}.items():
+        assert hub.find(name).stat().st_size == int(size)
     assert not table["where"].str.startswith("unusable").any()
     present = table[table["where"] != ""]
     assert (present["system"] == "cleanumamba").sum() == 10
     assert hub.find("Experiment_CleanU_Mamba").stat().st_size == 917_588
+
+
+def test_numbers_are_those_of_the_committed_tables():
+    """And the recommendations follow from them."""
+    kinds = ("ablation", "pruning")
+    paths = [ROOT / f"results/tables/cleanumamba_{kind}_dns2020_no_reverb.csv" for kind in kinds]
+    known = pd.concat(map(pd.read_csv, paths)).dropna(subset=["n_params"]).set_index("checkpoint")
+    table = pd.DataFrame(hub.table()).set_index("name").dropna(subset=["n_params"])
+    assert set(table.index) == set(known.index)
+    for column in ("n_params", "pesq_wb"):
+        assert (table[column] == known[column].reindex(table.index)).all()
+    assert "best PESQ" in table["use"][table["pesq_wb"].astype(float).idxmax()]
+    assert table["use"][table["n_params"].astype(int).idxmin()] == "smallest"
+    assert len(hub.sources()) == 4
