@@ -68,6 +68,8 @@ def separate(options: argparse.Namespace) -> int:
 
 def _log_decisions(model: "Model", options: argparse.Namespace) -> None:
     """What -v prints before the work."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return
     from speechlab.models.device import find
     from speechlab.models.macs import n_params
     from speechlab.weights.hub import locate
