@@ -30,7 +30,8 @@ EVENT_BLOCKS = round(0.5 / BLOCK_S)  # it is at most so long
 GATE_DB = 40.0  # below the mean of the powers, weighted by themselves
 SOFT = 10.0  # the level is at least so many times the floor
 NEGLIGIBLE = 0.02  # of the level: a smaller offset stays, it changes no estimate
-TOGETHER = 20000  # blocks judged at once; more take more memory
+BLOCK_LEAST = 128  # samples: below 4 kHz blocks are longer, so that memory stays a small share
+TOGETHER = 250  # blocks judged at once; more take more memory
 
 REST_S = 1.0  # seconds
 FLOORS = {"utterance": FLOOR, "rms": 0.0}  # of the levels that have a robust form
@@ -38,7 +39,7 @@ FLOORS = {"utterance": FLOOR, "rms": 0.0}  # of the levels that have a robust fo
 
 @dataclass(frozen=True)
 class Survey:
-    """Number of samples (L,), mean and variance (C, L) of each BLOCK_S of a signal, float64."""
+    """Number of samples (L,), mean and variance (C, L) of each block of a signal, float64."""
 
     counts: Tensor
     means: Tensor
@@ -47,17 +48,21 @@ class Survey:
     @classmethod
     def of(cls, blocks: Iterable[Tensor], sample_rate: int) -> "Survey":
         """Of blocks (C, n); reads them once."""
-        length = max(1, round(BLOCK_S * sample_rate))
-        counts, means, variances = [], [], []
+        length = max(BLOCK_LEAST, round(BLOCK_S * sample_rate))
+        n_samples, means, variances = 0, [], []
         for second in rechunk(blocks, 32 * length):
             for part in second.double().split(second.shape[-1] // length * length or length, -1):
                 x = part.unflatten(-1, (-1, min(length, part.shape[-1])))  # (C, blocks, length)
-                counts += [x.shape[-1]] * x.shape[-2]
-                means.append(x.mean(-1))
-                variances.append(x.var(-1, correction=0))
-        counts = torch.tensor(counts or [0], dtype=torch.float64)
-        nothing = [torch.zeros(1, 1, dtype=torch.float64)]
-        return cls(counts, torch.cat(means or nothing, -1), torch.cat(variances or nothing, -1))
+                means.append(x.mean(-1).numpy())
+                variances.append(x.var(-1, correction=0).numpy())
+                n_samples += part.shape[-1]
+        if not n_samples:
+            nothing = torch.zeros(1, 1, dtype=torch.float64)
+            return cls(nothing[0], nothing, nothing)
+        whole = [np.concatenate(x, -1) for x in (means, variances)]
+        counts = torch.full(whole[0].shape[-1:], length, dtype=torch.float64)
+        counts[-1] = n_samples - length * (len(counts) - 1)
+        return cls(counts, *map(torch.from_numpy, whole))
 
     def offset(self) -> "Offset | None":
         """The offset of each channel, 0 where it is negligible; None where it is in all."""
@@ -107,9 +112,11 @@ class Survey:
 def _without_events(powers: Tensor) -> Tensor:
     """Powers (C, L), those of short loud events replaced: see `unlike`."""
     around = torch.nn.functional.pad(powers, (AROUND, AROUND))
-    starts = range(0, powers.shape[-1], TOGETHER)
-    parts = [around[:, i : i + TOGETHER + 2 * AROUND] for i in starts]
-    return torch.cat([unlike(x, AROUND, AROUND, EVENT_BLOCKS) for x in parts], -1)
+    judged = torch.empty_like(powers)
+    for i in range(0, powers.shape[-1], TOGETHER):
+        window = around[:, i : i + TOGETHER + 2 * AROUND]
+        judged[:, i : i + TOGETHER] = unlike(window, AROUND, AROUND, EVENT_BLOCKS)
+    return judged
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ COMMANDS = {
         kinds=(enhancer, lambda: enhancer(normalize="running")),
         other={"mix": 0.5},
         step="network",
-        low=lambda: enhancer(sample_rate=250),
+        low=lambda: enhancer(sample_rate=RATE),
     ),
     "separate": Command(
         function=separate_all,
