@@ -6,6 +6,7 @@ and the headers of a tar archive have a largest size.
 """
 
 import contextlib
+import errno
 import gzip
 import lzma
 import os
@@ -85,7 +86,7 @@ def _writing(side: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, gzip.BadGzipFile) or error.errno is None:  # bz2 sets no number
+        if error.errno in (None, errno.EINVAL):  # of bz2; of a place before the archive's start
             raise
         raise UserError(f"{side} cannot be written: {reason(error)}") from error
 
