@@ -156,7 +156,8 @@ def _outside(value: Any, hint: Any) -> str:
     elif origin in (Union, types.UnionType):
         inner = [(value, arg) for arg in args if _is(value, arg)]
     else:
-        inner = [(item, args[1]) for item in value.values()] if isinstance(value, Mapping) else []
+        is_mapping = isinstance(value, Mapping) and len(args) == 2
+        inner = [(item, args[1]) for item in value.values()] if is_mapping else []
     return next(filter(None, (_outside(*pair) for pair in inner)), "")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import containers, ogg
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason
 from speechlab.storage.atomic import replacing
 
 # Endings of the sound files that a folder is searched for.
@@ -229,15 +229,16 @@ class Writer:
             part = stack.enter_context(replacing(self.path))
             self._file = stack.enter_context(part.open("w+b"))
             stack.callback(_remove_time, self._file)
-            self._sound = soundfile.SoundFile(
-                self._file.fileno(),
-                "w",
-                self.sample_rate,
-                self.n_channels,
-                self.subtype,
-                format=self.format,
-                closefd=False,
-            )
+            with self._naming_errors():  # while the file is open
+                self._sound = soundfile.SoundFile(
+                    self._file.fileno(),
+                    "w",
+                    self.sample_rate,
+                    self.n_channels,
+                    self.subtype,
+                    format=self.format,
+                    closefd=False,
+                )
             stack.callback(self._sound.close)
             self._stack = stack.pop_all()
         return self
@@ -255,6 +256,15 @@ class Writer:
     def __exit__(self, *error: Any) -> None:
         with self._naming_errors():
             self._stack.__exit__(*error)
+
+    def _why(self, error: Exception) -> str:
+        """The reason of a failed write; of a full disk libsndfile says "System error"."""
+        if isinstance(error, soundfile.LibsndfileError) and not self._file.closed:
+            try:
+                os.write(self._file.fileno(), bytes(1 << 16))  # fails for the same reason
+            except OSError as cause:
+                return reason(cause)
+        return _reason(error)
 
     @property
     def _frame_bytes(self) -> int:
@@ -280,7 +290,7 @@ class Writer:
             yield
         except (soundfile.LibsndfileError, OSError) as error:
             raise UserError(
-                f"{self.path}: cannot be written ({_reason(error)}); "
+                f"{self.path}: cannot be written ({self._why(error)}); "
                 "check the folder, its permissions and the free space"
             ) from error
 
@@ -364,5 +374,5 @@ def _remove_time(file: BinaryIO) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return reason(error)
     return str(error).rpartition(": ")[2].rstrip(". ") or "unknown format"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason
 from speechlab.progress import Report
 from speechlab.storage.atomic import replacing
 
@@ -268,8 +268,8 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{path} cannot be written: {reason}; choose another output") from error
+        fault = f"{path} cannot be written: {reason(error)}; choose another output"
+        raise UserError(fault) from error
 
 
 def _write(path: Path, text: str) -> None:

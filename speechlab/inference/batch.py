@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import files
-from speechlab.errors import UserError, shown, unknown
+from speechlab.errors import UserError, reason, shown, unknown
 from speechlab.inference.jobs import OTHER, Job
 from speechlab.models.base import Model
 from speechlab.progress import Report, Tell
@@ -394,4 +394,4 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; check its permissions and the disk") from error
+        raise UserError(f"{path}: {reason(error)}; check its permissions and the disk") from error

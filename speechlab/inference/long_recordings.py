@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from speechlab.audio import files
 from speechlab.audio.spectrum import Spectrum
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason
 from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
 from speechlab.models.base import Model
 from speechlab.models.semamba_basic import SEMambaBasic
@@ -289,7 +289,7 @@ class Kept:
                         left = left[self.file.write(left) :]
                 except OSError as error:
                     raise UserError(
-                        f"{tempfile.gettempdir()}: {error.strerror}; a long recording needs space "
+                        f"{tempfile.gettempdir()}: {reason(error)}; a long recording needs space "
                         "for temporary files, in the folder that TMPDIR names"
                     ) from error
         self.entries.append((tuple(places[id(x)] for x in tensors), tensors[0].shape))

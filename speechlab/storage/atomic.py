@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason
 
 
 @contextlib.contextmanager
@@ -35,8 +36,20 @@ def write(path: Path, content: str | bytes) -> None:
         with replacing(path) as part:
             part.write_bytes(content)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{path}: cannot be written ({reason})") from error
+        raise UserError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def keep(path: Path, copy: Path) -> None:
+    """Atomic copy, where the disk can as a second name of the same file. UserError if it fails."""
+    try:
+        with replacing(copy) as part:
+            part.unlink(missing_ok=True)
+            try:
+                os.link(path, part)
+            except OSError:  # a disk without links
+                shutil.copyfile(path, part)
+    except OSError as error:
+        raise UserError(f"{copy}: cannot be written ({reason(error)})") from error
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from speechlab.errors import UserError, unknown
+from speechlab.errors import UserError, reason, unknown
 from speechlab.storage.atomic import write
 
 Row = Mapping[str, float]
@@ -49,7 +49,7 @@ class CsvLogger:
             with path.open("ab") as file:
                 file.write(lines + _line(map(_cell, row.values())))
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+            raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
     def close(self) -> None:
         """Nothing to do."""

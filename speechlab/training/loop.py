@@ -85,7 +85,7 @@ def fit(
         if score_start and state.best is None and not state.step:
             _validate(state, dev, run, world, record)
         if world.writes and not run.last.exists():
-            write(run.last, snapshots.to_bytes(state.state_dict()))
+            run.keep(snapshots.to_bytes(state.state_dict()))
         portions = stack.enter_context(closing(_portions(train, config, state.step, world)))
         objective.train()
         while not state.ended():
@@ -111,7 +111,7 @@ def _keep(state: State, dev: Dev | None, run: Run, world: World, record: Record)
         _validate(state, dev, run, world, record)
     # after bad steps the state from before them is kept
     if world.writes and (state.n_bad == 0 or state.ended()):
-        write(run.last, snapshots.to_bytes(state.state_dict()))
+        run.keep(snapshots.to_bytes(state.state_dict()))
 
 
 def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
@@ -140,10 +140,11 @@ def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
 def _restore(state: State, run: Run, world: World) -> None:
     """Load the run's state, or share the initial one: the same in all processes."""
     content = None
-    if world.writes:
-        begun = run.last.exists()
-        content = snapshots.read(run.last) if begun else snapshots.to_bytes(state.state_dict())
-    known = snapshots.from_bytes(world.share(content), run.last)
+    with run.offering_previous():
+        if world.writes:
+            begun = run.last.exists()
+            content = snapshots.read(run.last) if begun else snapshots.to_bytes(state.state_dict())
+        known = snapshots.from_bytes(world.share(content), run.last)
     try:
         state.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:

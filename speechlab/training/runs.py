@@ -9,7 +9,8 @@
 |                             | initial checkpoint, if any                                      |
 | best.safetensors, best.json | the best model on dev, for `load`                               |
 | dev.csv                     | one row per dev file, of the best model                         |
-| last.safetensors            | the state of the training, to resume from                       |
+| last.safetensors            | the state of the training, to resume from, with a digest        |
+| previous.safetensors        | the state before that, in case the last one is damaged          |
 
 All but the weights are plain JSON and CSV. A lock keeps a second process out of a run.
 """
@@ -19,6 +20,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechlab.errors import UserError, reason, shown
 from speechlab.storage import locks, state
-from speechlab.storage.atomic import unfinished, write
+from speechlab.storage.atomic import keep, unfinished, write
 from speechlab.version import __version__
 
 if TYPE_CHECKING:  # imported on use: torch and pandas take seconds, `speechlab runs` needs none
@@ -110,6 +112,10 @@ class Run:
         return self.folder / "last.safetensors"
 
     @property
+    def previous(self) -> Path:
+        return self.folder / "previous.safetensors"
+
+    @property
     def best(self) -> Path:
         return self.folder / "best.safetensors"
 
@@ -157,7 +163,30 @@ class Run:
     @property
     def progress(self) -> dict[str, Any]:
         """The numbers of the last checkpoint: step, ended and others; empty without one."""
-        return state.values(self.last) if self.last.exists() else {}
+        with self.offering_previous():
+            return state.values(self.last) if self.last.exists() else {}
+
+    def keep(self, content: bytes) -> None:
+        """Write the last state; the one before becomes the previous one. UserError if it fails."""
+        if self.last.exists():
+            keep(self.last, self.previous)
+        write(self.last, content)
+
+    @contextlib.contextmanager
+    def offering_previous(self) -> Iterator[None]:
+        """To a UserError about the last state, add the command that uses the previous one."""
+        try:
+            yield
+        except UserError as error:
+            try:
+                step = state.values(self.previous)["step"]
+            except (UserError, KeyError):
+                raise error from None
+            files = " ".join(shlex.quote(str(path)) for path in (self.previous, self.last))
+            raise UserError(
+                f"{error}; to resume from step {step}, the state before: `mv {files}`, and run the "
+                "command again"
+            ) from error
 
     def agree(self, training: Mapping[str, Any], free: tuple[str, ...]) -> None:
         """Record the training configuration; UserError if it differs in a setting not in `free`.

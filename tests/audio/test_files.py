@@ -287,3 +287,13 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path, kind, said):
     with pytest.raises(UserError, match=said) as error:
         files.load(path)
     check_one_line(error, path)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_full_disk_is_named(tmp_path, suffix):
+    """libsndfile calls it a system error."""
+    path = tmp_path / f"a{suffix}"
+    path.with_name(f"{path.name}.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot be written \(the disk is full\)"):
+        files.save(path, torch.rand(1, 2_000_000) - 0.5, 16000)
+    assert list(tmp_path.iterdir()) == []

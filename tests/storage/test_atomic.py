@@ -1,9 +1,12 @@
 """Files are written atomically."""
 
+import errno
 import os
 
 import pytest
 
+from speechlab.errors import UserError
+from speechlab.storage import atomic
 from speechlab.storage.atomic import replacing, unfinished
 
 
@@ -67,3 +70,28 @@ def test_a_killed_run_s_rest_is_written_over(tmp_path):
         part.write_text("new")
     assert names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_text() == "new"
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_file_is_kept_under_a_second_name(tmp_path, monkeypatch, linked):
+    """Also where the disk has no links; the next write of the first leaves the second."""
+    path, copy = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"one")
+    copy.write_bytes(b"zero")
+    if not linked:
+        monkeypatch.setattr(atomic.os, "link", refused_link)
+    atomic.keep(path, copy)
+    atomic.write(path, b"two")
+    assert (path.read_bytes(), copy.read_bytes()) == (b"two", b"one")
+    assert names(tmp_path) == ["a", "b"]
+
+
+def refused_link(*names):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_a_full_disk_is_named(tmp_path):
+    (tmp_path / "a.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"a: cannot be written \(the disk is full\)"):
+        atomic.write(tmp_path / "a", b"x" * 100_000)
+    assert names(tmp_path) == []

@@ -116,7 +116,7 @@ def test_every_loss_is_one_value_an_example(name):
             "pesq_wb is not defined at 8000 Hz, the model's rate; take others in dev_metrics",
         ),
         ({"training.loggers": ["no"]}, "no logger 'no'"),
-        ({"training.n_steps": 0}, "n_steps is 0"),
+        ({"training.n_steps": 0}, "n_steps must be 1 to 1000000000, not 0"),
         ({"n_per_epoch": 0}, "n_per_epoch must be 1 to"),
         ({"n_per_epoch": 10**10}, "n_per_epoch must be 1 to"),
         ({"losses.l1": float("nan")}, r"losses.l1 is nan; a weight must lie in 0 to 1e\+30"),

@@ -3,7 +3,9 @@
 import errno
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -199,6 +201,30 @@ def test_a_damaged_state_is_named_in_one_line(tmp_path, damage):
     assert train(tmp_path / "run", n_steps=2).last.read_bytes() == content
 
 
+def test_a_changed_bit_of_a_state_is_found_and_the_state_before_is_offered(tmp_path):
+    """The digest in its header; the command of the message resumes to the same result."""
+    whole = train(tmp_path / "whole", n_steps=6).last.read_bytes()
+    run = train(tmp_path / "a run", n_steps=6)
+    assert run.last.read_bytes() == whole
+    content = bytearray(whole)
+    content[-3] ^= 4
+    run.last.write_bytes(content)
+    with pytest.raises(UserError, match=r"its content has changed.*to resume from step") as error:
+        train(tmp_path / "a run", n_steps=6)
+    command = re.search("`(mv .*)`, and run the command again", str(error.value))[1]
+    subprocess.run(command, shell=True, check=True)
+    assert 0 < run.step < 6 and not run.previous.exists()
+    assert train(tmp_path / "a run", n_steps=6).last.read_bytes() == whole
+
+
+def test_a_state_without_a_digest_opens(tmp_path):
+    """As version 0.1 wrote it."""
+    run = train(tmp_path / "run", n_steps=2)
+    content = run.last.read_bytes()
+    run.last.write_bytes(content.replace(b"speechlab_sha256", b"speechlab_unread"))
+    assert train(tmp_path / "run", n_steps=2).step == 2
+
+
 def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):
     run = train(tmp_path / "run", n_steps=2)
     content = run.last.read_bytes()
@@ -209,7 +235,7 @@ def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"last\.safetensors: cannot be written \(No space"):
+        with pytest.raises(UserError, match=r"safetensors: cannot be written \(the disk is full\)"):
             loop.fit(plain(), Sines(), lambda _: None, config, run, progress=False)
     assert run.last.read_bytes() == content
 
