@@ -39,10 +39,10 @@ class Corpora:
 
     def check_files(self) -> None:
         """UserError where sound files of train or dev are not those that were prepared."""
+        kinds = [found for split in TRAINED for found in self.read(split).values()]
         for folder in self.folders:
-            digests.check(
-                folder, [item for split in TRAINED for item in manifest.read(folder, split)]
-            )
+            items = [x.item for found in kinds for x in found if x.folder == folder]
+            digests.check(folder, items)
 
     def check_disjoint(self) -> None:
         """UserError where a speaker or recording in train of one corpus is in dev of another.

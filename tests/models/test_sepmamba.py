@@ -321,7 +321,7 @@ def test_every_published_size_is_read_off_its_tensors(name, tmp_path):
     file = tmp_path / "published.pth"
     with torch.device("meta"):
         state = SepMamba(CONFIGS[name]).state_dict()
-    torch.save({published(key): torch.zeros(1).expand(t.shape) for key, t in state.items()}, file)
+    torch.save({published(key): torch.zeros(t.shape) for key, t in state.items()}, file)
     assert speechlab.load(file, system=name).config == CONFIGS[name]
     for other in CONFIGS.keys() - {name}:
         with pytest.raises(UserError, match=f"these are the weights of {name}, not of {other}"):
