@@ -36,7 +36,9 @@ def high_pass(chunk: Tensor, sample_rate: int, state: State | None = None) -> tu
     keep = math.exp(-2 * math.pi * CUTOFF_HZ / sample_rate)
     gain = (1 + keep) / 2  # so that the highest frequency passes unchanged
     x = chunk.detach().cpu().double()
-    before = torch.zeros_like(x[..., :1]) if state is None else state[0]
+    if not x.shape[-1]:
+        return chunk, state or (torch.zeros(*x.shape[:2], 1, dtype=torch.float64),)
+    before = x.new_zeros(*x.shape[:2], 1) if state is None else state[0]
     y, after = lfilter([gain, -gain], [1, -keep], x.numpy(), zi=before.numpy())
     return torch.from_numpy(y).to(chunk), (torch.from_numpy(after),)
 

@@ -57,6 +57,7 @@ class Bench:
         self.next_wanted = self.block_s / 2
         inner = SimpleNamespace(
             model=SimpleNamespace(sample_rate=RATE),
+            device=torch.device("cpu"),
             feed=lambda chunk: chunk,
             latency_ms=0.0,
         )

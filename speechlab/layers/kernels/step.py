@@ -319,7 +319,8 @@ def attend(x, start, end, keys, values, window, n_heads, w_qkv, w_out, norm1, no
     length, d = x.shape
     k, d_head = registers(constants), d // n_heads
     wide, width, hidden = width_of(3 * d), width_of(d), width_of(n_hidden)
-    rows, out = scratch[: length * wide], scratch[length * wide :]
+    n_rows = length * max(wide, hidden)
+    rows, out = scratch[:n_rows], scratch[n_rows:]
     product(x, d, length, w_qkv, d, rows)
     for t in range(length):
         row = rows[t * wide :]
