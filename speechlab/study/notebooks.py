@@ -235,8 +235,10 @@ def show(figure: Any, description: str) -> None:
     from IPython import get_ipython
     from IPython.display import display
 
-    formatter = get_ipython().display_formatter
-    data, metadata = formatter.format(figure, include={"image/png"})
+    if (shell := get_ipython()) is None:  # plain Python
+        display(figure)
+        return
+    data, metadata = shell.display_formatter.format(figure, include={"image/png"})
     # nbconvert's page takes no description from the metadata, so the page has its own image
     source, text = f"data:image/png;base64,{data['image/png'].strip()}", html.escape(description)
     data["text/html"] = f'<img alt="{text}" src="{source}" style="max-width: 100%">'

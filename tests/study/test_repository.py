@@ -52,7 +52,7 @@ GIVEN = {"corpus": "../data/own", "checkpoint": "../given.safetensors", "name": 
 def look_at_a_model(repository: Path, **parameters: object) -> None:
     """Run notebook 02 on a model under the name of a committed training."""
     notebook = repository / "notebooks" / "02_train_cleanumamba.ipynb"
-    words = GIVEN | {"results": "../results", "jobs": 0} | parameters
+    words = GIVEN | {"results": "../results"} | parameters
     notebooks.run(notebook, repository.parent / "executed", **words)
 
 

@@ -303,7 +303,8 @@ def test_every_setting_is_read_and_explained():
     source = "".join(path.read_text() for path in files)
     for name in vars(TrainingConfig()):
         assert f"config.{name}" in source, f"nothing reads {name}"
-        assert re.search(rf"^    {name}: .*  # \w", source, re.M), f"no comment behind {name}"
+        commented = rf"^    # \w.*\n    {name}: |^    {name}: .*  # \w"
+        assert re.search(commented, source, re.M), f"no comment above or behind {name}"
     assert set(FREE) <= set(CHANGEABLE) <= set(vars(TrainingConfig()))
 
 
