@@ -153,7 +153,7 @@ def test_a_full_disk_is_an_error(output, monkeypatch):
         return real(Path("/dev/full") if mode == "ab" else path, mode, *rest, **options)
 
     monkeypatch.setattr(Path, "open", to_device)
-    message = r"rows\.csv\.partial cannot be written: No space left"
+    message = r"rows\.csv\.partial cannot be written: the disk is full"
     with pytest.raises(UserError, match=message), kept.appending() as append:
         append(ROWS[1])
     assert list(Rows(output, HEADER, SETTINGS).done) == ["a"]
