@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from speechlab.cli import completion, data, doctor, evaluate, process, study, train, weights
 from speechlab.cli.output import escape_all, loudness
 from speechlab.cli.parser import Parser, complete
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason
 from speechlab.version import __version__
 
 
@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a path that is too long, a folder without permission, a full disk
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"speechlab: {UserError(f'{where}{reason(error)}')}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("speechlab: interrupted", file=sys.stderr)
         return 130

@@ -167,6 +167,15 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys,
     assert printed.err.count("\n") == 1 and not printed.out and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["runs --runs PATH", "resume PATH", "data verify PATH", "evaluate PATH --output x.csv"],
+)
+def test_a_path_of_any_length_is_one_line(capsys, command):
+    assert main.main(command.replace("PATH", "a" * 5000).split()) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_interruption_is_told(monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
