@@ -140,11 +140,13 @@ def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
 def _restore(state: State, run: Run, world: World) -> None:
     """Load the run's state, or share the initial one: the same in all processes."""
     content = None
-    with run.offering_previous():
-        if world.writes:
-            begun = run.last.exists()
+    if world.writes:
+        begun = run.last.exists()
+        with run.offering_previous():
             content = snapshots.read(run.last) if begun else snapshots.to_bytes(state.state_dict())
-        known = snapshots.from_bytes(world.share(content), run.last)
+    content = world.share(content)
+    with run.offering_previous():  # not for an error of another process
+        known = snapshots.from_bytes(content, run.last)
     try:
         state.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:

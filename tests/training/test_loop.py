@@ -324,7 +324,7 @@ def test_all_that_a_run_holds_is_plain(tmp_path):
     found = {path.name for path in run.folder.iterdir()}
     assert found == {
         *("config.json", "history.csv", "validations.csv", "dev.csv", "lock"),
-        *("best.json", "best.safetensors", "last.safetensors"),
+        *("best.json", "best.safetensors", "last.safetensors", "previous.safetensors"),
     }
     for path in run.folder.glob("*.safetensors"):
         content = path.read_bytes()
