@@ -8,7 +8,6 @@ depend on the level of the input: use samples at the scale of the file, full sca
 at 16 kHz only.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor
 from speechlab.audio.files import rechunk
 from speechlab.audio.stft import istft, stft
 from speechlab.errors import UserError
+from speechlab.storage.kept import KeptSignal
 
 SAMPLE_RATE = 16000  # Hz
 BLOCK_S = 10.0  # seconds of a block
@@ -76,23 +76,18 @@ def pcs_blocks(
     """Blocks (C, n) -> `pcs` of the whole in blocks, each channel at its own level of the input.
 
     The level is known only at the end: until then a temporary file keeps the samples, 64 KB per
-    second. UserError for a rate other than 16 kHz.
+    second. UserError for a rate other than 16 kHz and for a full disk.
     """
     check_rate(sample_rate)
     before = after = torch.zeros(1, dtype=torch.float64)
-    shapes = []
-    with tempfile.TemporaryFile() as file:
+    with KeptSignal() as kept:
         for samples, stretched in _in_blocks(blocks, VERSIONS[version]):
             before, after = (
                 e + x.square().sum(-1) for e, x in ((before, samples), (after, stretched))
             )
-            shapes.append(stretched.shape)
-            file.write(stretched.float().contiguous().numpy().tobytes())
-        file.seek(0)
+            kept.append(stretched.float())
         gain = torch.where(after > 0, (before / after).sqrt(), 0.0).float()[:, None]
-        for shape in shapes:
-            held = bytearray(file.read(4 * shape.numel()))
-            yield gain * torch.frombuffer(held, dtype=torch.float32).reshape(shape)
+        yield from (gain * block for block in kept)
 
 
 def check_rate(sample_rate: int) -> None:

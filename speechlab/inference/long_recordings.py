@@ -20,12 +20,9 @@ Many channels are enhanced in groups, one group after another: `in_groups`.
 """
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +30,12 @@ from torch import Tensor, nn
 
 from speechlab.audio import files
 from speechlab.audio.spectrum import Spectrum
-from speechlab.errors import UserError, reason
+from speechlab.errors import UserError
 from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
 from speechlab.models.base import Model
 from speechlab.models.semamba_basic import SEMambaBasic
 from speechlab.models.spectral import SpectralModel
+from speechlab.storage.kept import Kept, KeptSignal
 
 CHANNELS = 8  # most that are enhanced at once
 KEPT = 2**14  # samples of a channel that are read back at once
@@ -54,17 +52,13 @@ def in_groups(
     Temporary files keep the signal and the estimate: memory does not grow with the channels.
     """
     with contextlib.ExitStack() as stack:
-
-        def kept() -> "KeptSignal":
-            return KeptSignal(stack.enter_context(tempfile.TemporaryFile(buffering=0)))
-
         signals: list[KeptSignal] = []
         for block in files.rechunk(iter(blocks), KEPT):
             groups = block.split(CHANNELS)
-            signals = signals or [kept() for _ in groups]
+            signals = signals or [stack.enter_context(KeptSignal()) for _ in groups]
             for signal, group in zip(signals, groups, strict=True):
                 signal.append(group)
-        estimates = [kept() for _ in signals]
+        estimates = [stack.enter_context(KeptSignal()) for _ in signals]
         for signal, estimate in zip(signals, estimates, strict=True):
             for block in files.rechunk(enhanced(signal), KEPT):
                 estimate.append(block)
@@ -102,9 +96,10 @@ def overlapped(
     gain = 1 / model.level.of_blocks(blocks)[..., 0]  # (C, 1)
     with contextlib.ExitStack() as stack:
         channels = [
-            _spectra(model, partial(_chunks, model, cut, channel, gain), file)
+            _spectra(
+                model, partial(_chunks, model, cut, channel, gain), stack.enter_context(Kept())
+            )
             for channel in range(len(gain))
-            if (file := stack.enter_context(tempfile.TemporaryFile(buffering=0)))
         ]
         estimates = _estimates(model, cut(), channels, gain)
         yield from joined(estimates, overlap, round(FADE_S * model.sample_rate))
@@ -176,14 +171,17 @@ def _chunks(
         )
 
 
-def _spectra(model: SpectralModel, chunks: Chunks, file: BinaryIO) -> Iterator[Spectrum]:
-    """The estimate of each chunk of one channel; the first one needs all passes but the last."""
+def _spectra(model: SpectralModel, chunks: Chunks, hidden: Kept) -> Iterator[Spectrum]:
+    """The estimate of each chunk of one channel; the first one needs all passes but the last.
+
+    hidden: empty; takes the inputs of the decoders.
+    """
 
     def stacked() -> Iterator[tuple[Tensor, slice]]:
         return ((model.stacked(noisy), core) for noisy, core in chunks())
 
     moments = whole_moments(model.encoder, stacked)
-    hidden, cores = Kept(file), []
+    cores = []
     for x, core in stacked():
         with normalised(model.encoder, moments):
             x = model.encoder(x)
@@ -265,49 +263,3 @@ def normalised(module: nn.Module, known: Moments) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-class Kept:
-    """Tuples of tensors in a file, which can be iterated any number of times.
-
-    file: unbuffered, else a full disk is reported only when it is closed.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.entries: list[tuple[tuple[int, ...], torch.Size]] = []  # positions, shape
-
-    def append(self, *tensors: Tensor) -> None:
-        """Tensors of one shape; a repeated one is stored once. UserError for a full disk."""
-        places: dict[int, int] = {}
-        for x in tensors:
-            if id(x) not in places:
-                places[id(x)] = self.file.seek(0, os.SEEK_END)
-                try:
-                    left = memoryview(x.float().cpu().numpy().tobytes())
-                    while left:  # a full disk writes fewer bytes without an error
-                        left = left[self.file.write(left) :]
-                except OSError as error:
-                    raise UserError(
-                        f"{tempfile.gettempdir()}: {reason(error)}; a long recording needs space "
-                        "for temporary files, in the folder that TMPDIR names"
-                    ) from error
-        self.entries.append((tuple(places[id(x)] for x in tensors), tensors[0].shape))
-        self.like = tensors[0].new_zeros(())
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for places, shape in self.entries:
-            read = {place: self._read(place, shape) for place in places}
-            yield tuple(read[place] for place in places)
-
-    def _read(self, place: int, shape: torch.Size) -> Tensor:
-        self.file.seek(place)
-        content = bytearray(self.file.read(4 * shape.numel()))
-        return torch.frombuffer(content, dtype=torch.float32).reshape(shape).to(self.like)
-
-
-class KeptSignal(Kept):
-    """A signal in blocks (C, n), which can be iterated any number of times."""
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (block for (block,) in super().__iter__())

@@ -23,7 +23,6 @@ speakers add up to the mixture (`LEVELS`).
 import copy
 import math
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,6 @@ from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import OTHER, Job, plan, single
-from speechlab.inference.long_recordings import Kept
 from speechlab.inference.ordering import Cut, across_channels, in_order
 from speechlab.inference.overlap_add import FADE_S, joined
 from speechlab.inference.stream import Stream
@@ -47,6 +45,7 @@ from speechlab.losses.pit import reordered
 from speechlab.models.base import Model, check_finite
 from speechlab.models.device import moved
 from speechlab.progress import Report
+from speechlab.storage.kept import Kept
 
 LOG = "separate.csv"
 # Seconds of a chunk. An utterance is one chunk. Of a conversation each second is processed 1.4
@@ -182,8 +181,8 @@ def _as_mixed(estimates: Iterable[Tensor], mixture: Iterable[Tensor]) -> Iterato
     A temporary file keeps the estimates until the gains of the whole recording are known.
     UserError for a full disk.
     """
-    with tempfile.TemporaryFile(buffering=0) as file:
-        kept, products = Kept(file), torch.tensor(0.0, dtype=torch.float64)
+    with Kept() as kept:
+        products = torch.tensor(0.0, dtype=torch.float64)
         for block, mixed in zip(estimates, mixture, strict=True):
             kept.append(block)
             both = torch.cat([block, mixed[:, None]], 1).double()

@@ -1,7 +1,6 @@
 """Levels of the files of separated speakers: together the mixture; and how they are written."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from speechlab.errors import UserError
 from speechlab.inference import separate
 from speechlab.inference.separate import mixing_gains, separate_blocks, separate_file
 from tests.inference.test_separate import WHOLE, run, tiny, whole
+from tests.storage.test_kept import fill_the_disk
 from tests.support.separation_toys import RATE, Splitter, talk
 from tests.support.sound_files import noise
 
@@ -78,10 +78,7 @@ def test_no_gain_is_without_bounds(size):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     files.save(tmp_path / "in.wav", noise(), 8000)
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here")
-    monkeypatch.setattr(separate.tempfile, "TemporaryFile", lambda **how: full.open("r+b", **how))
+    fill_the_disk(monkeypatch)
     [result] = run(Splitter(), tmp_path / "in.wav", output=tmp_path / "out")
     assert re.match(r".*: the disk is full; .* TMPDIR names$", result.reason)
     assert not list((tmp_path / "out").rglob("*.wav*"))
