@@ -1,5 +1,6 @@
 """Figures of the study: a table in, a figure out. Figures compute nothing and read no file."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from speechlab.storage.atomic import replacing
+from speechlab.storage.atomic import write
 
 STYLE = str(Path(__file__).with_name("style.mplstyle"))
 
@@ -325,8 +326,9 @@ def by_likeness(table: pd.DataFrame, system: str, metric: str = "si_sdri") -> Fi
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as .svg or .png, by its suffix; the same figure gives the same bytes."""
-    path = Path(path)
+    path, image = Path(path), io.BytesIO()
     undated = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
-    with style.context(STYLE), replacing(path) as part:
-        figure.savefig(part, format=path.suffix[1:], metadata=undated.get(path.suffix))
+    with style.context(STYLE):
+        figure.savefig(image, format=path.suffix[1:], metadata=undated.get(path.suffix))
+    write(path, image.getvalue())
     return path

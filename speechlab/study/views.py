@@ -35,6 +35,7 @@ from speechlab.models.spectral import SpectralModel
 from speechlab.progress import Report
 from speechlab.report import figures
 from speechlab.report.spectrogram import spectrogram_db
+from speechlab.storage.atomic import write
 from speechlab.study import experiments, launch, runner
 from speechlab.study.experiment import Experiment, from_settings
 from speechlab.study.notebooks import note_inputs, output_folder, show, show_players
@@ -142,8 +143,7 @@ def trained(
 def save(chosen: Chosen, rows: pd.DataFrame, shown: Mapping[str, Figure]) -> None:
     """Write rows of dev files as dev/NAME.csv and figures as figures/NAME_* to `chosen.output`."""
     table = chosen.output / "dev" / f"{chosen.name}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(table, index=False, float_format="%.6g")
+    write(table, rows.to_csv(index=False, float_format="%.6g"))
     for key, figure in shown.items():
         suffix = "png" if key in PICTURES else "svg"
         figures.save(figure, chosen.output / "figures" / f"{chosen.name}_{key}.{suffix}")

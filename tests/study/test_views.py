@@ -94,6 +94,17 @@ def test_rows_and_figures_are_saved_under_the_name(tmp_path):
     assert kept == {f"{name}_training.svg", f"{name}_spectrograms.png"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("file", ["dev/cleanumamba-tiny.csv", "figures/cleanumamba-tiny_terms.svg"])
+def test_a_full_disk_is_named(tmp_path, file):
+    chosen = views.Chosen(TINY, None, tmp_path / "runs", tmp_path, "")
+    part = tmp_path / f"{file}.part"
+    part.parent.mkdir()
+    part.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"{file}: cannot be written .the disk is full.$"):
+        views.save(chosen, scores(), {"terms": Figure()})
+
+
 @pytest.mark.parametrize("about", runner.TRAINED)
 def test_a_stand_in_writes_beside_its_runs(about, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "stand_in", lambda folder, *_: folder / "synthetic")
