@@ -64,8 +64,8 @@ class CleanUMamba(ChunkedModel):
 
     def __init__(self, config: CleanUMambaConfig | None = None) -> None:
         config = config or CleanUMambaConfig()
-        _check(config)
         super().__init__(config)
+        _check(config)
         pairs = [_level(config, i) for i in range(len(config.skip_channels))]
         self.encoder = nn.ModuleList(down for down, _ in pairs)
         self.decoder = nn.ModuleList(up for _, up in reversed(pairs))
@@ -182,9 +182,9 @@ def _level(config: CleanUMambaConfig, i: int) -> tuple[EncoderLayer, DecoderLaye
 
 def _check(config: CleanUMambaConfig) -> None:
     widths = (config.down_channels, config.skip_channels, config.up_channels)
-    if len({len(w) for w in widths}) != 1 or not widths[0]:
+    if len(set(map(len, widths))) != 1:
         raise UserError(f"CleanUMamba needs one width per level in all three lists, not {widths}")
-    if not 1 <= config.stride <= config.kernel_size:
+    if config.stride > config.kernel_size:
         raise UserError(f"stride {config.stride} is not in 1 to kernel_size {config.kernel_size}")
     check_hop(config.stride ** len(widths[0]))
     check_options(config.mixer, config.layers)

@@ -44,9 +44,10 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
-from speechlab.config import Count, Range, SampleRate, Size, check
+from speechlab.config import Count, Range, SampleRate, Size
 from speechlab.errors import UserError
 from speechlab.layers.conformer import ConformerBlock
+from speechlab.layers.dense import Codec
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.time_frequency import (
     Axes,
@@ -82,7 +83,7 @@ class MPSENetConformerConfig:
     n_heads: Count = 4
     expand: Count = 4  # of the feed-forward layers
     kernel_size: Size = 31  # frames or bins, odd
-    dropout: Annotated[float, Range(0, 1)] = 0.2  # while training
+    dropout: Annotated[float, Range(0, 0.99)] = 0.2  # while training
     axes: Axes = "named"
     # signal
     front_end: FrontEnd = field(default_factory=FrontEnd)
@@ -110,6 +111,11 @@ class MPSENetMambaConfig:
 class TimeFrequencyModel(SpectralModel):
     """A spectral model of blocks along time and frequency; its configuration has `axes`."""
 
+    def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
+        super().__init__(config, n_channels, codec)
+        if self.front_end.n_fft % 4:
+            raise UserError(f"n_fft must be a multiple of 4, not {self.front_end.n_fft}")
+
     def spectrum_of(self, noisy: Tensor) -> Spectrum:
         """noisy at unit level, (B, T) -> mag and phase of the estimate, (B, F, L)."""
         if self.config.axes == "named":
@@ -123,7 +129,6 @@ class MPSENet(TimeFrequencyModel):
 
     def __init__(self, config: MPSENetConfig | None = None) -> None:
         config = config or MPSENetConfig()
-        _check(config)
         super().__init__(config, config.d_model, "subpixel")
         self.blocks = nn.ModuleList(_transformers(config) for _ in range(config.n_blocks))
 
@@ -133,12 +138,9 @@ class MPSENetConformer(TimeFrequencyModel):
 
     def __init__(self, config: MPSENetConformerConfig | None = None) -> None:
         config = config or MPSENetConformerConfig()
-        _check(config)
+        super().__init__(config, config.d_model, "transposed")
         if config.kernel_size % 2 == 0:
             raise UserError(f"kernel_size must be odd, not {config.kernel_size}")
-        if not 0 <= config.dropout < 1:
-            raise UserError(f"dropout must be at least 0 and less than 1, not {config.dropout}")
-        super().__init__(config, config.d_model, "transposed")
         self.blocks = nn.ModuleList(_conformers(config) for _ in range(config.n_blocks))
 
 
@@ -147,7 +149,6 @@ class MPSENetMamba(TimeFrequencyModel):
 
     def __init__(self, config: MPSENetMambaConfig | None = None) -> None:
         config = config or MPSENetMambaConfig()
-        _check(config)
         super().__init__(config, config.d_model, "subpixel")
         kinds = {"transformer": partial(_transformers, normed="query"), "mamba": MambaBlock}
 
@@ -205,13 +206,6 @@ def _conformers(config: MPSENetConformerConfig) -> TimeFrequency:
     options = config.d_model, config.n_heads, config.axes
     sizes = config.expand, config.kernel_size, config.dropout
     return TimeFrequency(ConformerBlock(*options, *sizes), ConformerBlock(*options, *sizes))
-
-
-def _check(config: Any) -> None:
-    """UserError for sizes that build no model."""
-    check(config)
-    if config.front_end.n_fft % 4:
-        raise UserError(f"n_fft must be a multiple of 4, not {config.front_end.n_fft}")
 
 
 MAMBA_CONFIGS = {

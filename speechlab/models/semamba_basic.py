@@ -117,8 +117,8 @@ class SEMambaBasic(ChunkedModel):
 
     def __init__(self, config: SEMambaBasicConfig | None = None) -> None:
         config = config or SEMambaBasicConfig()
-        _check(config)
         super().__init__(config)
+        _check(config)
         self.front_end = config.front_end
         self.magnitudes = MAGNITUDES[config.direction](config)
 
@@ -252,9 +252,7 @@ def _check(config: SEMambaBasicConfig) -> None:
     check_overlap(front_end.n_fft, front_end.hop_length)
     if config.kernel_size % 2 == 0:
         raise UserError(f"kernel_size must be odd, not {config.kernel_size}")
-    if not 0 < front_end.hop_length < front_end.n_fft or front_end.n_fft % (
-        2 * front_end.hop_length
-    ):
+    if front_end.n_fft % (2 * front_end.hop_length):
         frames = f"n_fft {front_end.n_fft}, hop_length {front_end.hop_length}"
         raise UserError(f"hop_length must be half of n_fft or divide that, not {frames}")
     check_settings("layer", config.layer, config.layer)

@@ -77,8 +77,8 @@ class SepMamba(ChunkedModel):
 
     def __init__(self, config: SepMambaConfig | None = None) -> None:
         config = config or SepMambaConfig()
-        _check(config)
         super().__init__(config)
+        _check(config)
         widths = list(pairwise((1, *config.channels)))
         convs = list(zip(widths, config.kernel_sizes, strict=True))
         self.encoder = nn.ModuleList(EncoderLayer(*c, k, config) for c, k in convs)
@@ -210,11 +210,11 @@ def _along_time(mamba: nn.Module, x: Tensor, state: State | None) -> tuple[Tenso
 
 def _check(config: SepMambaConfig) -> None:
     widths, kernels = config.channels, config.kernel_sizes
-    if not widths or len(widths) != len(kernels):
+    if len(widths) != len(kernels):
         lists = f"channels {widths}, kernel_sizes {kernels}"
         raise UserError(f"SepMamba needs a width and a kernel size for each level, not {lists}")
     check_hop(config.stride ** len(widths))
-    if not 1 <= config.stride <= min(kernels):
+    if config.stride > min(kernels):
         raise UserError(
             f"stride {config.stride} is not in 1 to the least of kernel_sizes {kernels}"
         )

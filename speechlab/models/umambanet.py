@@ -68,7 +68,7 @@ class UMambaNetConfig:
     # separator
     d_model: Size = 128
     n_blocks: Count = 2
-    block: tuple[Literal["unet", "mamba"], ...] = ("unet", "mamba")
+    block: Annotated[tuple[Literal["unet", "mamba"], ...], Range(1, 16)] = ("unet", "mamba")
     norm: Literal["frame", "global"] = "frame"
     mask_activation: Activation = "relu"
     # U-net
@@ -76,7 +76,7 @@ class UMambaNetConfig:
     unet_kernel_size: Size = 5  # frames of the input level; odd
     unet_stride: Size = 2
     # channels of a level / channels of the level above
-    growth: Annotated[float, Range(0, 10)] = 1.0
+    growth: Annotated[float, Range(0.01, 10)] = 1.0
     unet_norm: Literal["none", "frame", "global"] = "global"
     unet_activation: Literal["none", "relu", "prelu"] = "prelu"
     upsampling: Literal["transposed", "nearest", "linear"] = "transposed"
@@ -230,14 +230,10 @@ def _after(n_channels: int, config: UMambaNetConfig) -> nn.Sequential:
 
 
 def _check(config: UMambaNetConfig) -> None:
-    kernel, stride, block = config.unet_kernel_size, config.unet_stride, config.block
+    kernel, stride = config.unet_kernel_size, config.unet_stride
     if stride > kernel:
         gaps = f"unet_stride {stride} skips frames between those that a convolution reads"
         raise UserError(f"{gaps}; it must be at most unet_kernel_size, {kernel}")
-    if not block or not set(block) <= PARTS.keys():
-        raise UserError(f"block must name some of {', '.join(PARTS)}, not {block}")
-    if not 0 < config.growth < 10:
-        raise UserError(f"growth must be above 0 and below 10, not {config.growth}")
     check_hop(config.stride * stride**config.depth)
     check_options("mamba", [config.layer])
 

@@ -1,5 +1,7 @@
 """Settings that build no model are named, for every system."""
 
+from dataclasses import fields, is_dataclass, replace
+
 import pytest
 
 from speechlab.audio.spectrum import FrontEnd
@@ -59,7 +61,7 @@ REFUSED = {
     ),
     "mpsenet_conformer": (
         ({"kernel_size": 4}, "kernel_size must be odd, not 4"),
-        ({"dropout": 1.0}, "at least 0 and less than 1, not 1.0"),
+        ({"dropout": 1.0}, "dropout must be 0 to 0.99, not 1.0"),
         ({"expand": 0}, "expand must be 1 to 256, not 0"),
     ),
     "sepmamba": (
@@ -74,7 +76,7 @@ REFUSED = {
     "umambanet": (
         ({"unet_kernel_size": 4}, "unet_kernel_size must be odd, not 4"),
         ({"unet_kernel_size": 3, "unet_stride": 4}, "unet_stride 4 skips frames"),
-        ({"block": ()}, "block must name some of unet, mamba"),
+        ({"block": ()}, "block must be 1 to 16 values, not 0"),
         ({"growth": 0.0}, "growth must be"),
         ({"growth": float("nan")}, "growth must be"),
         ({"depth": 0}, "depth must be 1 to 16, not 0"),
@@ -84,17 +86,17 @@ REFUSED = {
     "sepformer": (({"n_heads": 5}, "attention over 32 channels cannot have 5 heads"),),
     "sudormrf": (({"d_conv": 4}, "d_conv must be odd, not 4"),),
     "wiener": (
-        ({"n_fft": 511, "win_length": 511}, "n_fft 511"),
-        ({"win_length": 600}, "win_length 600"),
-        ({"hop_length": 400}, "hop_length 400"),
+        ({"n_fft": 511, "win_length": 511}, "n_fft must be even, not 511"),
+        ({"win_length": 600}, "win_length must be 2 to n_fft, 512, not 600"),
+        ({"hop_length": 400}, "hop_length must be at most half a window, not 400"),
         ({"hop_length": 0}, "hop_length must be 1 to 65536, not 0"),
         ({"sample_rate": 0}, "sample_rate must be 1000 to 768000, not 0"),
-        ({"snr_smoothing": 1.0}, "snr_smoothing 1.0"),
-        ({"noise_smoothing": -0.1}, "noise_smoothing -0.1"),
-        ({"presence_ratio": 1.0}, "presence_ratio 1.0"),
-        ({"minimum_s": 0.0}, "minimum_s 0.0"),
-        ({"gain_floor_db": 1.0}, "gain_floor_db 1.0"),
-        ({"gain_floor_db": float("nan")}, "gain_floor_db nan"),
+        ({"snr_smoothing": 1.0}, "snr_smoothing must be 0 to 0.9999, not 1.0"),
+        ({"noise_smoothing": -0.1}, "noise_smoothing must be 0 to 0.9999, not -0.1"),
+        ({"presence_ratio": 1.0}, "presence_ratio must be 1.001 to 1000000, not 1.0"),
+        ({"minimum_s": 0.0}, "minimum_s must be 0.001 to 60, not 0.0"),
+        ({"gain_floor_db": 1.0}, "gain_floor_db must be -200 to 0, not 1.0"),
+        ({"gain_floor_db": float("nan")}, "gain_floor_db must be -200 to 0, not nan"),
     ),
 }
 
@@ -106,3 +108,23 @@ REFUSED = {
 def test_settings_that_build_no_model_are_named(name, changes, said):
     with pytest.raises(UserError, match=said):
         KINDS[name][1](override(CONFIGS[name], **changes))
+
+
+WRONG = ("2", None, True, [2], {"a": 2}, object())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_value_of_a_wrong_type_is_named(name):
+    """Also in a configuration that nothing has checked: the check comes before all rules."""
+    config, build = CONFIGS[name], KINDS[name][1]
+    inner = [value for value in vars(config).values() if is_dataclass(value)]
+    for part in (config, *inner):
+        for field in fields(part):
+            held = getattr(part, field.name)
+            for value in (wrong for wrong in WRONG if type(wrong) is not type(held)):
+                changed = replace(part, **{field.name: value})
+                if part is not config:
+                    changed = replace(config, front_end=changed)
+                said = rf"^{type(part).__name__}\.{field.name} must be "
+                with pytest.raises(UserError, match=said):
+                    build(changed)

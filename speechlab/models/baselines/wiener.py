@@ -37,6 +37,7 @@ from speechlab.errors import UserError
 from speechlab.models.base import Model
 
 FACTOR_S = 0.008  # seconds that smoothing factors refer to: the papers' hop
+Smoothing = Annotated[float, Range(0, 0.9999)]
 TINY = 1e-200  # least noise power, in float64: only digital silence is below it
 
 
@@ -50,15 +51,17 @@ class WienerConfig:
     hop_length: Size = 128  # samples
     win_length: Size = 512  # samples
     # noise (Cohen and Berdugo 2002)
-    power_smoothing: float = 0.8  # alpha_s, of the level
+    power_smoothing: Smoothing = 0.8  # alpha_s, of the level
     # s, window of the minimum, 0.5 to 1.5; a vowel must not outlast it
-    minimum_s: Annotated[float, Range(0, 60)] = 1.5
-    presence_ratio: float = 5.0  # delta: speech where level / least is above it
-    presence_smoothing: float = 0.2  # alpha_p, of the presence
-    noise_smoothing: float = 0.95  # alpha_d, of the noise where there is no speech
+    minimum_s: Annotated[float, Range(0.001, 60)] = 1.5
+    # delta: speech where level / least is above it
+    presence_ratio: Annotated[float, Range(1.001, 1e6)] = 5.0
+    presence_smoothing: Smoothing = 0.2  # alpha_p, of the presence
+    noise_smoothing: Smoothing = 0.95  # alpha_d, of the noise where there is no speech
     # gain
-    snr_smoothing: float = 0.92  # alpha, weight of the previous frame (Cohen and Berdugo 2001)
-    gain_floor_db: float = -15.0  # dB of amplitude, least gain (-15 to -25 are in use)
+    snr_smoothing: Smoothing = 0.92  # alpha, weight of the previous frame (Cohen and Berdugo 2001)
+    # dB of amplitude, least gain (-15 to -25 are in use)
+    gain_floor_db: Annotated[float, Range(-200, 0)] = -15.0
 
     def per_hop(self, factor: float) -> float:
         """A factor after 8 ms as one after a hop."""
@@ -80,8 +83,8 @@ class WienerFilter(Model):
 
     def __init__(self, config: WienerConfig | None = None) -> None:
         config = config or WienerConfig()
-        _check(config)
         super().__init__(config)
+        _check(config)
 
     @property
     def hop_length(self) -> int:
@@ -155,17 +158,9 @@ def _blurred(power: Tensor) -> Tensor:
 
 
 def _check(config: WienerConfig) -> None:
-    smoothing = ("power_smoothing", "presence_smoothing", "noise_smoothing", "snr_smoothing")
-    rules = {
-        "sample_rate": (config.sample_rate >= 1, "at least 1 Hz"),
-        "n_fft": (config.n_fft >= 2 and config.n_fft % 2 == 0, "even and at least 2"),
-        "win_length": (2 <= config.win_length <= config.n_fft, "from 2 to n_fft"),
-        "hop_length": (1 <= config.hop_length <= config.win_length // 2, "1 to half a window"),
-        "minimum_s": (config.minimum_s > 0, "more than 0 seconds"),
-        "presence_ratio": (config.presence_ratio > 1, "more than 1"),
-        "gain_floor_db": (config.gain_floor_db <= 0, "0 dB or less"),
-        **{name: (0 <= getattr(config, name) < 1, "from 0 to below 1") for name in smoothing},
-    }
-    for name, (holds, rule) in rules.items():
-        if not holds:
-            raise UserError(f"Wiener filter: {name} {getattr(config, name)} is not {rule}")
+    if config.n_fft % 2:
+        raise UserError(f"n_fft must be even, not {config.n_fft}")
+    if not 2 <= config.win_length <= config.n_fft:
+        raise UserError(f"win_length must be 2 to n_fft, {config.n_fft}, not {config.win_length}")
+    if config.hop_length > config.win_length // 2:
+        raise UserError(f"hop_length must be at most half a window, not {config.hop_length}")
