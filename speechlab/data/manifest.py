@@ -23,7 +23,7 @@ from speechlab.storage.atomic import sha256
 SPLITS = ("train", "dev", "test")
 ABOUT = "corpus.json"
 FILES = "files.csv"
-KINDS = ("speech", "noise", "room", "mixture")
+KINDS = ("speech", "noise", "room", "mixture", "unpaired")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Item:
     """A recording of a corpus, or a mixture with its clean sources."""
 
     name: str  # unique in the corpus
-    kind: str  # one of KINDS; a room is an impulse response
+    kind: str  # one of KINDS; a room is an impulse response; unpaired: noisy, no clean file
     path: str  # of the sound file in the corpus folder; of a mixture the noisy one
     n_frames: int  # samples per channel
     sample_rate: int  # Hz

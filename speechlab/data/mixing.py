@@ -314,16 +314,29 @@ class Pairs:
 
     def example(self, seed: int, epoch: int, index: int) -> Example:
         """The segment of a key. UserError if a file is missing or damaged."""
-        source = self.mixtures[index]
-        length = round(self.config.segment_s * self.sample_rate)
-        n_there = available(source, self.sample_rate)
-        begin = int(generator(seed, epoch, index).integers(max(0, n_there - length) + 1))
-        rows = _rows(source, begin, min(length, n_there), self.sample_rate)
-        if self.config.short == "repeat":
-            rows = rows[:, np.arange(length) % rows.shape[-1]]
-        else:
-            rows = np.pad(rows, ((0, 0), (0, length - rows.shape[-1])))
-        return Example(*torch.from_numpy(rows).split([1, self.n_sources]))
+        rows = _segment(self.mixtures[index], self.config, generator(seed, epoch, index))
+        return Example(*rows.split([1, self.n_sources]))
+
+
+class Unpaired:
+    """Segments of noisy recordings, each once in an epoch; `clean` is NaN: nobody knows it."""
+
+    n_sources = 1
+
+    def __init__(self, recordings: Sequence[Source], config: PairConfig) -> None:
+        """UserError if there are none."""
+        self.recordings, self.config = list(recordings), config
+        self.sample_rate = config.sample_rate
+        if not self.recordings:
+            raise UserError("no unpaired recordings to train on: this split of the corpus has none")
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def example(self, seed: int, epoch: int, index: int) -> Example:
+        """The segment of a key. UserError if a file is missing or damaged."""
+        noisy = _segment(self.recordings[index], self.config, generator(seed, epoch, index))
+        return Example(noisy, torch.full_like(noisy, math.nan))
 
 
 def whole_pairs(
@@ -334,6 +347,19 @@ def whole_pairs(
         rows = _rows(source, 0, available(source, sample_rate), sample_rate)
         noisy, clean = torch.from_numpy(rows).split([1, len(rows) - 1])
         yield source.item.name, noisy, clean
+
+
+def _segment(source: Source, config: PairConfig, rng: np.random.Generator) -> Tensor:
+    """A segment of a mixture and its sources, (1 + S, T)."""
+    length = round(config.segment_s * config.sample_rate)
+    n_there = available(source, config.sample_rate)
+    begin = int(rng.integers(max(0, n_there - length) + 1))
+    rows = _rows(source, begin, min(length, n_there), config.sample_rate)
+    if config.short == "repeat":
+        rows = rows[:, np.arange(length) % rows.shape[-1]]
+    else:
+        rows = np.pad(rows, ((0, 0), (0, length - rows.shape[-1])))
+    return torch.from_numpy(rows)
 
 
 def _rows(source: Source, begin: int, length: int, sample_rate: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A user's own recordings: noisy and clean pairs, or speech and noise to be mixed.
+"""A user's own recordings: noisy and clean pairs, speech and noise to be mixed, noisy ones alone.
 
 If `raw` has train/ and dev/ (and test/), these are the splits; a speaker or recording in two of
 them is an error. Otherwise some speakers, chosen by a hash of their names, are held out for dev,
@@ -36,7 +36,7 @@ from speechlab.storage.atomic import sha256
 
 CORPUS = CORPORA["folder"]
 READER = re.compile(r"reader_(\d+)")  # in names of DNS-2020
-KINDS = ("noisy", "clean", "speech", "noise")  # folders that hold sound files
+KINDS = ("noisy", "clean", "speech", "noise", "unpaired")  # folders that hold sound files
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Recording:
     """A sound file of speech or noise, or a pair."""
 
     name: str  # relative path without the suffix
-    kind: str  # "mixture" (a pair), "speech" or "noise"
+    kind: str  # "mixture" (a pair), "speech", "noise" or "unpaired"
     files: tuple[Path, ...]  # noisy and clean for a pair
-    speaker: str  # empty for noise and for unknown speakers
+    speaker: str  # empty for noise, unpaired and unknown speakers
     content: str = ""  # digest of the (clean) file: copies are one recording
     n_frames: int = 0  # of the prepared files
     cut_ms: float = 0.0  # cut from the longer file of a pair
@@ -218,7 +218,7 @@ def split(recordings: list[Recording], dev_percent: float, raw: Path) -> dict[st
         groups_of.setdefault(recording.kind, set()).add(recording.group)
     for kind, groups in groups_of.items():
         if len(groups) < 2:
-            what = "recording" if kind == "noise" else "speaker"
+            what = "recording" if kind in ("noise", "unpaired") else "speaker"
             raise UserError(
                 f"{raw}: only one {what} of {kind} is known by the names, none can be held out; "
                 "add others, lay out train/ and dev/ yourself, or set speakers=none or folder"
@@ -241,7 +241,7 @@ def _kinds(folder: Path) -> list[str]:
 
 
 def _recordings(folder: Path, config: FolderConfig) -> tuple[list[Recording], list[str]]:
-    """Recordings in noisy/ and clean/, speech/ and noise/, and faults of their names."""
+    """Recordings in the folders of KINDS, and faults of their names."""
     kinds = _kinds(folder)
     if not kinds or ("noisy" in kinds) != ("clean" in kinds):
         raise UserError(f"folder: {folder} has {' and '.join(kinds) or 'none'} of {_LAYOUT}")
@@ -250,7 +250,7 @@ def _recordings(folder: Path, config: FolderConfig) -> tuple[list[Recording], li
     if empty:
         raise UserError(f"{folder}: no sound files in {', '.join(empty)}; add some or remove it")
     found, faults = _pairs(folder, files, config) if "noisy" in kinds else ([], [])
-    for kind in ("speech", "noise"):
+    for kind in ("speech", "noise", "unpaired"):
         for name, path in files.get(kind, {}).items():
             speaker = _speaker(name, config, path) if kind == "speech" else ""
             found.append(Recording(name, kind, (path,), speaker))
@@ -394,4 +394,7 @@ def _mixtures(
     return made
 
 
-_LAYOUT = "noisy/ and clean/ (the same names), or speech/ and noise/; or train/ and dev/ with these"
+_LAYOUT = (
+    "noisy/ and clean/ (the same names), or speech/ and noise/, and unpaired/ for a teacher; or "
+    "train/ and dev/ with these"
+)
