@@ -43,7 +43,9 @@ def resume(options: argparse.Namespace) -> None:
 
 def finetune(options: argparse.Namespace) -> None:
     changes = assigned(options.set)
-    refused = [key for key in changes if key.partition(".")[0] in ("model", "system")]
+    of_model = {key: changes.pop(key) for key in list(changes) if key.startswith("model.")}
+    refused = [key for key in changes if key in ("model", "system")]
+    refused += [key for key in of_model if key not in ("model.normalize", "model.state_leak_s")]
     if refused:
         raise UserError(f"finetune takes the model from the checkpoint; leave {refused[0]} out")
     experiments.check_name(options.experiment)
@@ -52,7 +54,9 @@ def finetune(options: argparse.Namespace) -> None:
     from speechlab.study import launch
 
     experiment = _experiment(options, changes)
-    run = launch.finetune(options.checkpoint, experiment, _folder(options), device=options.device)
+    settings = {key.removeprefix("model."): value for key, value in of_model.items()}
+    where = options.checkpoint, experiment, _folder(options)
+    run = launch.finetune(*where, settings, device=options.device)
     _print_result(run)
 
 

@@ -16,21 +16,25 @@ from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig
 from speechlab.models.macs import n_params
 from speechlab.training import metric_gan, schedule
+from speechlab.training.distillation import DistillationConfig
 from speechlab.training.loggers import LOGGERS
 from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.training.runs import check_name
 from speechlab.training.schedule import TrainingConfig
 
+TEACHER = "teacher_sha256"  # in a run's configuration: the digest of the teacher's file
 FLOAT_BYTES = 4
 LARGEST_BATCH_GB = 64  # of its signals; the network's layers take many times that
 MOST_PARAMS = 2 * 10**9  # 32 GB with gradients and Adam's averages
 
 _UNREAD = {  # settings that are not used with this value
     ("examples", "pairs"): ("mixture", "n_per_epoch"),
+    ("examples", "unpaired"): ("mixture", "n_per_epoch"),
     ("examples", "mixtures"): ("pair",),
-    ("objective", "supervised"): ("gan",),
-    ("objective", "permutation_invariant"): ("gan",),
-    ("objective", "metric_gan"): ("losses",),
+    ("objective", "supervised"): ("gan", "distillation"),
+    ("objective", "permutation_invariant"): ("gan", "distillation"),
+    ("objective", "metric_gan"): ("losses", "distillation"),
+    ("objective", "distillation"): ("gan",),
 }
 
 
@@ -43,16 +47,20 @@ class Experiment:
     model: Any = field(default_factory=CleanUMambaConfig)  # the system's configuration
     start: str = ""  # checkpoint of the initial weights; "": drawn from training.seed
     corpora: tuple[str, ...] = ("synthetic",)  # prepared folders, or their names in data/
-    examples: Literal["mixtures", "pairs"] = "mixtures"  # made on the fly, or ready ones
+    # made on the fly, or ready ones; unpaired: noisy recordings alone, for a teacher
+    examples: Literal["mixtures", "pairs", "unpaired"] = "mixtures"
     n_per_epoch: int = 2000  # mixtures in an epoch
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     pair: PairConfig = field(default_factory=PairConfig)
     # a name in launch.OBJECTIVES; permutation_invariant: the order of the sources is free
-    objective: Literal["supervised", "permutation_invariant", "metric_gan"] = "supervised"
+    objective: Literal["supervised", "permutation_invariant", "metric_gan", "distillation"] = (
+        "supervised"
+    )
     losses: Mapping[str, float] = field(  # names in LOSSES and their weights
         default_factory=lambda: {"l1": 1.0, "stft_full": 1.0}
     )
     gan: MetricGANConfig = field(default_factory=MetricGANConfig)  # of objective metric_gan
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)  # of that name
     dev_metrics: tuple[str, ...] = ("si_sdr",)  # at every validation
     n_dev: int = 0  # score only the first dev files; 0: all
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -86,6 +94,13 @@ def n_sources(experiment: Experiment) -> int:
     return getattr(experiment.model, "n_sources", 1)
 
 
+def teacher(experiment: Experiment) -> str:
+    """The checkpoint whose output the model learns; "" where it learns no one's."""
+    if experiment.objective != "distillation":
+        return ""
+    return experiment.distillation.teacher or experiment.start
+
+
 def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
     """The base changed by plain values, as in `changed`; two of them are resolved here.
 
@@ -110,9 +125,10 @@ def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
 def from_settings(settings: Mapping[str, Any]) -> Experiment:
     """The experiment from `to_dict` or from "config" in a run's config.json.
 
-    A run has the training's settings separately, under "training".
+    A run has the training's settings separately, under "training", and the digest of a teacher.
     """
     kind, _ = SYSTEMS[settings["system"]]
+    settings = {name: value for name, value in settings.items() if name != TEACHER}
     return from_dict(Experiment, {**settings, "model": from_dict(kind, settings["model"])})
 
 
@@ -150,6 +166,17 @@ def check(experiment: Experiment) -> None:
     for name, weight in experiment.losses.items():
         if not 0 <= weight <= 1e30:  # NaN is in no range
             raise UserError(f"losses.{name} is {weight}; a weight must lie in 0 to 1e+30")
+    if experiment.objective == "distillation" and not teacher(experiment):
+        raise UserError(
+            "objective=distillation needs a teacher: set distillation.teacher, or begin with a "
+            "checkpoint, as `speechlab finetune` does"
+        )
+    taught = experiment.objective == "distillation" and not experiment.distillation.clean
+    if experiment.examples == "unpaired" and not taught:
+        raise UserError(
+            "examples=unpaired have no clean signal: set objective=distillation, with "
+            "distillation.clean=0"
+        )
     for by, name in _unread(experiment):
         if getattr(experiment, name) != getattr(Experiment(""), name):
             value, verb = getattr(experiment, by), "are" if by.endswith("s") else "is"

@@ -5,10 +5,12 @@ experiment ─► model ─► objective ─┐
              └► dev ──► scores ───┘
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -17,7 +19,7 @@ from torch import nn
 
 from speechlab.config import to_dict
 from speechlab.data.corpora.catalogue import current, prepared
-from speechlab.data.mixing import Examples, Mixtures, Pairs
+from speechlab.data.mixing import Examples, Mixtures, Pairs, Unpaired
 from speechlab.data.recordings import Source, speakers
 from speechlab.data.splits import Corpora
 from speechlab.errors import UserError
@@ -26,15 +28,18 @@ from speechlab.evaluation.separation_metrics import mean
 from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
 from speechlab.progress import Tell
-from speechlab.study.experiment import Experiment, check, from_settings, n_sources
+from speechlab.storage.atomic import sha256
+from speechlab.study.experiment import TEACHER, Experiment, check, from_settings, n_sources, teacher
 from speechlab.training import loop
 from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
+from speechlab.training.distillation import Distillation
 from speechlab.training.distributed import own_device
 from speechlab.training.metric_gan import MetricGAN
 from speechlab.training.objectives import Objective, PermutationInvariant, Supervised
 from speechlab.training.runs import FOLDER, Run
-from speechlab.weights.checkpoints import load
+from speechlab.weights.checkpoints import load, locate
 
+FREE = ("normalize", "state_leak_s")  # settings of a model that fit any of its weights
 Parts = tuple[Objective, Examples, Callable[[nn.Module], pd.DataFrame]]  # objective, train, dev
 
 
@@ -60,10 +65,23 @@ def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricG
     return objective.to(next(model.parameters()).device)
 
 
+def distillation(model: nn.Module, experiment: Experiment, begun: bool) -> Distillation:
+    """An objective whose target is the output of a teacher. UserError under torchrun with states.
+
+    begun: the teacher is needed all the same.
+    """
+    if experiment.distillation.passed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("distillation.passed trains in one process; start it without torchrun")
+    chosen, config = {name: LOSSES[name] for name in experiment.losses}, experiment.distillation
+    taught_by = load(teacher(experiment)).to(next(model.parameters()).device)
+    return Distillation(model, chosen, experiment.losses, config, taught_by)
+
+
 OBJECTIVES: dict[str, Callable[[nn.Module, Experiment, bool], Objective]] = {
     "supervised": supervised,
     "permutation_invariant": partial(supervised, kind=PermutationInvariant),
     "metric_gan": metric_gan,
+    "distillation": distillation,
 }
 
 
@@ -85,20 +103,27 @@ def train(
     read = corpora(experiment.corpora)
     data_hash, parts = read.data_hash, _parts(experiment, read, run, device)
     settings = to_dict(experiment) | {"corpora": _corpora_as_begun(experiment, run)}
+    settings |= _digests(experiment)
     del settings["training"]  # `fit` notes these itself: it knows which of them may change
-    run = Run.start(run.folder, settings, data_hash)
+    run = Run.start(run.folder, settings, data_hash, _completed)
     return _fit(experiment, parts, run, progress, tell)
 
 
 def finetune(
-    checkpoint: str | Path, experiment: Experiment, folder: str | Path = FOLDER, **options: Any
+    checkpoint: str | Path,
+    experiment: Experiment,
+    folder: str | Path = FOLDER,
+    model_settings: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> Run:
     """Train a checkpoint further: its model and weights, all other settings of the experiment.
 
     The checkpoint is scored before the first step, so the best model is never worse than it.
-    options: device, progress and tell of `train`.
+    model_settings: new values of settings in FREE. options: device, progress and tell of `train`.
     """
-    model = load(checkpoint)
+    if fixed := sorted(model_settings.keys() - set(FREE)):
+        raise UserError(f"finetune takes the model from the checkpoint; leave model.{fixed[0]} out")
+    model = load(checkpoint, **model_settings)
     known = {config: name for name, (config, _) in SYSTEMS.items()}
     changes = {"system": known[type(model.config)], "model": model.config}
     experiment = replace(experiment, start=str(checkpoint), **changes)
@@ -119,8 +144,30 @@ def resume(
     if read.data_hash != run.settings["data_hash"]:
         names = ", ".join(experiment.corpora)
         raise UserError(f"{folder}: was begun on other data than {names} is now; prepare it again")
+    if not _digests(experiment).items() <= run.settings["config"].items():
+        raise UserError(
+            f"{folder}: was begun with another teacher than {teacher(experiment)} is now; put it "
+            "back"
+        )
     experiment = replace(experiment, training=loop.resume(run, changes))
     return _fit(experiment, _parts(experiment, read, run, device), run, progress, tell)
+
+
+def _digests(experiment: Experiment) -> dict[str, str]:
+    """What a run notes of files that it reads again when it resumes."""
+    path = teacher(experiment)
+    return {TEACHER: sha256(locate(path))} if path else {}
+
+
+def _completed(held: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with the defaults of those that are newer than the run."""
+    try:
+        known = to_dict(from_settings(held)) | dict(held)
+    except (UserError, LookupError, TypeError):
+        return dict(held)  # of another program
+    del known["training"]
+    known["model"] = to_dict(from_settings(held).model)
+    return known
 
 
 def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
@@ -181,7 +228,10 @@ def built(experiment: Experiment) -> nn.Module:
     """
     if not experiment.start:
         return untrained(experiment)
-    model = load(experiment.start)
+    known = {name: getattr(experiment.model, name, None) for name in FREE}
+    model = load(
+        experiment.start, **{k: v for k, v in known.items() if hasattr(experiment.model, k)}
+    )
     if model.config != experiment.model:
         raise UserError(f"{experiment.start}: is of another configuration than `model`")
     return model
@@ -216,6 +266,8 @@ def _examples(experiment: Experiment, of_kind: Mapping[str, list[Source]]) -> Ex
                 f"examples=mixtures mixture.n_sources={n} mixture.sample_rate={rate}"
             )
         return Pairs(mixtures, experiment.pair)
+    if experiment.examples == "unpaired":
+        return Unpaired(of_kind["unpaired"], experiment.pair)
     speech, noise, rooms = (of_kind[kind] for kind in ("speech", "noise", "room"))
     if not speech and n_sources(experiment) > 1:
         speech = speakers(_ready(experiment, of_kind))

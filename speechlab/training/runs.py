@@ -22,7 +22,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -85,8 +85,16 @@ class Run:
         return run
 
     @classmethod
-    def start(cls, folder: str | Path, config: Mapping[str, Any], data_hash: str = "") -> "Run":
+    def start(
+        cls,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        data_hash: str = "",
+        completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> "Run":
         """The run in this folder, or a new one. UserError if it has other settings.
+
+        completed: adds settings that are newer than the run to those that it holds.
 
         Of several processes (torchrun) only the writer reads and writes.
         """
@@ -100,7 +108,7 @@ class Run:
         held = run.settings
         if held["data_hash"] != data_hash:
             raise UserError(f"{folder}: was begun on other data (its hash differs); {_REMEDY}")
-        run._refuse_other(held["config"], _json(config))
+        run._refuse_other(completed(held["config"]), _json(config))
         return run
 
     @property

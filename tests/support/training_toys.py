@@ -40,19 +40,28 @@ def mse(estimate: Tensor, clean: Tensor) -> Tensor:
     return (estimate - clean).square().mean((1, 2))
 
 
-def tiny(seed=0):
+def tiny(seed=0, normalize="none"):
     from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 
     widths = dict.fromkeys(("down_channels", "skip_channels", "up_channels"), (4, 4))
     layers = ({"d_state": 2},)
     torch.manual_seed(seed)
-    return CleanUMamba(CleanUMambaConfig(**widths, d_model=4, layers=layers, normalize="none"))
+    return CleanUMamba(CleanUMambaConfig(**widths, d_model=4, layers=layers, normalize=normalize))
 
 
 def plain(seed=0):
     from speechlab.training.loop import Supervised
 
     return Supervised(tiny(seed), {"mae": mae, "mse": mse}, {"mse": 0.5})
+
+
+def distilled(**settings):
+    """A student and a teacher of the same size; settings: of DistillationConfig."""
+    from speechlab.training.distillation import Distillation, DistillationConfig
+
+    student = tiny(normalize="running")
+    losses, config = {"mae": mae, "mse": mse}, DistillationConfig(**settings)
+    return Distillation(student, losses, {"mse": 0.5}, config, tiny(seed=1))
 
 
 def gan():

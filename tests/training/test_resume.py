@@ -18,7 +18,17 @@ from speechlab.errors import UserError
 from speechlab.storage import state as snapshots
 from speechlab.training import loop
 from speechlab.training.runs import Run
-from tests.support.training_toys import Sines, contents, dev, ended, forked, gan, plain, train
+from tests.support.training_toys import (
+    Sines,
+    contents,
+    dev,
+    distilled,
+    ended,
+    forked,
+    gan,
+    plain,
+    train,
+)
 
 FILES = ("best.safetensors", "last.safetensors", "best.json", "dev.csv", "validations.csv")
 TIMED = ["samples_per_s"]
@@ -154,6 +164,18 @@ def test_a_gan_resumes_exactly(tmp_path, wanted):
     assert killed(lambda: train(folder, gan(), scores=killing(after=4), **BUSY))
     assert 0 < Run.open(folder).step < 24
     same(train(folder, gan(), **BUSY), wanted["gan"])
+
+
+def test_passed_states_resume_exactly(tmp_path):
+    """Killed in the middle: the states that batches leave are part of the checkpoint."""
+
+    def trained(name, scores=dev):
+        objective = distilled(passed=1.0, clean=1.0, clean_after=4)
+        return train(tmp_path / name, objective, Sines(8, 500), scores)
+
+    assert killed(lambda: trained("cut", killing(after=1)))
+    assert 0 < Run.open(tmp_path / "cut").step < 12
+    same(trained("cut"), trained("whole"))
 
 
 def killed(work) -> bool:
