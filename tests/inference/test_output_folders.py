@@ -8,18 +8,8 @@ import pytest
 from speechlab.audio import files
 from speechlab.errors import UserError
 from speechlab.inference import batch
-from tests.inference.test_contract import COMMANDS, contents
+from tests.support.commands import contents
 from tests.support.sound_files import noise
-
-
-@pytest.fixture(params=COMMANDS)
-def command(request):
-    return COMMANDS[request.param]
-
-
-@pytest.fixture
-def model(command):
-    return command.model()
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""`enhance` and `separate` with small models, for the laws that both commands share."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from speechlab.inference.enhance import enhance_all
+from speechlab.inference.separate import separate_all
+from speechlab.models import ConvTasNet, ConvTasNetConfig, SepMamba, SepMambaConfig
+from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from tests.support.separation_toys import RATE, Splitter
+
+
+def enhancer(seed=0, **changes):
+    torch.manual_seed(seed)
+    sizes = dict.fromkeys(("down_channels", "skip_channels", "up_channels"), (4, 6))
+    config = CleanUMambaConfig(**sizes, d_model=8, layers=({"d_state": 4},), **changes)
+    return CleanUMamba(config).eval()
+
+
+def separator(seed=0):
+    torch.manual_seed(seed)
+    sizes = {"n_filters": 8, "d_model": 6, "d_skip": 6, "d_hidden": 8}
+    return ConvTasNet(ConvTasNetConfig(**sizes, n_blocks=2, n_repeats=1)).eval()
+
+
+def streaming_separator():
+    config = SepMambaConfig(
+        channels=(4, 6), kernel_sizes=(6, 4), n_blocks=1, layer={"d_state": 3}, direction="forward"
+    )
+    return SepMamba(config).eval()
+
+
+@dataclass(frozen=True)
+class Command:
+    function: Callable
+    log: str
+    parts: tuple[str, ...]  # folders of the outputs
+    model: Callable  # of a seed
+    kinds: tuple[Callable, ...]  # models that read a file once, and twice
+    other: dict  # a setting that changes the outputs
+    step: str  # method of the model that processes samples
+    low: Callable  # a cheap model of a low rate, for long files
+
+    def run(self, model, *inputs, output, **settings):
+        return self.function(model, inputs, output, progress=False, **settings)
+
+    def rows(self, folder):
+        with (folder / self.log).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def outputs(self, folder, name="a.wav"):
+        return [folder / part / name for part in self.parts]
+
+
+COMMANDS = {
+    "enhance": Command(
+        function=enhance_all,
+        log="enhance.csv",
+        parts=("",),
+        model=enhancer,
+        kinds=(enhancer, lambda: enhancer(normalize="running")),
+        other={"mix": 0.5},
+        step="network",
+        low=lambda: enhancer(sample_rate=RATE),
+    ),
+    "separate": Command(
+        function=separate_all,
+        log="separate.csv",
+        parts=("s1", "s2"),
+        model=separator,
+        kinds=(separator, streaming_separator),
+        other={"level": "model"},
+        step="forward",
+        low=Splitter,
+    ),
+}
+
+
+def contents(paths):
+    return [path.read_bytes() for path in paths]
