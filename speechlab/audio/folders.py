@@ -75,7 +75,7 @@ def listing(
             continue
         for entry in inner:
             parts = (*at.parts, entry.name)
-            if is_folder(entry):
+            if _is_folder(entry):
                 if fits(parts, True):
                     n_links = at.n_links + entry.is_symlink()
                     waiting.append(_Folder(parts, (*at.above, own), n_links))
@@ -103,7 +103,7 @@ def _add(found: Listing, entry: os.DirEntry, path: Path) -> None:
         found.endings[path.suffix.lower()] += 1
 
 
-def is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry) -> bool:
     """Of a link, its target; False, without an error, for a link to itself.
 
     The listing identifies a folder even where the permission to examine its entries is missing.

@@ -42,8 +42,6 @@ JUDGED_S = 0.6  # seconds after which a block is compared with its surroundings
 EARLIER, LATER = round(0.5 / BLOCK_S), round(JUDGED_S / BLOCK_S)  # blocks around it
 GLITCH_BLOCKS = 8  # at most so many, 0.24 s; more are speech
 GLITCH_DB = 15.0  # above the surroundings; speech is below (results/LOG.md, 2026-11-30)
-CEILING = 2.0  # of full scale: samples beyond it are set to it, in the level `robust`
-FAR = 10.0  # of full scale: the same in `guarded`, which also takes signals beyond full scale
 
 State = tuple[Tensor, ...]
 

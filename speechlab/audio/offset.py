@@ -17,10 +17,10 @@ import torch
 from scipy.signal import lfilter
 from torch import Tensor
 
-from speechlab.audio.level import CEILING
 from speechlab.errors import UserError
 
 CUTOFF_HZ = 3.0
+CEILING = 2.0  # of full scale: samples beyond it are set to it before the high-pass
 GLITCHES = 0.25  # of the samples of a file
 PIECE_S = 2.0  # seconds of a mean; an offset may drift over a long recording
 
@@ -74,10 +74,30 @@ class Filtered:
             )
 
 
-def baseline(
-    means: Tensor, counts: Tensor, weights: Tensor, n_together: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (P,) of pieces in samples, and their offsets (C, P).
+@dataclass(frozen=True)
+class Offset:
+    """Offsets (C, P) at the `centres` (P,) of pieces, in samples; linear between them."""
+
+    centres: np.ndarray
+    offsets: np.ndarray
+
+    def at(self, samples: np.ndarray) -> Tensor:
+        """(n,) positions in samples -> (C, n) float64."""
+        rows = [np.interp(samples, self.centres, channel) for channel in self.offsets]
+        return torch.from_numpy(np.stack(rows))
+
+    def added(self, blocks: Iterable[Tensor], sign: int) -> Iterator[Tensor]:
+        """Blocks (C, n) of a whole signal with the offset added or, with sign -1, subtracted."""
+        n_before = 0
+        for block in blocks:
+            n_after = n_before + block.shape[-1]
+            offset = self.at(np.arange(n_before, n_after) + 0.5)
+            yield (block.double() + sign * offset).to(block)
+            n_before = n_after
+
+
+def baseline(means: Tensor, counts: Tensor, weights: Tensor, n_together: int) -> Offset:
+    """The offset of a signal, from its blocks.
 
     means: of blocks, (C, L).
     counts: samples of each block, (L,).
@@ -97,4 +117,4 @@ def baseline(
     ):
         kept = torch.where(w.any(-1, keepdim=True), w, n)
         offsets.append((x * kept).sum(-1) / kept.sum(-1).clamp_min(1))
-    return centres.numpy(), torch.stack(offsets, -1).numpy()
+    return Offset(centres.numpy(), torch.stack(offsets, -1).numpy())

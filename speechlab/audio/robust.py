@@ -1,7 +1,7 @@
 """A file made ready for a model: its offset out, at a level that one bang does not change.
 
     survey = Survey.of(blocks, sample_rate)      one pass over a signal in blocks (C, n)
-    survey.offset()                              what to subtract, or None
+    survey.offset                                what to subtract, or None
     survey.level(name)                           what to divide by, or None: the published level
 
 The robust level is the published one, but for three kinds of files (results/LOG.md, 2026-11-30):
@@ -16,6 +16,7 @@ in a second of noise is no bang.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from speechlab.audio.files import rechunk
 from speechlab.audio.level import BLOCK_S, FLOOR, LEAST, unlike
-from speechlab.audio.offset import PIECE_S, baseline
+from speechlab.audio.offset import PIECE_S, Offset, baseline
 
 AROUND = round(2.0 / BLOCK_S)  # blocks before and after an event
 EVENT_BLOCKS = round(0.5 / BLOCK_S)  # it is at most so long
@@ -64,7 +65,8 @@ class Survey:
         counts[-1] = n_samples - length * (len(counts) - 1)
         return cls(counts, *map(torch.from_numpy, whole))
 
-    def offset(self) -> "Offset | None":
+    @cached_property
+    def offset(self) -> Offset | None:
         """The offset of each channel, 0 where it is negligible; None where it is in all."""
         found = self._baseline(self.counts.expand_as(self.means))
         powers = self._powers(found)
@@ -77,18 +79,17 @@ class Survey:
     def level(self, name: str) -> Tensor | None:
         """The level (C, 1, 1) after `offset`; None where it is the published level `name`."""
         mean = (self.means * self.counts).sum(-1, keepdim=True) / self.counts.sum().clamp_min(1)
-        power, robust = self._judged(self._powers(self.offset(), mean))
+        power, robust = self._judged(self._powers(self.offset, mean))
         level, floor = power.sqrt(), FLOORS[name]
         if not (robust | (level < SOFT * floor)).any():
             return None
         level = level + (level / SOFT).clamp_max(floor)
         return level.clamp_min(LEAST).float()[:, None, None]
 
-    def _baseline(self, weights: Tensor) -> "Offset":
-        together = round(PIECE_S / BLOCK_S)
-        return Offset(*baseline(self.means, self.counts, weights, together))
+    def _baseline(self, weights: Tensor) -> Offset:
+        return baseline(self.means, self.counts, weights, round(PIECE_S / BLOCK_S))
 
-    def _powers(self, offset: "Offset | None", mean: Tensor | float = 0.0) -> Tensor:
+    def _powers(self, offset: Offset | None, mean: Tensor | float = 0.0) -> Tensor:
         """Mean powers of the blocks around the offset or the mean, (C, L)."""
         if offset:
             ends = self.counts.cumsum(0)
@@ -117,28 +118,6 @@ def _without_events(powers: Tensor) -> Tensor:
         window = around[:, i : i + TOGETHER + 2 * AROUND]
         judged[:, i : i + TOGETHER] = unlike(window, AROUND, AROUND, EVENT_BLOCKS)
     return judged
-
-
-@dataclass(frozen=True)
-class Offset:
-    """Offsets (C, P) at the `centres` (P,) of pieces, in samples; linear between them."""
-
-    centres: np.ndarray
-    offsets: np.ndarray
-
-    def at(self, samples: np.ndarray) -> Tensor:
-        """(n,) positions in samples -> (C, n) float64."""
-        rows = [np.interp(samples, self.centres, channel) for channel in self.offsets]
-        return torch.from_numpy(np.stack(rows))
-
-    def added(self, blocks: Iterable[Tensor], sign: int) -> Iterator[Tensor]:
-        """Blocks (C, n) of a whole signal with the offset added or, with sign -1, subtracted."""
-        n_before = 0
-        for block in blocks:
-            n_after = n_before + block.shape[-1]
-            offset = self.at(np.arange(n_before, n_after) + 0.5)
-            yield (block.double() + sign * offset).to(block)
-            n_before = n_after
 
 
 @dataclass(frozen=True)

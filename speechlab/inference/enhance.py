@@ -99,7 +99,7 @@ def _robust(model: Model, blocks: Iterable[Tensor], passed: Pass, name: str) -> 
         return passed(with_level(model, guarded(model.level)), filtered)
     survey = Survey.of(repeatable(blocks), model.sample_rate)
     level = survey.level(model.config.normalize) if not model.level.causal else None
-    prepared = Prepared(blocks, survey.offset(), level)
+    prepared = Prepared(blocks, survey.offset, level)
     model = model if level is None else with_level(model, MODEL_LEVELS["none"])
     return prepared.restored(passed(model, prepared))
 

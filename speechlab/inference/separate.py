@@ -245,7 +245,7 @@ def separate_file(
             "take fewer"
         )
 
-    blocks = Prepared(mixture, Survey.of(mixture, model.sample_rate).offset(), None)
+    blocks = Prepared(mixture, Survey.of(mixture, model.sample_rate).offset, None)
 
     def estimates() -> Iterator[Tensor]:
         for block in _of_file(model, blocks, chunk_s, str(source)):

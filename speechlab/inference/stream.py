@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechlab.audio.level import FAR, Level, guarded
+from speechlab.audio.level import Level, guarded
 from speechlab.audio.offset import filtered
 from speechlab.errors import UserError, unknown
 from speechlab.inference.fused import fuse, obstacle
 from speechlab.models.base import Model, check_finite
 
 PATHS = {"fused": fuse, "modules": lambda model: model}
+FAR = 10.0  # of full scale: samples beyond it are set to it; a float signal may be that loud
 
 State = tuple[Tensor, ...]
 Prepare = Callable[[Tensor, int, State | None], tuple[Tensor, State | None]]

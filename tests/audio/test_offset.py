@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechlab.audio.level import CEILING
-from speechlab.audio.offset import CUTOFF_HZ, Filtered, high_pass
+from speechlab.audio.offset import CEILING, CUTOFF_HZ, Filtered, high_pass
 from speechlab.errors import UserError
 from tests.support.signals import noise
 

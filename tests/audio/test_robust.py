@@ -40,7 +40,7 @@ def joined(*parts):
 def test_an_ordinary_signal_stays_as_it_is(name, level, seconds):
     survey = surveyed(sound(seconds, level))
     assert survey.level(name) is None
-    assert seconds < 1 or survey.offset() is None  # of a few samples the mean is not negligible
+    assert seconds < 1 or survey.offset is None  # of a few samples the mean is not negligible
 
 
 @pytest.mark.parametrize("name", ["utterance", "rms"])
@@ -84,7 +84,7 @@ def test_one_word_in_a_second_of_noise_is_no_bang():
 
 def prepared(x, name="utterance", size=9973):
     blocks, survey = x.split(size, -1), surveyed(x)
-    return Prepared(blocks, survey.offset(), survey.level(name))
+    return Prepared(blocks, survey.offset, survey.level(name))
 
 
 @pytest.mark.parametrize("offset", [0.05, -0.5, 100.0])
