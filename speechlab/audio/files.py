@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import containers, ogg
+from speechlab.config import RATES
 from speechlab.errors import UserError, reason
 from speechlab.storage.atomic import replacing
 
@@ -31,7 +32,6 @@ UNREADABLE += (".tta", ".wv", ".wv1", ".wv2")
 BLOCK_S = 1.0  # seconds in a block of a file
 BLOCK_SAMPLES = 2**22  # most samples in a block, of all channels together: 16 MiB
 LOADED_SAMPLES = 2**27  # most samples of a file that `load` reads: 512 MiB
-RATES = 1_000, 768_000  # Hz, lowest and highest of a file
 
 # Formats by the ending of a name: libsndfile's name of the container, and the subtypes that can be
 # written, the default first.
@@ -295,12 +295,22 @@ class Writer:
             ) from error
 
 
-def _format(path: Path, subtype: str | None) -> tuple[str, str]:
-    """Container and subtype to write."""
-    if path.suffix.lower() not in FORMATS:
+def format_of(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """Container and subtypes of a name; UserError for an ending that cannot be written."""
+    if (suffix := Path(path).suffix.lower()) not in FORMATS:
         known = ", ".join(FORMATS)
         raise UserError(f"{path}: cannot be written; choose a name that ends in {known}")
-    container, subtypes = FORMATS[path.suffix.lower()]
+    return FORMATS[suffix]
+
+
+def kept_subtype(path: str | Path, subtype: str) -> str | None:
+    """The subtype of an input for an output of this name; None where its format has none such."""
+    return subtype if subtype in format_of(path)[1] else None
+
+
+def _format(path: Path, subtype: str | None) -> tuple[str, str]:
+    """Container and subtype to write."""
+    container, subtypes = format_of(path)
     if subtype is not None and subtype not in subtypes:
         raise UserError(f"{path}: no {container} as {subtype}; choose one of {', '.join(subtypes)}")
     return container, subtype or subtypes[0]
@@ -338,7 +348,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | ogg.Chain]:
             raise UserError(
                 f"{path}: the length of a {sound.format} file cannot be verified; convert it to WAV"
             )
-        if not RATES[0] <= sound.samplerate <= RATES[1]:
+        if not RATES.least <= sound.samplerate <= RATES.most:
             raise UserError(
                 f"{path}: a rate of {sound.samplerate} Hz; rates from 1 to 768 kHz are read; "
                 "correct its header"

@@ -193,9 +193,8 @@ def write(
 
 def _writer(recording: files.Recording, target: str | Path, subtype: str | None) -> files.Writer:
     """A writer of the recording's format, with `subtype` or its own."""
-    held = files.FORMATS.get(Path(target).suffix.lower(), ("", ()))[1]
-    if subtype is None and recording.subtype in held:
-        subtype = recording.subtype
+    if subtype is None:
+        subtype = files.kept_subtype(target, recording.subtype)
     return files.Writer(
         target, recording.file_rate, recording.n_channels, subtype, recording.n_frames
     )
@@ -267,7 +266,7 @@ class Log:
         for job in (job for job in jobs if not job.fault):
             self._refuse_foreign(job)
             if not overwrite and any(map(Path.exists, job.targets)):
-                self.refuse_others([job.target], made_with)
+                self.refuse_other(job.target, made_with)
                 self._refuse_other_input(job)
                 n_undated += not (self.unsure(job.target) or self._last(job.target)["input_sha256"])
         if n_undated:
@@ -339,14 +338,13 @@ class Log:
         reason = "the output exists"
         return Result(str(job.source), str(job.target), "skipped", reason, **numbers, **texts)
 
-    def refuse_others(self, targets: Iterable[Path], made_with: str) -> None:
+    def refuse_other(self, target: Path, made_with: str) -> None:
         """UserError for a target that another model or other settings made."""
-        for target in targets:
-            if self._last(target).get("made_with", "") not in ("", made_with):
-                raise UserError(
-                    f"{target}: was made with another model or other settings; "
-                    f"use --overwrite, or {OTHER}"
-                )
+        if self._last(target).get("made_with", "") not in ("", made_with):
+            raise UserError(
+                f"{target}: was made with another model or other settings; "
+                f"use --overwrite, or {OTHER}"
+            )
 
     def _last(self, target: Path) -> dict[str, str]:
         """The last row of a target by column; empty where there is none."""

@@ -1,7 +1,7 @@
 """The step path of a stream: a model's network, fast on hops of a few samples on a CPU.
 
-`fuse(model)` gives an object with the model's interface for a `Stream`: same level and `network`,
-same numbers to 1e-5, a fifth to an eighth of the time (results/benchmarks/cleanumamba.csv).
+`fuse(model)` gives an object with the model's interface for a `Stream`: same `network`, same
+numbers to 1e-5, a fifth to an eighth of the time (results/benchmarks/cleanumamba.csv).
 Channels are the last axis, so that a strided convolution is one product on overlapping windows.
 Each layer is one call of a compiled kernel (`layers.kernels.step`), and all streams of a model
 share the packed weights. It uses one thread: a hop is too short to divide. Several streams can run
@@ -33,7 +33,7 @@ class Fused:
 
     def __init__(self, model: CleanUMamba) -> None:
         steppers = importlib.import_module(STEPPERS)
-        self.config, self.level = model.config, model.level
+        self.config = model.config
         self.n_sources, self.look_ahead = model.n_sources, model.look_ahead
         self.encoder = [steppers.EncoderStep(layer) for layer in model.encoder]
         self.conv_in = steppers.LinearStep(model.conv_in)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from speechlab.audio.files import FORMATS, SUFFIXES, UNREADABLE
+from speechlab.audio.files import SUFFIXES, UNREADABLE, format_of
 from speechlab.audio.folders import identity, listing
 from speechlab.errors import UserError
 
@@ -53,9 +53,7 @@ def single(
     sounds = path.suffix.lower() in (*SUFFIXES, *UNREADABLE)
     if not sounds or path.is_dir() or str(output).endswith(("/", os.sep)):
         return None
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise UserError(f"{path}: cannot be written; choose a name that ends in {known}")
+    format_of(path)
     source = Path(inputs[0]) if inputs else Path()
     if len(inputs) != 1 or source.is_dir() or (_is_pattern(source) and not os.path.lexists(source)):
         raise UserError(f"{path}: names one file, for one input file; for more, name a folder")
@@ -70,8 +68,8 @@ def single(
     return Job(source, first, others=tuple(others))
 
 
-def _is_pattern(path: Path) -> bool:
-    return bool(re.search(r"[*?[]", str(path)))
+def _is_pattern(name: str | Path) -> bool:
+    return bool(re.search(r"[*?[]", str(name)))
 
 
 def plan(
@@ -164,7 +162,7 @@ def _find(given: str | Path, output: Path, tell: Callable[[str], Any]) -> Iterat
 def _split(given: Path) -> tuple[Path, tuple[str, ...]]:
     """The folder before the first wildcard, and the rest of the pattern."""
     parts = given.parts
-    first = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), len(parts))
+    first = next((i for i, part in enumerate(parts) if _is_pattern(part)), len(parts))
     root = Path(*parts[:first])
     if first == len(parts) or not root.is_dir():
         raise UserError(f"{given}: no such file or folder; check the name")

@@ -343,8 +343,7 @@ def _sink(
         raise UserError(f"{name}: is the input, and would be overwritten; choose another output")
     if path.exists() and not overwrite:
         raise UserError(f"{name}: exists; choose another output, or use --overwrite")
-    held = files.FORMATS.get(path.suffix.lower(), ("", ()))[1]
-    subtype = taking.subtype if taking.subtype in held else None
+    subtype = files.kept_subtype(path, taking.subtype)
     n_frames = taking.n_frames if from_file else UNKNOWN_LENGTH
     return _FileSink(name, taking.sample_rate, taking.n_channels, subtype, n_frames)
 

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.audio import files
+from speechlab.audio.level import repeatable
 from speechlab.audio.spectrum import Spectrum
 from speechlab.errors import UserError
 from speechlab.inference.overlap_add import FADE_S, OVERLAP_S, Piece, joined, pieces
@@ -82,10 +83,8 @@ def overlapped(
     or a `Recording`; UserError for an iterator. Memory use does not grow with the recording;
     temporary files take about 4 MB per second and channel (64 channels, 16 kHz).
     """
-    if iter(blocks) is blocks:
-        raise UserError("a long recording is read many times; pass its blocks as a list")
     length, overlap = _lengths(model, chunk_s, overlap_s)
-    cut = partial(pieces, blocks, length, overlap)
+    cut = partial(pieces, repeatable(blocks), length, overlap)
     if len(first := list(islice(cut(), 2))) < 2:
         for piece in first:  # channel by channel, as below, for less memory
             signals = piece.samples.to(model.device)

@@ -20,7 +20,6 @@ as the mixture. So each speaker of a channel gets one gain for the whole recordi
 speakers add up to the mixture (`LEVELS`).
 """
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +32,6 @@ from torch import Tensor
 from speechlab.audio import files
 from speechlab.audio.level import LEVELS as MODEL_LEVELS
 from speechlab.audio.robust import Prepared, Survey
-from speechlab.config import override
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
@@ -42,10 +40,10 @@ from speechlab.inference.ordering import Cut, across_channels, in_order
 from speechlab.inference.overlap_add import FADE_S, joined
 from speechlab.inference.stream import Stream
 from speechlab.losses.pit import reordered
-from speechlab.models.base import Model, check_finite
+from speechlab.models.base import Model, check_finite, with_level
 from speechlab.models.device import moved
 from speechlab.progress import Report
-from speechlab.storage.kept import Kept
+from speechlab.storage.kept import KeptSignal
 
 LOG = "separate.csv"
 # Seconds of a chunk. An utterance is one chunk. Of a conversation each second is processed 1.4
@@ -104,22 +102,13 @@ def _at_level(
 
     Where it is 0 the mixture is silent, and so are the estimates. name: of the mixture, for errors.
     """
-    model = _at_unit_level(model)
+    model = model if model.level.causal else with_level(model, MODEL_LEVELS["none"])
     level = torch.ones(1, 1, 1) if level is None else level
     if model.look_ahead is not None:
         return _streamed(model, blocks, level, name)
     cut = Cut.of(chunk_s, model.sample_rate)
     estimates = in_order(lambda mixture: _separated(model, mixture, level, name), blocks, cut)
     return joined(estimates, cut.overlap, round(FADE_S * model.sample_rate))
-
-
-def _at_unit_level(model: Model) -> Model:
-    """The model without a level of the whole: it then streams unless a layer needs the whole."""
-    if model.level.causal:
-        return model
-    model = copy.copy(model)  # of the module alone, which shares its layers
-    model.config, model.level = override(model.config, normalize="none"), MODEL_LEVELS["none"]
-    return model
 
 
 @torch.inference_mode()
@@ -181,14 +170,14 @@ def _as_mixed(estimates: Iterable[Tensor], mixture: Iterable[Tensor]) -> Iterato
     A temporary file keeps the estimates until the gains of the whole recording are known.
     UserError for a full disk.
     """
-    with Kept() as kept:
+    with KeptSignal() as kept:
         products = torch.tensor(0.0, dtype=torch.float64)
         for block, mixed in zip(estimates, mixture, strict=True):
             kept.append(block)
             both = torch.cat([block, mixed[:, None]], 1).double()
             products = products + both @ both.mT
         gains = mixing_gains(products)[..., None]
-        yield from ((block * gains).to(block) for (block,) in kept)
+        yield from ((block * gains).to(block) for block in kept)
 
 
 def mixing_gains(products: Tensor) -> Tensor:
@@ -311,8 +300,7 @@ def separate_all(
             return [work(alone, advance=report.update)]
     jobs = plan(inputs, output, names, tell)
     _refuse_more_sources(jobs, output, model.n_sources)
-    streams = _at_unit_level(model).look_ahead is not None
-    cut = None if streams else chunk_s  # without effect on a stream's estimate
+    cut = chunk_s if model.needs_whole else None  # without effect on a stream's estimate
     made_with = digest(model, subtype, cut, level, PEAK)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 

@@ -4,16 +4,13 @@ Files, resampling, levels and overlaps stay on the CPU. Only chunks move to the 
 """
 
 import copy
-from typing import TypeVar
 
 import torch
-from torch import nn
 
 from speechlab.errors import UserError, unknown
+from speechlab.models.base import Model
 
 AUTO = "auto"  # the first of: CUDA, MPS, CPU
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 def available() -> list[str]:
@@ -36,8 +33,8 @@ def find(name: str) -> torch.device:
     return torch.device(name)
 
 
-def moved(model: Module, name: str | None) -> Module:
+def moved(model: Model, name: str | None) -> Model:
     """The model on a device; a copy, unless it is there already. None: where it is."""
-    if name is None or (device := find(name)) == next(model.parameters(), torch.empty(0)).device:
+    if name is None or (device := find(name)) == model.device:
         return model
     return copy.deepcopy(model).to(device)

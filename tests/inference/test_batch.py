@@ -178,9 +178,9 @@ def test_a_torn_line_is_dropped_and_numbers_stay(tmp_path):
     with Log(path) as log:
         assert [row["output"] for row in rows(path)] == ["a.wav"]
         again = log.add(log.skipped(Job(tmp_path / "in", tmp_path / "a.wav")))
-        log.refuse_others([tmp_path / "a.wav"], "abc")
+        log.refuse_other(tmp_path / "a.wav", "abc")
         with pytest.raises(UserError, match="was made with another model"):
-            log.refuse_others([tmp_path / "a.wav"], "def")
+            log.refuse_other(tmp_path / "a.wav", "def")
     assert (again.status, again.seconds, again.sample_rate) == ("skipped", 2.0, 16000)
     assert [(row["status"], row["seconds"]) for row in rows(path)] == [("skipped", "2")]
 
@@ -195,9 +195,9 @@ def test_a_run_that_dies_leaves_what_it_was_making(tmp_path):
     assert list(pd.read_csv(path)["made_with"]) == ["abc"]
     after = Log(path)
     assert after.unsure(job.target)
-    after.refuse_others([job.target], "abc")
+    after.refuse_other(job.target, "abc")
     with pytest.raises(UserError, match="was made with another model"):
-        after.refuse_others([job.target], "def")
+        after.refuse_other(job.target, "def")
     log.__exit__()
 
 
