@@ -2,27 +2,21 @@
 
     python examples/enhance.py noisy.wav enhanced.wav [checkpoint]
 
-Checkpoint: a file, or a downloaded name of `speechlab weights list`.
+Checkpoint: a file, or a downloaded name of `speechlab weights list`. Rate, channels and length
+stay; an existing output is replaced.
 """
 
 import sys
 from pathlib import Path
 
-import soundfile
-import torch
-
 import speechlab
-from speechlab.audio import files
 from speechlab.errors import UserError
 
 
-def main(source: str, target: str, checkpoint: str = "Experiment_CleanU_Mamba") -> None:
+def main(source: str, target: str, checkpoint: str = "Experiment_CleanU_Mamba2") -> None:
     model = speechlab.load(checkpoint)
-    noisy, sample_rate = files.load(source, model.sample_rate)  # (C, T)
-    with torch.inference_mode():
-        estimate = model(noisy[:, None])[:, 0]  # channels as a batch: (C, 1, T) -> (C, T)
-    soundfile.write(target, estimate.T.numpy(), sample_rate)
-    print(f"{target}: {noisy.shape[1] / sample_rate:.1f} s at {sample_rate} Hz")
+    [result] = speechlab.enhance(model, [source], target, overwrite=True, progress=False)
+    print(f"{result.output}: {result.seconds:.1f} s at {result.sample_rate} Hz")
 
 
 if __name__ == "__main__":
