@@ -3,6 +3,7 @@
     survey = Survey.of(blocks, sample_rate)      one pass over a signal in blocks (C, n)
     survey.offset                                what to subtract, or None
     survey.level(name)                           what to divide by, or None: the published level
+    Softened(blocks, survey.gains, survey.length)     short loud events no louder than the rest
 
 The robust level is the published one, but for three kinds of files (results/LOG.md, 2026-11-30):
 
@@ -12,6 +13,9 @@ The robust level is the published one, but for three kinds of files (results/LOG
 
 Where less than REST_S remain without events and silence, the level is the published one: one word
 in a second of noise is no bang.
+
+A separator also gets the event itself `Softened`: the peak of its input, its norms over time and
+the gains of its estimates would follow a bang.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,27 +44,32 @@ FLOORS = {"utterance": FLOOR, "rms": 0.0}  # of the levels that have a robust fo
 
 @dataclass(frozen=True)
 class Survey:
-    """Number of samples (L,), mean and variance (C, L) of each block of a signal, float64."""
+    """Of each block of a signal: number of samples (L,); mean and variance, (C, L), float64.
+
+    ends: lowest and highest sample, (C, 2, L) float32.
+    """
 
     counts: Tensor
     means: Tensor
     variances: Tensor
+    ends: Tensor
 
     @classmethod
     def of(cls, blocks: Iterable[Tensor], sample_rate: int) -> "Survey":
         """Of blocks (C, n); reads them once."""
         length = max(BLOCK_LEAST, round(BLOCK_S * sample_rate))
-        n_samples, means, variances = 0, [], []
+        n_samples, means, variances, ends = 0, [], [], []
         for second in rechunk(blocks, 32 * length):
             for part in second.double().split(second.shape[-1] // length * length or length, -1):
                 x = part.unflatten(-1, (-1, min(length, part.shape[-1])))  # (C, blocks, length)
                 means.append(x.mean(-1).numpy())
                 variances.append(x.var(-1, correction=0).numpy())
+                ends.append(torch.stack(x.aminmax(dim=-1), -2).float().numpy())  # (C, 2, blocks)
                 n_samples += part.shape[-1]
         if not n_samples:
             nothing = torch.zeros(1, 1, dtype=torch.float64)
-            return cls(nothing[0], nothing, nothing)
-        whole = [np.concatenate(x, -1) for x in (means, variances)]
+            return cls(nothing[0], nothing, nothing, nothing[:, None].expand(1, 2, 1))
+        whole = [np.concatenate(x, -1) for x in (means, variances, ends)]
         counts = torch.full(whole[0].shape[-1:], length, dtype=torch.float64)
         counts[-1] = n_samples - length * (len(counts) - 1)
         return cls(counts, *map(torch.from_numpy, whole))
@@ -78,36 +87,59 @@ class Survey:
 
     def level(self, name: str) -> Tensor | None:
         """The level (C, 1, 1) after `offset`; None where it is the published level `name`."""
-        mean = (self.means * self.counts).sum(-1, keepdim=True) / self.counts.sum().clamp_min(1)
-        power, robust = self._judged(self._powers(self.offset, mean))
+        power, robust, _ = self._judged(self._powers(self.offset))
         level, floor = power.sqrt(), FLOORS[name]
         if not (robust | (level < SOFT * floor)).any():
             return None
         level = level + (level / SOFT).clamp_max(floor)
         return level.clamp_min(LEAST).float()[:, None, None]
 
+    @property
+    def length(self) -> int:
+        """Samples of a block; the last one may have fewer."""
+        return int(self.counts[0])
+
+    @cached_property
+    def gains(self) -> Tensor:
+        """Of each block, (C, L): 1, or such that an event has at most the power and the peak of the
+        loudest block of the rest.
+        """
+        powers = self._powers(self.offset)
+        _, robust, rest = self._judged(powers)
+        lowest, highest = (self.ends - self._centres(self.offset)[:, None]).unbind(1)
+        peaks = torch.maximum(highest, -lowest).square()
+        shares = [(x * rest).amax(-1, keepdim=True) / x.clamp_min(1e-30) for x in (powers, peaks)]
+        gains = torch.minimum(*shares).clamp_max(1).sqrt()
+        return gains.where(robust[:, None] & ~rest, torch.ones(())).float()
+
     def _baseline(self, weights: Tensor) -> Offset:
         return baseline(self.means, self.counts, weights, round(PIECE_S / BLOCK_S))
 
-    def _powers(self, offset: Offset | None, mean: Tensor | float = 0.0) -> Tensor:
-        """Mean powers of the blocks around the offset or the mean, (C, L)."""
+    def _centres(self, offset: Offset | None) -> Tensor:
+        """The offset in the middle of each block, (C, L); without one the mean, (C, 1)."""
         if offset:
-            ends = self.counts.cumsum(0)
-            mean = offset.at((ends - self.counts / 2).numpy())
-        return self.variances + (self.means - mean).square()
+            return offset.at((self.counts.cumsum(0) - self.counts / 2).numpy())
+        return (self.means * self.counts).sum(-1, keepdim=True) / self.counts.sum().clamp_min(1)
 
-    def _judged(self, powers: Tensor) -> tuple[Tensor, Tensor]:
-        """Power of each channel, (C,), and whether events or silence are left out of it, (C,)."""
+    def _powers(self, offset: Offset | None) -> Tensor:
+        """Mean powers of the blocks around the offset or the mean, (C, L)."""
+        return self.variances + (self.means - self._centres(offset)).square()
+
+    def _judged(self, powers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Power of each channel, (C,), and whether events or silence are left out of it, (C,).
+
+        Also whether each block is no part of an event, (C, L).
+        """
         judged = _without_events(powers)
         loud = judged.square().sum(-1, keepdim=True) / judged.sum(-1, keepdim=True).clamp_min(1e-30)
         counted = (judged > 10 ** (-GATE_DB / 10) * loud) * self.counts
-        rest = (counted * (judged == powers)).sum(-1)
-        robust = ((judged != powers) | (counted == 0)).any(-1) & (
-            rest >= REST_S / BLOCK_S * self.counts.max()
+        rest = judged == powers
+        robust = (~rest | (counted == 0)).any(-1) & (
+            (counted * rest).sum(-1) >= REST_S / BLOCK_S * self.counts.max()
         )
         whole = (powers * self.counts).sum(-1) / self.counts.sum().clamp_min(1)
         power = (judged * counted).sum(-1) / counted.sum(-1).clamp_min(1)
-        return torch.where(robust, power, whole), robust
+        return torch.where(robust, power, whole), robust, rest
 
 
 def _without_events(powers: Tensor) -> Tensor:
@@ -137,3 +169,30 @@ class Prepared:
         level = self.level
         blocks = iter(estimate) if level is None else (block * level[:, 0] for block in estimate)
         return self.offset.added(blocks, 1) if self.offset else blocks
+
+
+@dataclass(frozen=True)
+class Softened:
+    """Blocks (C, n) of a whole signal times `gains` (C, L), each of which lasts `length` samples.
+
+    They can be iterated as often as `blocks`.
+    """
+
+    blocks: Iterable[Tensor]
+    gains: Tensor
+    length: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (block * gains for block, gains in self._with_gains(self.blocks))
+
+    def restored(self, estimates: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Estimates (C, S, n) of these blocks at the level of the original."""
+        return (block / gains[:, None] for block, gains in self._with_gains(estimates))
+
+    def _with_gains(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each block with the gains (C, n) of its samples."""
+        n_before = 0
+        for block in blocks:
+            n_after = n_before + block.shape[-1]
+            yield block, self.gains[:, torch.arange(n_before, n_after) // self.length]
+            n_before = n_after

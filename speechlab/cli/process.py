@@ -61,6 +61,7 @@ def separate(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         tell=tell,
         level=options.level,
+        input_level=options.input_level,
         device=options.device,
     )
     return _exit_code(results)
@@ -194,6 +195,12 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         "mixture. model: the model's own levels; --subtype FLOAT keeps samples beyond full scale. "
         "Default: mixture",
     )
+    _add_level(
+        command,
+        "robust: a bang, long silence or soft input does not change the level that the model works "
+        "at. published: the level or the peak of the whole file",
+        "--input-level",
+    )
     command.add_argument(
         "--chunk-s",
         type=float,
@@ -214,10 +221,10 @@ def _add_batch(command: argparse.ArgumentParser, checkpoint: str, output: str) -
     add_device(command)
 
 
-def _add_level(command: argparse.ArgumentParser, text: str) -> None:
+def _add_level(command: argparse.ArgumentParser, text: str, name: str = "--level") -> None:
     choices = ("robust", "published")
     command.add_argument(
-        "--level", choices=choices, default="robust", help=f"{text}. Default: %(default)s"
+        name, choices=choices, default="robust", help=f"{text}. Default: %(default)s"
     )
 
 

@@ -13,7 +13,9 @@ has a row per mixture. A mixture is done when all its files exist.
 
 As published, SepMamba has no level and fails far from the level of its training, where all mixtures
 have one peak. So a separator without a level gets each channel of a file at that peak (`PEAK`), and
-its estimates are scaled back: quiet and loud recordings are separated equally well.
+its estimates are scaled back: quiet and loud recordings are separated equally well. A bang sets no
+peak and no level: a short loud event comes to the model as loud as the loudest of the rest, and its
+estimates are scaled back, too (`INPUT_LEVELS`).
 
 A training with SI-SDR ignores level and sign: estimates can be inverted, and several times as loud
 as the mixture. So each speaker of a channel gets one gain for the whole recording, with which the
@@ -31,7 +33,7 @@ from torch import Tensor
 
 from speechlab.audio import files
 from speechlab.audio.level import LEVELS as MODEL_LEVELS
-from speechlab.audio.robust import Prepared, Survey
+from speechlab.audio.robust import Prepared, Softened, Survey
 from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
@@ -75,15 +77,30 @@ def separate_blocks(
 
 
 def _of_file(
-    model: Model, mixture: Iterable[Tensor], chunk_s: float, name: str
+    model: Model, mixture: Iterable[Tensor], chunk_s: float, level: Tensor | None, name: str
 ) -> Iterator[Tensor]:
-    """The same for a file; a model without a level gets each channel at PEAK."""
-    level = None
-    if not model.level.causal:
+    """The same for a file; a model without a level gets each channel at PEAK.
+
+    level: see INPUT_LEVELS.
+    """
+    if level is None and not model.level.causal:
         level = model.level.of_blocks(mixture)
     elif not model.level.divides:
         level = _whole_peak(mixture) / PEAK
     return _at_level(model, mixture, chunk_s, level, name)
+
+
+def _robust(model: Model, survey: Survey) -> tuple[Tensor, Tensor | None]:
+    level = None if model.level.causal else survey.level(model.config.normalize)
+    return survey.gains, level
+
+
+# Levels of the input: functions of a model and the survey of its mixture, which give the gains of
+# the mixture's blocks, and its level (C, 1, 1) or None: the model's own
+INPUT_LEVELS: dict[str, Callable[[Model, Survey], tuple[Tensor, Tensor | None]]] = {
+    "robust": _robust,  # a bang, long silence or soft input changes no level
+    "published": lambda model, survey: (torch.ones_like(survey.gains), None),
+}
 
 
 def _whole_peak(blocks: Iterable[Tensor]) -> Tensor:
@@ -211,6 +228,7 @@ def separate_file(
     chunk_s: float = CHUNK_S,
     advance: Callable[[float], Any] = lambda part: None,
     level: str = "mixture",
+    input_level: str = "robust",
 ) -> Result:
     """Separate one file into `targets`, one per speaker; rate, channels and number of frames stay.
 
@@ -218,14 +236,14 @@ def separate_file(
     chunk_s: see `separate_blocks`.
     level: "mixture", one gain per speaker with which they add up to the mixture; "model", the
         estimates of the model in the scale of the mixture.
+    input_level: name in INPUT_LEVELS.
 
     An offset in the signal is removed and not restored, as it belongs to no speaker. This takes one
-    pass over the file, a level of the whole one more. A model without a level gets each channel
-    with a peak of PEAK, and its estimates are scaled back.
+    pass over the file, a level of the whole one more.
     UserError for a file that cannot be read or written, for an input that is a target, and for a
     model with wrong output shapes; then there is no new target.
     """
-    _check(model, chunk_s, level)
+    _check(model, chunk_s, level, input_level)
     _check_targets(model, source, targets)
     mixture = files.Recording(source, model.sample_rate)
     if mixture.n_channels > CHANNELS:
@@ -234,15 +252,17 @@ def separate_file(
             "take fewer"
         )
 
-    blocks = Prepared(mixture, Survey.of(mixture, model.sample_rate).offset, None)
+    survey = Survey.of(mixture, model.sample_rate)
+    gains, whole_level = INPUT_LEVELS[input_level](model, survey)
+    blocks = Softened(Prepared(mixture, survey.offset, None), gains, survey.length)
 
     def estimates() -> Iterator[Tensor]:
-        for block in _of_file(model, blocks, chunk_s, str(source)):
+        for block in _of_file(model, blocks, chunk_s, whole_level, str(source)):
             advance(block.shape[-1] / mixture.length)
             yield block
 
     seconds = (files.rechunk(x, model.sample_rate) for x in (estimates(), blocks))
-    separated = _at_file_rate(model, mixture, LEVELS[level](*seconds))
+    separated = _at_file_rate(model, mixture, blocks.restored(LEVELS[level](*seconds)))
     return write(mixture, targets, separated, subtype, lambda part: None)
 
 
@@ -268,26 +288,28 @@ def separate_all(
     tell: Callable[[str], Any] = lambda line: None,
     level: str = "mixture",
     device: str | None = None,
+    input_level: str = "robust",
 ) -> list[Result]:
     """Separate files and folders into `<output>/s1/<relative path>.wav`, s2, …: a result for each.
 
     inputs, output, overwrite, progress, device: see `enhance_all`.
-    subtype, chunk_s, level: see `separate_file`.
+    subtype, chunk_s, level, input_level: see `separate_file`.
     tell: receives a line for each failing file, unreadable folder, file with clipped samples, and
         folder with other files.
 
     UserError before any work as for `enhance_all`, and for files in s3 and above where the model
     has two sources.
     """
-    _check(model, chunk_s, level)
+    _check(model, chunk_s, level, input_level)
     names = names_of_sources(model.n_sources)
     alone, output = single(inputs, output, overwrite, names), Path(output)
     check_subtype(subtype, output.suffix if alone else ".wav")
     model = moved(model, device)
 
     def work(job: Job, advance: Callable[[float], Any]) -> Result:
-        settings = {"subtype": subtype, "chunk_s": chunk_s, "level": level}
-        result = separate_file(model, job.source, job.targets, **settings, advance=advance)
+        result = separate_file(
+            model, job.source, job.targets, subtype, chunk_s, advance, level, input_level
+        )
         if result.clipped:
             tell(
                 f"{job.source}: {result.clipped} samples of its speakers were clipped at full "
@@ -301,7 +323,8 @@ def separate_all(
     jobs = plan(inputs, output, names, tell)
     _refuse_more_sources(jobs, output, model.n_sources)
     cut = chunk_s if model.needs_whole else None  # without effect on a stream's estimate
-    made_with = digest(model, subtype, cut, level, PEAK)
+    marks = [f"input_level={input_level}"] if input_level != "published" else []  # as of 0.1
+    made_with = digest(model, subtype, cut, level, PEAK, *marks)
     return run(jobs, output / LOG, made_with, work, overwrite, progress, tell)
 
 
@@ -318,9 +341,15 @@ def _refuse_more_sources(jobs: Iterable[Job], output: Path, n_sources: int) -> N
             )
 
 
-def _check(model: Model, chunk_s: float, level: str = "model") -> None:
-    if level not in LEVELS:
-        raise unknown("level", level, LEVELS)
+def _check(
+    model: Model, chunk_s: float, level: str = "model", input_level: str = "published"
+) -> None:
+    for kind, name, known in (
+        ("level", level, LEVELS),
+        ("level of the input", input_level, INPUT_LEVELS),
+    ):
+        if name not in known:
+            raise unknown(kind, name, known)
     if model.n_sources < 2:
         raise UserError(f"{type(model).__name__} is an enhancement model; use `speechlab enhance`")
     if not CHUNK_MIN_S <= chunk_s < math.inf:

@@ -5,7 +5,7 @@ import torch
 
 from speechlab.audio.level import FLOOR, LEVELS
 from speechlab.audio.offset import PIECE_S
-from speechlab.audio.robust import Prepared, Survey
+from speechlab.audio.robust import Prepared, Softened, Survey
 from tests.support.signals import noise
 
 RATE = 16000
@@ -39,7 +39,7 @@ def joined(*parts):
 @pytest.mark.parametrize("seconds", [0.01, 0.3, 1.0, 9.0])
 def test_an_ordinary_signal_stays_as_it_is(name, level, seconds):
     survey = surveyed(sound(seconds, level))
-    assert survey.level(name) is None
+    assert survey.level(name) is None and survey.gains.eq(1).all()
     assert seconds < 1 or survey.offset is None  # of a few samples the mean is not negligible
 
 
@@ -48,9 +48,16 @@ def test_an_ordinary_signal_stays_as_it_is(name, level, seconds):
 @pytest.mark.parametrize("length", [0.02, 0.1, 0.4])
 def test_one_bang_does_not_set_the_level(name, gap, length):
     soft = sound(4.0, 0.003)
-    found = surveyed(joined(gap, bang(length), gap, soft)).level(name).item()
+    x = joined(gap, bang(length), gap, soft)
+    survey = surveyed(x)
+    found = survey.level(name).item()
     own = rms(soft) * (1.1 if name == "utterance" else 1)
     assert found == pytest.approx(own, rel=0.2)
+    softened = Softened(x.split(997, -1), survey.gains, survey.length)
+    assert joined(*softened).abs().max() <= 1.01 * soft.abs().max()
+    assert torch.equal(joined(*softened)[:, -RATE:], x[:, -RATE:])
+    again = joined(*softened.restored(block[:, None] for block in softened))[:, 0]
+    torch.testing.assert_close(again, x, rtol=1e-6, atol=0)
 
 
 def test_bangs_over_hours_do_not_set_the_level():

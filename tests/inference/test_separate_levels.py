@@ -10,7 +10,8 @@ from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.inference import separate
 from speechlab.inference.separate import mixing_gains, separate_blocks, separate_file
-from tests.inference.test_separate import WHOLE, run, tiny, whole
+from speechlab.losses.waveform import si_sdr
+from tests.inference.test_separate import TINY, WHOLE, run, tiny, whole
 from tests.storage.test_kept import fill_the_disk
 from tests.support.separation_toys import RATE, Splitter, talk
 from tests.support.sound_files import noise
@@ -143,11 +144,12 @@ def talking(n_channels=1, seconds=3.0, seed=0):
     return sources[0] * (0.3 + turns) + sources[1].roll(1, -1) * (1.3 - turns)
 
 
-def apart(model, mixture, folder, level, chunk_s=1.0):
+def apart(model, mixture, folder, level, chunk_s=1.0, input_level="robust"):
     """(C, n) through files: (S, C, n)."""
-    files.save(folder / "in.wav", mixture, 8000, "FLOAT")
+    files.save(folder / "in.wav", mixture, model.sample_rate, "FLOAT")
     targets = [folder / f"s{i}.wav" for i in range(model.n_sources)]
-    separate_file(model, folder / "in.wav", targets, None, chunk_s, level=level)
+    levels = {"level": level, "input_level": input_level}
+    separate_file(model, folder / "in.wav", targets, None, chunk_s, **levels)
     return torch.stack([files.load(target)[0] for target in targets])
 
 
@@ -203,7 +205,7 @@ def test_the_utterance_level_is_that_of_the_whole_recording(tmp_path):
         estimate = torch.cat(list(blocks), -1)
         error = (estimate - wanted).square().mean() / wanted.square().mean()
         assert error < (1e-9 if "causal" in name else 1e-5)
-        file = apart(model, mixture, tmp_path, "model", chunk_s=2.0).transpose(0, 1)
+        file = apart(model, mixture, tmp_path, "model", 2.0, "published").transpose(0, 1)
         assert (file - estimate).abs().max() < 1e-5
 
 
@@ -234,3 +236,55 @@ def test_more_than_a_minute_at_8_khz(tmp_path, name):
         wanted = whole(model, mixture)[0]
     assert estimate.shape == (2, 65 * 8000)
     assert (estimate - wanted).abs().max() < 1e-5
+
+
+# A bang
+
+
+def after_a_bang(mixture, rate):
+    """A mixture (1, n) 40 dB softer than 0.1 s of noise at full scale before it."""
+    bang = (10 * noise(1, rate // 10, seed=9)).clamp(-1, 1)
+    pause = torch.zeros(1, rate // 4)
+    return torch.cat([bang, pause, 0.01 * mixture / mixture.square().mean().sqrt()], -1)
+
+
+def ratio_db(estimates, sources):
+    """SI-SDR of the last samples of (S, 1, n), mean over the speakers."""
+    estimates = estimates[..., -sources.shape[-1] :]
+    return -si_sdr(100 * estimates.transpose(0, 1), 100 * sources.transpose(0, 1)).item()
+
+
+def test_a_bang_costs_less_than_1_db(tmp_path):
+    """Of a model with noise of its own: the softer its input, the worse its estimates."""
+    sources = talk([(4, 3), (2, 1), (2, 2)])[:, None]
+    mixture, model = sources.sum(0), Splitter(hiss=0.03, swaps=False)
+    quality = {
+        level: [
+            ratio_db(apart(model, x, tmp_path, "mixture", 30.0, level), sources)
+            for x in (mixture, after_a_bang(mixture, RATE))
+        ]
+        for level in separate.INPUT_LEVELS
+    }
+    assert abs(quality["robust"][0] - quality["robust"][1]) < 1
+    assert quality["published"][0] - quality["published"][1] > 20
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, "conv_tasnet"])
+def test_a_bang_changes_no_estimate_after_it(tmp_path, name):
+    """Neither by the level nor by norms and states; without one, the level is the published."""
+    model, mixture = tiny(SYSTEMS.get(name, TINY)), talking()
+    wanted, published = (
+        apart(model, mixture, tmp_path, "model", 30.0, level) for level in separate.INPUT_LEVELS
+    )
+    assert torch.equal(wanted, published)
+    robust, published = (
+        ratio_db(apart(model, after_a_bang(mixture, 8000), tmp_path, "model", 30.0, level), wanted)
+        for level in separate.INPUT_LEVELS
+    )
+    assert robust > max(25, published + 10)
+
+
+def test_a_bang_is_in_the_estimates_as_loud_as_in_the_mixture(tmp_path):
+    mixture = after_a_bang(talk([(8, 3)]).sum(0)[None], RATE)
+    estimates = apart(Splitter(), mixture, tmp_path, "mixture")
+    assert (estimates.sum(0) - mixture).abs().max() < 1e-3
