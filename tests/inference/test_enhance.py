@@ -1,7 +1,6 @@
 """`enhance`: the samples of the whole, the mix, clipping. See test_contract.py for files."""
 
 import pytest
-import soundfile
 import torch
 
 from speechlab.audio import files
@@ -91,22 +90,6 @@ def test_the_dry_signal_is_aligned_to_the_sample(tmp_path, model, rate):
         outputs[mix] = files.load(tmp_path / "out.wav")[0]
     assert torch.equal(outputs[0.0], noise(2, 30011))
     assert (outputs[0.5] - (outputs[0.0] + outputs[1.0]) / 2).abs().max() < 1e-6
-
-
-def test_clipping_is_counted_in_integer_files_alone(tmp_path, model):
-    files.save(tmp_path / "loud.wav", 20 * noise(), 16000, "FLOAT")
-    kept = run(model, tmp_path / "loud.wav", output=tmp_path / "float", mix=0.0)
-    cut = run(model, tmp_path / "loud.wav", output=tmp_path / "int", mix=0.0, subtype="PCM_24")
-    assert kept[0].clipped == 0
-    assert cut[0].clipped == int((20 * noise()).abs().gt(1).sum()) > 0
-    assert soundfile.info(tmp_path / "int/loud.wav").subtype == "PCM_24"
-
-
-def test_an_output_that_cannot_be_written(tmp_path, model):
-    files.save(tmp_path / "in.wav", noise(), 16000)
-    (tmp_path / "out/in.wav").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"out/in\.wav: exists, and enhance\.csv has no row for it"):
-        run(model, tmp_path / "in.wav", output=tmp_path / "out")
 
 
 @pytest.mark.parametrize("settings", [{"mix": 1.5}, {"mix": float("nan")}, {"subtype": "PCM_17"}])

@@ -16,7 +16,7 @@ import torch
 from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.inference import fused as stepping
-from speechlab.inference.fused import Fused, fuse
+from speechlab.inference.fused import fuse
 from speechlab.layers.kernels import step
 from speechlab.layers.mixers import MIXERS
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
@@ -152,9 +152,13 @@ def test_each_kernel_is_compiled_once():
 
 
 def test_weights_are_packed_once_and_again_when_they_change():
+    """The geometry is the model's."""
     model = tiny()
     before = fuse(model)
-    assert fuse(model) is before
+    assert fuse(model) is before and before.config is model.config
+    for name in ("sample_rate", "hop_length", "frame_length", "look_ahead"):
+        assert getattr(before, name) == getattr(model, name)
+    assert before.padded_length(1000) == model.padded_length(1000)
     x = padded(model, torch.randn(1, 1, 100))
     with torch.no_grad():
         model.conv_in.weight.mul_(1.5)
@@ -169,16 +173,6 @@ def test_a_fused_model_does_not_keep_its_model_alive():
     del model
     gc.collect()
     assert gone() is None and fused.network(torch.zeros(1, 1, 30), None, False)[0].shape[-1] > 0
-
-
-@pytest.mark.parametrize("normalize", ["running", "none", "utterance"])
-def test_the_geometry_is_the_models(normalize):
-    model = tiny(normalize=normalize)
-    fused = fuse(model)
-    assert isinstance(fused, Fused) and fused.config is model.config
-    for name in ("sample_rate", "hop_length", "frame_length", "look_ahead"):
-        assert getattr(fused, name) == getattr(model, name)
-    assert fused.padded_length(1000) == model.padded_length(1000)
 
 
 def test_what_cannot_be_fused_is_named(monkeypatch):

@@ -81,11 +81,6 @@ def test_what_is_refused(tmp_path, model, monkeypatch, settings, said):
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
-def test_a_model_that_cannot_stream_says_what_would(tmp_path):
-    with pytest.raises(UserError, match="running"):
-        live.stream(tiny("utterance"), "in.wav", "out.wav")
-
-
 def test_a_source_that_breaks_leaves_no_file(tmp_path, model):
     waveform = noise(1, 16000)
     waveform[0, 9000] = torch.nan

@@ -130,13 +130,18 @@ def test_quiet_input_is_enhanced_as_loud_input(shared, pair):
 
 def test_a_wrong_chunk_or_a_failing_model_leaves_the_stream_usable(monkeypatch):
     x, model = sound(1.0)[:, None], tiny("running")
+    wrong = [(y, r"is \(B, 1, n\)") for y in (x[0], x[..., :0], x[:0], x.expand(1, 2, -1))]
+    wrong += [(y, r"a chunk is torch\.float32 on cpu") for y in (x.double(), x.short())]
+    wrong += [(y, "NaN or infinite") for y in (x / 0, torch.nan * x)]
+    wrong += [(y, "is a torch.Tensor") for y in (x.numpy(), None, [0.0])]
+    wrong += [(x.expand(2, -1, -1), "began with B = 1")]
     for level in LEVELS:
         stream = Stream(model, "modules", level)
         parts = [stream.feed(x[..., :5000])]
-        for wrong in (x[0], x[..., :0], x[:0], x.double(), x / 0, x.numpy(), None, [0.0]):
-            with pytest.raises(UserError) as told:
-                stream.feed(wrong)
-            assert "\n" not in str(told.value)
+        for chunk, said in wrong:
+            with pytest.raises(UserError, match=said) as error:
+                stream.feed(chunk)
+            assert "\n" not in str(error.value)
         with monkeypatch.context() as patch:
             patch.setattr(CleanUMamba, "network", lambda *_: (x * float("nan"), None))
             with pytest.raises(UserError, match="NaN or infinite samples"):

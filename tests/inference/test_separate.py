@@ -145,20 +145,6 @@ def test_wrong_settings_are_told_before_any_work(tmp_path, model, settings):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_the_sources_of_a_set_are_no_estimates(tmp_path, model, overwrite):
-    """Neither skipped, to be scored as perfect, nor overwritten."""
-    for part in ("mix", "s1", "s2"):
-        files.save(tmp_path / part / "a.wav", noise(), 8000)
-    before = (tmp_path / "s1/a.wav").read_bytes()
-    with pytest.raises(UserError, match=r"s1/a.wav: exists, and separate.csv has no row for it"):
-        run(model, tmp_path / "mix", output=tmp_path, overwrite=overwrite)
-    for part in ("s1", "s2"):
-        with pytest.raises(UserError, match="is an input, and would be overwritten"):
-            run(model, tmp_path / part / "a.wav", output=tmp_path, overwrite=overwrite)
-    assert (tmp_path / "s1/a.wav").read_bytes() == before
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
 def test_no_speaker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, overwrite):
     """Of three speakers, the third would pass for an estimate of a model that has two."""
     files.save(tmp_path / "a.wav", noise(), 8000)

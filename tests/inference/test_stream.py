@@ -218,27 +218,6 @@ def test_a_state_can_be_continued_from_twice():
     assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("shape", [(1, 10), (1, 2, 10), (1, 1, 0)])
-def test_wrong_chunks_are_named(tiny, shape):
-    with pytest.raises(UserError, match=r"\(B, 1, n\)"):
-        Stream(tiny).feed(torch.zeros(shape, dtype=torch.float64))
-
-
-def test_a_bad_chunk_leaves_the_stream_as_it_was(tiny):
-    noisy = torch.randn(1, 1, 60, dtype=torch.float64)
-    stream = Stream(tiny)
-    parts = [stream.feed(noisy[..., :30])]
-    with pytest.raises(UserError, match="NaN or infinite"):
-        stream.feed(noisy[..., 30:] * float("nan"))
-    for other in (torch.float32, torch.int16):
-        with pytest.raises(UserError, match=r"a chunk is torch\.float64 on cpu"):
-            stream.feed(noisy[..., 30:].to(other))
-    with pytest.raises(UserError, match="began with B = 1"):
-        stream.feed(noisy.expand(2, 1, 60))
-    estimate = torch.cat([*parts, stream.feed(noisy[..., 30:]), stream.flush()], -1)
-    torch.testing.assert_close(estimate, tiny(noisy), rtol=0, atol=1e-9)
-
-
 @pytest.mark.parametrize("config", [TINY, SOURCES], ids=["tiny", "sources"])
 def test_utterance_level_is_refused_with_the_remedy(config):
     model = built(override(config, normalize="utterance"))
