@@ -2,10 +2,12 @@
 
 Lines are at least EVERY_S apart. Three more at the end give what was done, its time and its
 outcome. A process that watches this one, as `speechlab study` watches a notebook, names a file in
-the environment variable WATCHED: the newest line is there at all times.
+the environment variable WATCHED. The file holds JSON: `now`, the newest count, and `left_s`, the
+seconds for the rest.
 """
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -17,7 +19,7 @@ from typing import Self
 from tqdm import tqdm
 
 EVERY_S = 60.0  # between two lines
-NOTED_S = 2.0  # between two lines in the file of WATCHED
+NOTED_S = 2.0  # between two writes to the file of WATCHED
 WATCHED = "SPEECHLAB_PROGRESS"
 QUIET = "SPEECHLAB_QUIET"  # set: nothing is reported; `-q` sets it, also for child processes
 
@@ -98,8 +100,9 @@ class Report:
         now = time.monotonic()
         if self._watched and now - self._noted_s >= NOTED_S:
             self._noted_s = now
+            noted = {"now": f"{self.label}: {self._count()}", "left_s": self.left_s()}
             with contextlib.suppress(OSError):
-                Path(self._watched).write_text(f"{self.label}: {self.line()}", encoding="utf-8")
+                Path(self._watched).write_text(json.dumps(noted))
         if first or now - self._told_s >= EVERY_S:
             self._told_s = now
             if self._tell and not self._has_bar:
@@ -107,12 +110,16 @@ class Report:
 
     def line(self) -> str:
         """What is done, the newest values, and the remaining time."""
-        parts = [self._count(), self.note]
+        left_s = self.left_s()
+        left = "" if left_s is None else f"{clock(left_s)} left"
+        return ", ".join(filter(None, (self._count(), self.note, left)))
+
+    def left_s(self) -> float | None:
+        """Seconds for the rest at the rate so far; None where that is not known."""
         n_done, left = self.done - self.first, (self.total or -math.inf) - self.done
-        if n_done > 0 and left >= 0:
-            left_s = (time.monotonic() - self._begun_s) / n_done * left
-            parts.append(f"{clock(left_s)} left")
-        return ", ".join(filter(None, parts))
+        if n_done <= 0 or left < 0:
+            return None
+        return (time.monotonic() - self._begun_s) / n_done * left
 
     def summary(self) -> list[str]:
         """Three lines: what was done, its time, its outcome."""

@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal alone; lines a minute apart and three at the end elsewhere."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -79,10 +80,12 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert "2/2" in sys.stderr.getvalue() and "took" not in sys.stderr.getvalue()
 
 
-def test_the_newest_line_is_in_the_watched_file(clock, monkeypatch, tmp_path):
-    monkeypatch.setenv(progress.WATCHED, str(tmp_path / "line"))
+def test_the_newest_count_is_in_the_watched_file(clock, monkeypatch, tmp_path):
+    monkeypatch.setenv(progress.WATCHED, str(tmp_path / "noted"))
     with Report("x", 4, shown=False) as report:
         for _ in range(3):
             clock[0] += 2
             report.update()
-        assert (tmp_path / "line").read_text() == "x: file 3 of 4, 00:02 left"
+        report.note = "loss 3"
+        noted = json.loads((tmp_path / "noted").read_text())
+        assert noted == {"now": "x: file 3 of 4", "left_s": 2.0}

@@ -1,7 +1,8 @@
 """study: run the notebooks."""
 
 import argparse
-from functools import partial
+
+from speechlab.cli.output import say, tell
 
 
 def study(options: argparse.Namespace) -> int:
@@ -14,11 +15,13 @@ def study(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(runner.listing(sets)))
         return 0
-    tell = partial(print, flush=True)
     outcomes = runner.run_study(
-        sets, options.time_limit, options.overwrite, tell=tell, jobs=options.jobs
+        sets, options.time_limit, options.overwrite, tell=say, jobs=options.jobs
     )
-    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+    failed = [outcome.line for outcome in outcomes if outcome.status == "failed"]
+    for line in failed:  # again, behind the summary
+        tell(line)
+    return 1 if failed else 0
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -5,7 +5,6 @@ process is killed; the subprocess then interrupts itself, and papermill ends its
 files are in a temporary folder.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -45,13 +44,13 @@ def execute(
     notebook: Notebook,
     parameters: Mapping[str, Any],
     time_limit_min: float,
-    watch: Callable[[str], None] = lambda line: None,
+    watch: Callable[[str, float], None] = lambda now, left_s: None,
     jobs: int = 1,
     stopping: threading.Event | None = None,
 ) -> End:
     """Run a notebook in its own folder with its parameters.
 
-    watch: takes the cell and the newest line of progress, every WATCH_S.
+    watch: takes what runs and the seconds that it still takes, every WATCH_S; see `_now`.
     jobs: notebooks that run in parallel, each with its share of the cores.
     stopping: once set, the notebook is ended and StoppedError is raised.
     """
@@ -83,7 +82,7 @@ def _shared(jobs: int) -> dict[str, str]:
 def _watch(
     place: Path,
     limit: float,
-    watch: Callable[[str], None],
+    watch: Callable[[str, float], None],
     environment: Mapping[str, str],
     stopping: threading.Event,
 ) -> bool:
@@ -103,19 +102,17 @@ def _watch(
                 time.sleep(0.1)
                 if time.monotonic() - told >= WATCH_S:
                     told = time.monotonic()
-                    watch(_now(place))
+                    watch(*_now(place))
             return process.poll() is not None
         finally:
             _end(process)
 
 
-def _now(place: Path) -> str:
-    """The cell that runs, and the newest line of its progress."""
-    status = _read_json(place / "status.json")
-    parts = [f"cell {status['cell']} of {status['cells']}" if status else "its kernel starts"]
-    with contextlib.suppress(OSError):
-        parts.append((place / "progress").read_text(encoding="utf-8", errors="replace"))
-    return ", ".join(filter(None, parts))
+def _now(place: Path) -> tuple[str, float]:
+    """The progress of the cell that runs, else its number; the seconds for the rest of it, or 0."""
+    status, work = _read_json(place / "status.json"), _read_json(place / "progress")
+    cell = f"cell {status['cell']} of {status['cells']}" if status else "its kernel starts"
+    return work.get("now", cell), work.get("left_s") or 0.0
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -133,7 +130,7 @@ def _error(place: Path, late: str, executed: Mapping[str, Any]) -> str:
     if status.get("done"):
         return ""
     lines = (place / "log").read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "it ended without a word")
+    last = next((line for line in reversed(lines) if line.strip()), "it ended without a message")
     why = " ".join((late or status.get("error", last)).split())[:300]
     count = execution_count(executed.get("cells", []), status.get("cell", 0))
     return f"in cell In [{count}]: {why}" if count else f"before its first cell: {why}"

@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from speechlab.errors import UserError, meant, unknown
+from speechlab.errors import UserError, unknown
 from speechlab.progress import Tell, clock
 from speechlab.storage.atomic import sha256, write
 from speechlab.study import execution, schedule
@@ -257,9 +257,7 @@ def _chosen(names: Sequence[str], folder: Path) -> list[Path]:
         raise UserError(f"{folder} holds no numbered notebooks; run this where the study lies")
     for name in names:
         if not any(_is_called(path, name) for path in known):
-            stems = [path.stem for path in known]
-            have = f"{meant(name, stems)}; there are: {', '.join(stems)}"
-            raise UserError(f"no notebook is called '{name}'{have}")
+            raise unknown("notebook", name, (path.stem for path in known))
     return [path for path in known if not names or any(_is_called(path, name) for name in names)]
 
 
@@ -334,15 +332,13 @@ def _run(
     stopping: threading.Event,
 ) -> Outcome:
     """Execute one notebook of `jobs` and keep its copy or its failed copy."""
-    began, usual_s = time.monotonic(), schedule.expected_s(wanted)
-    usual = f"about {max(usual_s / 60, 0.5):.2g} min" if usual_s else "its time is not known"
-    said(f"{wanted.name}: starts; {usual}, {minutes:g} min at most")
+    began, planned_s = time.monotonic(), schedule.expected_s(wanted)
+    planned = f"planned {clock(planned_s)}" if planned_s else "its time is not known"
+    said(f"{wanted.name}: starts; {planned}, at most {clock(60 * minutes)}")
 
-    def watch(now: str) -> None:
-        took_s = time.monotonic() - began
-        left_s = usual_s - took_s
-        left = f", about {clock(left_s)} left" if left_s > 0 else ", longer than usual"
-        said(f"{wanted.name}: {clock(took_s)}, {now}{left if usual_s else ''}")
+    def watch(now: str, work_s: float) -> None:
+        left = schedule.left(planned_s, time.monotonic() - began, work_s)
+        said(f"{wanted.name}: {', '.join(filter(None, (now, left)))}")
 
     end = execution.execute(wanted.notebook, wanted.parameters, minutes, watch, jobs, stopping)
     path = wanted.failed_copy if end.error else wanted.copy

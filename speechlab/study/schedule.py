@@ -58,6 +58,18 @@ def expected_s(one: Planned) -> float:
     return 60 * minutes.get(one.profile, 0.0)
 
 
+def left(planned_s: float, took_s: float, work_s: float) -> str:
+    """What is left of a notebook, in words; "" where nothing is known.
+
+    planned_s: of the whole notebook, 0 where unknown. work_s: what its running work still takes.
+    """
+    if took_s + work_s < planned_s:
+        return f"about {clock(planned_s - took_s)} left"
+    least = f"at least {clock(work_s)} left" if work_s else ""
+    longer = f"longer than the planned {clock(planned_s)}" if planned_s else ""
+    return ", ".join(filter(None, (longer, least)))
+
+
 def groups(wanted: Iterable[Planned], jobs: int) -> Iterable[tuple[int, list[Planned]]]:
     """(number that run in parallel, sets) of each group; groups run one after another.
 

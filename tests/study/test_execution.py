@@ -119,7 +119,7 @@ with Report("fit", 3, "step", shown=False) as report:
 
 
 def test_the_study_talks(tmp_path, monkeypatch):
-    """What starts and its minutes; the step and the rest of a running one; three lines at last."""
+    """What starts and its time; the step and the rest of a running one; three lines at last."""
     monkeypatch.setattr(execution, "WATCH_S", 0.1)
     write(tmp_path / "notebooks", "02_train", "x = 1", TALKING)
     lines = []
@@ -131,10 +131,11 @@ def test_the_study_talks(tmp_path, monkeypatch):
 
     run_study(wanted(tmp_path), LIMIT_MIN, tell=tell)
     assert lines[0] == "1 notebooks, about 3 min unless some are finished"
-    assert lines[1] == "02_train: starts; about 3 min, 30 min at most"
-    begun = r"02_train: 0\d:\d\d, (its kernel starts|cell \d of 3.*), (about 0.* left|longer.*)"
-    assert all(re.fullmatch(begun, line) for line in lines[2:-4])
-    assert any("cell 3 of 3, fit: step 1 of 3" in line for line in lines[2:-4])
+    assert lines[1] == "02_train: starts; planned 03:00, at most 30:00"
+    work = r"its kernel starts|cell \d of 3|fit: step 1 of 3"
+    left = r"about 0\d:\d\d left|longer than the planned 03:00(, at least 0.* left)?"
+    assert all(re.fullmatch(f"02_train: ({work}), ({left})", line) for line in lines[2:-4])
+    assert lines[-5].startswith("02_train: fit: step 1 of 3, ")
     assert lines[-4].startswith("02_train: done in ")
     assert lines[-3] == "1 notebooks: 1 done, 0 finished, 0 failed"
     assert lines[-2].startswith("took 0") and "longest: 02_train" in lines[-2]

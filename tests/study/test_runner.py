@@ -187,7 +187,7 @@ def test_a_product_of_parameters(finished):
         ([], {"each": {"seed": "1,2"}}, "02_bad.ipynb has no parameter 'seed'; it has none"),
         (["1"], {"each": {"seed": "1,x"}}, "seed must be a whole number, not 'x'"),
         (["1"], {"fixed": {"seed": "1"}, "each": {"seed": "2"}}, "seed is given to both"),
-        (["9"], {}, "no notebook is called '9'; there are: 01_good, 02_bad, 03_sizes"),
+        (["9"], {}, "no notebook '9'; there are: 01_good, 02_bad, 03_sizes"),
         (
             ["3"],
             {"profile": "quickly"},
@@ -250,6 +250,23 @@ def test_the_longest_start_first(tmp_path):
     assert [one.name for one in longest_first] == ["03_known", "04_c", "02_b"]
     assert schedule.planned_s(sets, 2) == 500 + 60
     assert schedule.planned_s(wanted(tmp_path, "4", profile="real"), 2) == 0  # not known
+
+
+@pytest.mark.parametrize(
+    ("planned_s", "took_s", "work_s", "said"),
+    [
+        (300, 60, 0, "about 04:00 left"),
+        (300, 60, 200, "about 04:00 left"),
+        (300, 60, 600, "longer than the planned 05:00, at least 10:00 left"),
+        (300, 400, 0, "longer than the planned 05:00"),
+        (0, 400, 90, "at least 01:30 left"),
+        (0, 400, 0, ""),
+        (90_000, 3600, 0, "about 24:00:00 left"),
+    ],
+)
+def test_one_time_is_left_of_a_notebook(planned_s, took_s, work_s, said):
+    """That of the plan, unless the running work alone takes longer."""
+    assert schedule.left(planned_s, took_s, work_s) == said
 
 
 def test_the_source_is_what_is_imported(tmp_path):
