@@ -32,6 +32,7 @@ Count = Annotated[int, Range(1, 2**8)]  # blocks, heads, sources
 RATES = Range(1000, 768_000)  # Hz
 SampleRate = Annotated[int, RATES]
 Sizes = Annotated[tuple[Size, ...], Range(1, 16)]  # one number per level
+Weight = Annotated[float, Range(0, 1e30)]  # of a term of a loss
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -155,9 +156,11 @@ def _outside(value: Any, hint: Any) -> str:
         inner = zip(value, hints, strict=True)
     elif origin in (Union, types.UnionType):
         inner = [(value, arg) for arg in args if _is(value, arg)]
+    elif isinstance(value, Mapping) and len(args) == 2:
+        faults = ((key, _outside(item, args[1])) for key, item in value.items())
+        return next((f"{fault} in '{shown(key, 50)}'" for key, fault in faults if fault), "")
     else:
-        is_mapping = isinstance(value, Mapping) and len(args) == 2
-        inner = [(item, args[1]) for item in value.values()] if is_mapping else []
+        inner = []
     return next(filter(None, (_outside(*pair) for pair in inner)), "")
 
 

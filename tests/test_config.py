@@ -120,7 +120,7 @@ class Ranged:
         ("config", 1.5, "0 to 1, not 1.5"),
         ("config", float("nan"), "0 to 1, not nan"),
         ("self_", 10, "0 to 9, not 10"),
-        ("weights", {"a": 1, "b": -1}, "0 to 2, not -1"),
+        ("weights", {"a": 1, "b": -1}, "0 to 2, not -1 in 'b'"),
         ("pair", [9, 4], "1 to 3, not 4"),
         ("names", ["a", "b", "c"], "0 to 2 values, not 3"),
     ],

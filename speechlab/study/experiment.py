@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
-from speechlab.config import from_dict, replaced
+from speechlab.config import Range, Weight, from_dict, replaced
+from speechlab.config import check as check_fields
 from speechlab.data.mixing import MixtureConfig, PairConfig
 from speechlab.errors import UserError, unknown
 from speechlab.evaluation import metrics, separation_metrics
@@ -15,7 +16,7 @@ from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig
 from speechlab.models.macs import n_params
-from speechlab.training import metric_gan, schedule
+from speechlab.training import metric_gan
 from speechlab.training.distillation import DistillationConfig
 from speechlab.training.loggers import LOGGERS
 from speechlab.training.metric_gan import MetricGANConfig
@@ -49,20 +50,20 @@ class Experiment:
     corpora: tuple[str, ...] = ("synthetic",)  # prepared folders, or their names in data/
     # made on the fly, or ready ones; unpaired: noisy recordings alone, for a teacher
     examples: Literal["mixtures", "pairs", "unpaired"] = "mixtures"
-    n_per_epoch: int = 2000  # mixtures in an epoch
+    n_per_epoch: Annotated[int, Range(1, 10**8)] = 2000  # mixtures in an epoch
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     pair: PairConfig = field(default_factory=PairConfig)
     # a name in launch.OBJECTIVES; permutation_invariant: the order of the sources is free
     objective: Literal["supervised", "permutation_invariant", "metric_gan", "distillation"] = (
         "supervised"
     )
-    losses: Mapping[str, float] = field(  # names in LOSSES and their weights
+    losses: Mapping[str, Weight] = field(  # names in LOSSES and their weights
         default_factory=lambda: {"l1": 1.0, "stft_full": 1.0}
     )
     gan: MetricGANConfig = field(default_factory=MetricGANConfig)  # of objective metric_gan
     distillation: DistillationConfig = field(default_factory=DistillationConfig)  # of that name
     dev_metrics: tuple[str, ...] = ("si_sdr",)  # at every validation
-    n_dev: int = 0  # score only the first dev files; 0: all
+    n_dev: Annotated[int, Range(0, 10**9)] = 0  # score only the first dev files; 0: all
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -134,6 +135,7 @@ def from_settings(settings: Mapping[str, Any]) -> Experiment:
 
 def check(experiment: Experiment) -> None:
     """UserError for invalid settings and for settings that are set but not used."""
+    check_fields(experiment)
     check_name(experiment.name)
     _known("system", [experiment.system], SYSTEMS)
     kind, _ = SYSTEMS[experiment.system]
@@ -158,14 +160,7 @@ def check(experiment: Experiment) -> None:
             "sources is free: begin with an experiment of separation, as `speechlab finetune "
             "--experiment sepmamba-tiny`, or set objective=permutation_invariant"
         )
-    if experiment.training.seed >= 2**32:
-        raise UserError(f"seed is {experiment.training.seed}; it must be under 2**32")
-    if not 1 <= experiment.n_per_epoch <= 10**8 or experiment.n_dev < 0:
-        raise UserError("n_per_epoch must be 1 to 10**8, n_dev 0 or more")
     _check_memory(experiment)
-    for name, weight in experiment.losses.items():
-        if not 0 <= weight <= 1e30:  # NaN is in no range
-            raise UserError(f"losses.{name} is {weight}; a weight must lie in 0 to 1e+30")
     if experiment.objective == "distillation" and not teacher(experiment):
         raise UserError(
             "objective=distillation needs a teacher: set distillation.teacher, or begin with a "
@@ -181,7 +176,6 @@ def check(experiment: Experiment) -> None:
         if getattr(experiment, name) != getattr(Experiment(""), name):
             value, verb = getattr(experiment, by), "are" if by.endswith("s") else "is"
             raise UserError(f"'{name}' is not read where {by} {verb} {value}; leave it out")
-    schedule.check(experiment.training)
 
 
 def _check_memory(experiment: Experiment) -> None:

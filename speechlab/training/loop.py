@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from speechlab.config import from_dict, override, to_dict
+from speechlab.config import check, from_dict, override, to_dict
 from speechlab.data.loader import Batch, batches
 from speechlab.data.mixing import Examples
 from speechlab.errors import UserError
@@ -36,7 +36,7 @@ from speechlab.training.distributed import World, is_writer, joined
 from speechlab.training.objectives import Objective, Phase, Supervised
 from speechlab.training.progress import Record, recording
 from speechlab.training.runs import Run
-from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, check, epoch_of, factor
+from speechlab.training.schedule import CHANGEABLE, FREE, TrainingConfig, epoch_of, factor
 from speechlab.training.state import State, take_step
 from speechlab.weights import checkpoints
 
@@ -130,7 +130,6 @@ def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
         raise UserError(
             f"{run.folder}: {fixed[0]} cannot change in a run that has begun; {can} can"
         )
-    check(after)
     if after != before and is_writer():
         with run.locked():
             run.change(to_dict(after), changes)
