@@ -50,5 +50,5 @@ def _parser() -> argparse.ArgumentParser:
     for group in (doctor, weights, process, evaluate, data, train, study, completion):
         group.add(commands)
     complete(parser)
-    parser.set_defaults(parser=parser)
+    parser.set_defaults(parser=parser, quiet=False, verbose=False)
     return parser

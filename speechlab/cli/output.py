@@ -47,19 +47,18 @@ def _warning(message: Any, category: type, filename: str, lineno: int, line: str
 @contextlib.contextmanager
 def loudness(options: argparse.Namespace) -> Iterator[None]:
     """How much a command prints: -q only errors and warnings, -v also what the package decided."""
-    logger, quiet = logging.getLogger("speechlab"), getattr(options, "quiet", False)
-    level, handler = logger.level, _Told()
+    logger, handler = logging.getLogger("speechlab"), _Told()
     with contextlib.ExitStack() as stack:
-        stack.callback(logger.setLevel, level)
-        if quiet:
+        stack.callback(logger.setLevel, logger.level)
+        stack.callback(logger.removeHandler, handler)
+        logger.addHandler(handler)
+        if options.quiet:
             stack.callback(os.environ.pop, QUIET, None)
             os.environ[QUIET] = "1"
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        if getattr(options, "verbose", False):
+        if options.verbose:
             logger.setLevel(logging.INFO)
-            logger.addHandler(handler)
-            stack.callback(logger.removeHandler, handler)
         yield
 
 

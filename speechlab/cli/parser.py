@@ -15,7 +15,8 @@ from speechlab.errors import meant, shown, unknown
 
 SETTING = "KEY="  # begins the metavar of an option that takes one assignment and repeats
 BEGIN = "examples:\n"
-LISTS = ("doctor", "weights list", "data list", "data show", "runs", "completion")  # no -q, no -v
+LISTS = ("doctor", "weights list", "data list", "data show", "runs", "completion")  # without -q
+DECIDING = ("enhance", "separate", "stream")  # with -v
 PUBLISHED = "Experiment_CleanU_Mamba2"
 EXAMPLES = {  # command: what is typed behind it
     "doctor": ("",),
@@ -149,7 +150,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[Parser]:
 
 
 def complete(parser: Parser) -> None:
-    """Give every command its examples, and those that work -q and -v."""
+    """Give every command its examples, those that work -q, and those that decide something -v."""
     for command in commands(parser):
         name = command.prog.partition(" ")[2]
         lines = EXAMPLES.get(name, ())
@@ -160,7 +161,10 @@ def complete(parser: Parser) -> None:
         loudness.add_argument(
             "-q", "--quiet", action="store_true", help="print only errors and warnings"
         )
-        loudness.add_argument("-v", "--verbose", action="store_true", help="print what is decided")
+        if name in DECIDING:
+            loudness.add_argument(
+                "-v", "--verbose", action="store_true", help="print the model, device, level, files"
+            )
 
 
 def _is_setting(word: str) -> bool:

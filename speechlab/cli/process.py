@@ -71,6 +71,7 @@ def _log_decisions(model: "Model", options: argparse.Namespace) -> None:
     """What -v prints before the work."""
     if not LOG.isEnabledFor(logging.INFO):
         return
+    from speechlab.audio.level import LEVELS
     from speechlab.models.device import find
     from speechlab.models.macs import n_params
     from speechlab.weights.hub import locate
@@ -78,9 +79,8 @@ def _log_decisions(model: "Model", options: argparse.Namespace) -> None:
     kind = f"{type(model).__name__}, {n_params(model):,} parameters, {model.sample_rate} Hz"
     LOG.info("model: %s, from %s", kind, locate(options.checkpoint))
     LOG.info("device: %s", find(options.device))
-    LOG.info(
-        "level: %s; of the model: %s", options.level, getattr(model.config, "normalize", "none")
-    )
+    of_model = next(name for name, level in LEVELS.items() if level is model.level)
+    LOG.info("level: %s; of the model: %s", options.level, of_model)
 
 
 def _exit_code(results: "list[Result]") -> int:

@@ -1,11 +1,13 @@
 """What is printed: escapes for control characters and for what the terminal lacks."""
 
+import argparse
 import io
+import logging
 import os
 import sys
 import warnings
 
-from speechlab.cli.output import escape_all, print_table, say
+from speechlab.cli.output import escape_all, loudness, print_table, say
 
 NAME = os.fsdecode(b"a\xff") + "\x1b[2J\r\n²"
 
@@ -21,3 +23,15 @@ def test_no_character_reaches_the_terminal_or_stops_a_command(monkeypatch):
     assert lines == [rb"a\udcff\x1b[2J\r\n\xb2", b"name", rb"a\udcff\x1b[2J\r\n\xb2", b""]
     said = warnings.formatwarning(UserWarning(NAME), UserWarning, NAME, 1)
     assert said.endswith("²\n") and said[:-1].isprintable()
+
+
+def test_a_warning_of_the_package_is_a_message(capsys):
+    """With -q too; after the command the package's logger is as before."""
+    logger = logging.getLogger("speechlab")
+    before = logger.level, [*logger.handlers]
+    for quiet in (False, True):
+        with loudness(argparse.Namespace(quiet=quiet, verbose=False)):
+            logging.getLogger("speechlab.data").warning("%s: changed", NAME)
+            logging.getLogger("speechlab.data").info("not told")
+        assert capsys.readouterr().err == "speechlab: a\\udcff\\x1b[2J\\r\\n²: changed\n"
+    assert (logger.level, logger.handlers) == before

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from speechlab.cli import main
-from speechlab.cli.parser import BEGIN, EXAMPLES, LISTS, commands
+from speechlab.cli.parser import BEGIN, DECIDING, EXAMPLES, LISTS, commands
 
 WRONG = [
     ("enhnace a.wav", "no command 'enhnace' (did you mean 'enhance'?); there are: "),
@@ -83,3 +83,4 @@ def test_short_options_mean_the_same_everywhere(command):
     for dest, short in names.items():
         assert not long.get(dest) or short in long[dest]
     assert ("quiet" in long) == (name not in LISTS)
+    assert ("verbose" in long) == (name in DECIDING)
