@@ -22,7 +22,6 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     """Say what completes each argument: names in `choices`, files by shtab's `complete`."""
     from speechlab.data.corpora.catalogue import CORPORA
 
-    names = {"experiment": list(TRAININGS), "CORPUS": list(CORPORA), "NAME in weights": _weights()}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
@@ -30,11 +29,11 @@ def prepare(parser: argparse.ArgumentParser) -> None:
         elif action.dest == "checkpoint":
             action.complete = {"bash": "_speechlab_checkpoint", "zsh": "_speechlab_checkpoint"}
         elif action.dest == "experiment":
-            action.choices = names["experiment"]
+            action.choices = list(TRAININGS)
         elif action.metavar == "CORPUS":
-            action.choices = names["CORPUS"]
+            action.choices = list(CORPORA)
         elif parser.prog.endswith("weights download") and action.dest == "names":
-            action.choices = names["NAME in weights"]
+            action.choices = _weights()
         elif action.dest == "metrics":
             action.choices = _metrics()
         elif action.dest == "device":

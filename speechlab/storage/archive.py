@@ -149,7 +149,7 @@ def _of_zip(file: zipfile.ZipFile) -> list[_Member]:
             info.file_size,
             # upper half: the Unix mode; 0 if another system wrote the archive
             stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
-            lambda info=info: file.open(info),
+            partial(file.open, info),
         )
         for info in file.infolist()
         if not info.filename.endswith("/")

@@ -260,8 +260,8 @@ def _append(response: http.client.HTTPResponse, start: int, request: _Request) -
     first, end, total = _extent(response)
     if first not in (0, start):
         raise _Interrupted(f"the server sent bytes from {first} on, not from {start}")
-    part, known = request.part, "" if request.digest else request.n_bytes
-    if total is not None and known not in ("", None, total):
+    part, known = request.part, None if request.digest else request.n_bytes
+    if None not in (total, known) and total != known:
         raise _Refused(f"it has {total} bytes, not {known}")
     end = end or request.n_bytes or UNDECLARED_BYTES
     if total is not None:

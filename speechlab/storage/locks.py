@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from speechlab.errors import UserError
+from speechlab.errors import UserError, reason
 
 POLL_S = 0.2  # between two attempts
 
@@ -30,7 +30,7 @@ def acquired(path: Path) -> FileLock | None:
         return None
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written or locked ({error.strerror}); choose another folder"
+            f"{path}: cannot be written or locked ({reason(error)}); choose another folder"
         ) from error
     return lock
 
@@ -68,7 +68,7 @@ def alone(folder: Path) -> Iterator[None]:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise UserError(
-            f"{folder}: no folder to write to ({error.strerror}); choose another output"
+            f"{folder}: no folder to write to ({reason(error)}); choose another output"
         ) from error
     with contextlib.ExitStack() as stack:
         _lock(folder, stack)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from speechlab.config import override
-from speechlab.errors import UserError, meant
+from speechlab.errors import UserError, meant, reason
 from speechlab.storage.atomic import sha256
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
@@ -56,7 +56,7 @@ class Notebook:
             tagged = [cell for cell in content["cells"] if "parameters" in _tags(cell)]
             tree = ast.parse("\n".join(source(cell) for cell in tagged))
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            raise UserError(f"{path}: cannot be read ({reason(error)})") from error
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise UserError(f"{path}: is no notebook; restore it from git") from error
         except SyntaxError as error:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from speechlab.errors import UserError, meant
+from speechlab.errors import UserError, meant, reason, unknown
 from speechlab.storage import download as downloads
 
 BASE_URL = "https://raw.githubusercontent.com"  # BASE_URL/owner/name/commit/path
@@ -50,8 +50,7 @@ def published(system: str | None = None) -> list[PublishedFile]:
     """All published files, or those of one system ("cleanumamba"), in the order of the table."""
     systems = sorted({row.system for row in _rows()})
     if system not in (None, *systems):
-        known = ", ".join(systems) + meant(system, systems)
-        raise UserError(f"no published weights of {system!r}: known systems are {known}")
+        raise unknown("published weights of", system, systems)
     return [row for row in _rows() if system in (None, row.system)]
 
 
@@ -131,10 +130,12 @@ def find(name: str) -> Path | None:
                 if downloads.content_id(path, "git") == wanted.git_blob_sha1:
                     return path
             except OSError as error:
-                raise UserError(f"{path} cannot be read: {error.strerror}") from error
+                raise UserError(f"{path} cannot be read: {reason(error)}") from error
         if named:
-            reason = f"is not the published {wanted.name} (git blob id differs)"
-            raise UserError(f"{named[0]} {reason}; delete or replace it")
+            raise UserError(
+                f"{named[0]} is not the published {wanted.name} (git blob id differs); delete or "
+                "replace it"
+            )
     return None
 
 
@@ -173,7 +174,7 @@ def locate(path: str | Path) -> Path:
         if path.is_file():
             return path
     except OSError as error:  # a name that is too long, a folder that must not be read
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
     names = {file.name.lower(): file.name for file in published()}
     name = names.get(path.name.lower(), names.get(path.stem.lower()))
     if name is None or path.name != str(path):
@@ -191,8 +192,10 @@ def _in_directory(path: Path) -> Path:
     best = path / "best.safetensors"
     found = [best] if best.is_file() else sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        reason = f"{len(found)} .safetensors files and no best.safetensors"
-        raise UserError(f"{path}: holds {reason}; name the file itself")
+        raise UserError(
+            f"{path}: holds {len(found)} .safetensors files and no best.safetensors; name the file "
+            "itself"
+        )
     return found[0]
 
 
