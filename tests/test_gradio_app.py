@@ -1,11 +1,10 @@
 """The listening demo: what the button does, and that the page is served here and only here."""
 
+import importlib
 import os
 import re
 import socket
-import subprocess
 import sys
-import threading
 import urllib.request
 
 import numpy as np
@@ -13,15 +12,20 @@ import pytest
 import soundfile
 import torch
 
-from gradio_app import app
 from speechlab.config import override
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMamba
 from speechlab.weights.checkpoints import save
 from tests.support.small_models import SMALL
-from tests.support.warm import ROOT
+from tests.support.training_toys import ended, forked
 
 RATE = 16000  # Hz
+
+
+@pytest.fixture(scope="module")
+def app():
+    """Imported on use: gradio takes seconds, and every process of the tests reads this file."""
+    return importlib.import_module("gradio_app.app")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def record(tmp_path):
 
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 44100, 48000])
 @pytest.mark.parametrize("n_channels", [1, 2])
-def test_output_is_as_long_as_the_input(tiny, record, sample_rate, n_channels):
+def test_output_is_as_long_as_the_input(app, tiny, record, sample_rate, n_channels):
     noisy = 0.1 * np.random.default_rng(0).standard_normal((sample_rate // 3, n_channels))
     (rate, samples), figure, facts = app.compare(tiny, record(noisy, sample_rate))
     assert (rate, samples.shape, samples.dtype) == (sample_rate, noisy.shape, np.int16)
@@ -53,7 +57,7 @@ def test_output_is_as_long_as_the_input(tiny, record, sample_rate, n_channels):
     assert titles == ["noisy", "enhanced"]
 
 
-def test_channels_do_not_mix(tiny):
+def test_channels_do_not_mix(app, tiny):
     """Each channel gives what it gives alone, and at the model's rate nothing is resampled."""
     model = app.load(tiny)
     noisy = 0.1 * torch.randn(2, 4000)
@@ -65,12 +69,12 @@ def test_channels_do_not_mix(tiny):
 
 
 @pytest.mark.parametrize("n_samples", [1, 100, 16000])
-def test_silence_and_single_samples(tiny, record, n_samples):
+def test_silence_and_single_samples(app, tiny, record, n_samples):
     (_, samples), _, _ = app.compare(tiny, record(np.zeros((n_samples, 1))))
     assert samples.shape == (n_samples, 1) and np.isfinite(samples).all()
 
 
-def test_mistakes_are_told(tiny, record, tmp_path):
+def test_mistakes_are_told(app, tiny, record, tmp_path):
     """Every mistake is one bold line in the page, and nothing to hear."""
     recording = record(np.zeros((100, 1)))
     empty = tmp_path / "empty.wav"
@@ -93,7 +97,7 @@ def test_mistakes_are_told(tiny, record, tmp_path):
     ("change", "told"),
     [("separates", "use `speechlab separate`"), ("nan", "NaN or infinite"), ("typed", "the list")],
 )
-def test_models_that_are_refused(tmp_path, record, change, told):
+def test_models_that_are_refused(app, tmp_path, record, change, told):
     """Separators, models of NaN, and on a public address all that are not listed."""
     model = CleanUMamba(override(SMALL["cleanumamba"], normalize="utterance"))
     if change == "separates":
@@ -112,52 +116,57 @@ def test_models_that_are_refused(tmp_path, record, change, told):
     ("host", "own"),
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("a.org", False)],
 )
-def test_paths_are_typed_on_this_machine_only(host, own):
+def test_paths_are_typed_on_this_machine_only(app, host, own):
     assert app.is_loopback(host) is own
 
 
-def test_an_unknown_device_is_one_line(capsys):
+def test_an_unknown_device_is_one_line(app, capsys):
     assert app.main(["--device", "cuda:77"]) == 2
     assert capsys.readouterr().err.startswith("speechlab: no device 'cuda:77'")
 
 
-def test_page_is_served_on_this_machine(tiny, tmp_path):
-    """The command of the Makefile, on a port it finds; the page asks no other host for anything."""
-    command = [sys.executable, "-m", "gradio_app.app", "--checkpoint", tiny]
-    settings = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, text=True
-    ) as server:
-        patience = threading.Timer(600, server.kill)  # ends the wait for a line that never comes
-        patience.start()
-        try:
-            line = server.stdout.readline()
-            address = re.search(r"listening on (http://127\.0\.0\.1:\d+/)", line)
-            assert address, line
-            with urllib.request.urlopen(address[1], timeout=600) as response:
-                text = response.read().decode()
-        finally:
-            patience.cancel()
-            server.terminate()
-    assert "speechlab" in text
-    assert not re.findall(r"""<(?:script|img|iframe|link)[^>]*(?:src|href)=["']https?:""", text)
+def served(app, words, visit, tmp_path):
+    """The exit code of the command and its stderr, in a fork: a server leaves sockets behind.
+
+    visit: takes what is printed, in the place of the wait for Ctrl-C.
+    """
+
+    def work():
+        printed = tmp_path / "stdout"
+        app.gr.Blocks.block_thread = lambda page: visit(printed.read_text())
+        with printed.open("w") as sys.stdout, (tmp_path / "stderr").open("w") as sys.stderr:
+            os.environ["GRADIO_TEMP_DIR"] = str(tmp_path)
+            sys.stdout.reconfigure(line_buffering=True)
+            code = app.main(words)
+        os._exit(code)
+
+    return ended(forked(work)), (tmp_path / "stderr").read_text()
 
 
-def test_a_busy_port_is_one_line(tmp_path):
+def test_page_is_served_on_this_machine(app, tiny, tmp_path):
+    """On a port it finds; the page asks no other host for anything."""
+
+    def visit(printed):
+        address = re.search(r"listening on (http://127\.0\.0\.1:\d+/)", printed)
+        with urllib.request.urlopen(address[1], timeout=600) as response:
+            (tmp_path / "page.html").write_bytes(response.read())
+
+    assert served(app, ["--checkpoint", tiny], visit, tmp_path)[0] == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "speechlab" in page
+    assert not re.findall(r"""<(?:script|img|iframe|link)[^>]*(?:src|href)=["']https?:""", page)
+
+
+def test_a_busy_port_is_one_line(app, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        command = [sys.executable, "-m", "gradio_app.app", "--port", port]
-        settings = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)}
-        done = subprocess.run(
-            command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=600
-        )
-    told = f"speechlab: port {port} cannot be used on 127.0.0.1; choose another --port\n"
-    assert (done.returncode, done.stderr) == (2, told)
+        told = f"speechlab: port {port} cannot be used on 127.0.0.1; choose another --port\n"
+        assert served(app, ["--port", port], None, tmp_path) == (2, told)
 
 
-def test_a_checkpoint_that_was_written_anew_is_loaded_anew(tiny, tmp_path):
+def test_a_checkpoint_that_was_written_anew_is_loaded_anew(app, tiny, tmp_path):
     path = tmp_path / "model.safetensors"
     save(path, app.load(tiny))
     first = app.load(str(path))
@@ -171,6 +180,6 @@ def test_a_checkpoint_that_was_written_anew_is_loaded_anew(tiny, tmp_path):
     torch.testing.assert_close(next(second.parameters()), next(first.parameters()))
 
 
-def test_wrong_checkpoint_ends_with_one_line(capsys):
+def test_wrong_checkpoint_ends_with_one_line(app, capsys):
     assert app.main(["--checkpoint", "nowhere.pkl"]) == 2
     assert capsys.readouterr().err.startswith("speechlab: nowhere.pkl: no such checkpoint")

@@ -1,5 +1,7 @@
 """A shell completes commands, options and names; without shtab one line says what to do."""
 
+import contextlib
+import io
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,10 @@ from speechlab.cli import main
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     pytest.importorskip("shtab", reason="completion needs shtab")
-    command = [sys.executable, "-m", "speechlab", "completion", "bash"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main.main(["completion", "bash"]) == 0
     path = tmp_path_factory.mktemp("bash") / "script"
-    path.write_text(printed)
+    path.write_text(printed.getvalue())
     return path
 
 
