@@ -245,24 +245,25 @@ class LSTMStep:
 
 
 class AttentionStep:
-    """`TransformerLayer` of `MHA`; state: keys and values (d_model, 2 window), and what they hold.
+    """`TransformerLayer` of `MHA`; state: keys and values (e, 2 window), and what they hold.
 
-    New columns go behind `end`, where no older state looks, so that nothing is copied but every
-    `window` frames. `filled` tells whether another continuation of the same state has written
-    there: then, too, the window is copied first.
+    e is the width of all heads. New columns go behind `end`, where no older state looks, so that
+    nothing is copied but every `window` frames. `filled` tells whether another continuation of the
+    same state has written there: then, too, the window is copied first.
     """
 
     def __init__(self, layer: TransformerLayer) -> None:
         mixer: MHA = layer.mixer
         parts = (array(p.weight) for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
         norms = [np.stack(affine(norm)[:2]) for norm in (layer.mixer_norm, layer.linear_norm)]
-        self.window, self.d_model = mixer.window, mixer.q_proj.in_features
+        self.window, self.n_keys = mixer.window, mixer.q_proj.out_features
         dense, n_hidden = (linear(layer.linear1), linear(layer.linear2)), layer.linear1.out_features
         products = pack(np.concatenate(list(parts)).T), linear(mixer.out_proj)
         eps = np.float32(layer.mixer_norm.eps)
         self.weights = mixer.window, mixer.n_heads, *products, *norms, eps, *dense, n_hidden
-        self.per_frame = max(padded(3 * self.d_model), padded(n_hidden)) + padded(self.d_model)
-        self.rest = zeros(self.d_model, 0), zeros(self.d_model, 0), np.zeros(1, np.int64), 0, 0
+        d_model = mixer.out_proj.out_features
+        self.per_frame = max(padded(3 * self.n_keys), padded(n_hidden)) + padded(d_model)
+        self.rest = zeros(self.n_keys, 0), zeros(self.n_keys, 0), np.zeros(1, np.int64), 0, 0
 
     def __call__(self, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         y = np.empty_like(x)
@@ -284,7 +285,7 @@ class AttentionStep:
             return state
         fresh = []
         for old in (keys, values):
-            new = empty(self.d_model, 2 * self.window)
+            new = empty(self.n_keys, 2 * self.window)
             new[:, : end - start] = old[:, start:end]
             fresh.append(new)
         return *fresh, np.array([end - start]), 0, end - start

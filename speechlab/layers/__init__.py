@@ -3,6 +3,7 @@
 scan            the selective scan: reference loop, parallel form, fused kernels, one contract
 mixers          sequence mixers (Mamba, Mamba-2, S4, LSTM, attention) with one signature
 s4              S4, as a convolution and as a recurrence
+channels        channel groups: channels that can only be removed together
 stacks          stacks of mixers, as CleanUMamba wires them
 conv            strided convolutions of a signal that arrives in chunks
 bidirectional   Mamba in both directions

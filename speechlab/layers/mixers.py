@@ -19,20 +19,21 @@ weights can be exchanged.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
+from speechlab.layers.channels import OUTER, Group, Grouped, Member, inputs, outputs
 from speechlab.layers.s4 import S4
 from speechlab.layers.scan import selective_scan
 
 State = tuple[Tensor, ...]
 
 
-class Mamba(nn.Module):
+class Mamba(Grouped):
     """Selective state space layer (arXiv 2312.00752, figure 3); state: conv tail, scan state."""
 
     def __init__(
@@ -72,8 +73,24 @@ class Mamba(nn.Module):
         y, h = selective_scan(u, dt, A, B, C, self.D, z, self.dt_proj.bias, h)
         return self.out_proj(y), (tail, h)
 
+    def channel_groups(self) -> dict[str, Group]:
+        d_inner, (dt_rank, d_state, _) = len(self.D), self.split
+        inner = outputs(self, "in_proj", halves=2) + inputs(self, "out_proj")
+        inner += outputs(self, "conv1d") + inputs(self, "x_proj") + outputs(self, "dt_proj")
+        inner += Member("A_log", 0), Member("D", 0)
+        state = (*outputs(self, "x_proj", halves=2, offset=dt_rank), Member("A_log", 1))
+        return {
+            OUTER: outer_group(self),
+            "d_inner": Group(d_inner, inner),
+            "d_state": Group(d_state, state),
+            "dt_rank": Group(dt_rank, outputs(self, "x_proj") + inputs(self, "dt_proj")),
+        }
 
-class Mamba2(nn.Module):
+    def narrowed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        return {"d_conv": self.conv1d.kernel_size[0], **widths}
+
+
+class Mamba2(Grouped):
     """State space duality layer (arXiv 2405.21060, figure 6) with one group of B and C.
 
     The heads' scalar decays are the scan of `mamba` with a row of A per channel.
@@ -115,12 +132,37 @@ class Mamba2(nn.Module):
         y, h = selective_scan(u, dt, A, B, C, D, None, dt_bias, h)
         return self.out_proj(self.norm(y * F.silu(z))), (tail, h)
 
+    def channel_groups(self) -> dict[str, Group]:
+        d_inner, n_heads, d_state = self.split[0], self.split[2], self.d_state
+        head = {"block": self.d_head}
+        heads = outputs(self, "in_proj", halves=2, **head)  # z, then x; B, C and dt follow
+        heads += outputs(self, "in_proj", offset=2 * (d_inner + d_state))
+        heads += outputs(self, "conv1d", **head) + outputs(self, "norm", **head)
+        heads += inputs(self, "out_proj", **head)
+        heads += Member("A_log", 0), Member("D", 0), Member("dt_bias", 0, scored=False)
+        inside = outputs(self, "in_proj", halves=2 * n_heads)  # the same position of every head
+        inside += outputs(self, "conv1d", halves=n_heads) + outputs(self, "norm", halves=n_heads)
+        inside += inputs(self, "out_proj", halves=n_heads)
+        state = outputs(self, "in_proj", halves=2, offset=2 * d_inner)
+        state += outputs(self, "conv1d", halves=2, offset=d_inner)
+        return {
+            OUTER: outer_group(self),
+            "n_heads": Group(n_heads, heads),
+            "d_head": Group(self.d_head, inside),
+            "d_state": Group(d_state, state),
+        }
+
+    def narrowed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        sizes = {name: widths[name] for name in ("d_state", "d_head")}
+        d_inner = widths["n_heads"] * widths["d_head"]
+        return {"d_conv": self.conv1d.kernel_size[0], "d_inner": d_inner, **sizes}
+
     def _per_channel(self, per_head: Tensor) -> Tensor:
         """(..., n_heads) -> (..., d_inner)"""
         return per_head.repeat_interleave(self.d_head, -1)
 
 
-class MambaS4(nn.Module):
+class MambaS4(Grouped):
     """A Mamba block whose selective scan is replaced by S4 on few channels (CleanUMamba, table 1).
 
     in_proj -> causal conv -> d_inner to n_channels -> S4, GELU -> back to d_inner, GLU -> gate.
@@ -153,8 +195,27 @@ class MambaS4(nn.Module):
         y = F.glu(self.s4_out(F.gelu(y)), -1)  # (B, L, d_inner)
         return self.out_proj(y * F.silu(z)), (tail, h)
 
+    def channel_groups(self) -> dict[str, Group]:
+        n_channels, n_pairs = self.s4.A_imag.shape
+        inner = outputs(self, "in_proj", halves=2) + inputs(self, "out_proj")
+        inner += outputs(self, "conv1d") + inputs(self, "s4_in") + outputs(self, "s4_out", halves=2)
+        systems = outputs(self, "s4_in") + inputs(self, "s4_out")
+        systems += tuple(Member(f"s4.{name}", 0) for name, _ in self.s4.named_parameters())
+        paired = ("C", "B", "P", "log_A_real", "A_imag")
+        return {
+            OUTER: outer_group(self),
+            "d_inner": Group(self.out_proj.in_features, inner),
+            "n_channels": Group(n_channels, systems),
+            "n_pairs": Group(n_pairs, tuple(Member(f"s4.{name}", 1) for name in paired)),
+        }
 
-class LSTM(nn.Module):
+    def narrowed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        sizes = {name: widths[name] for name in ("d_inner", "n_channels")}
+        d_state = 2 * widths["n_pairs"]
+        return {"d_conv": self.conv1d.kernel_size[0], "d_state": d_state, **sizes}
+
+
+class LSTM(Grouped):
     """One layer of nn.LSTM as wide as the model; state: hidden and cell, (1, B, d_model) each."""
 
     def __init__(self, d_model: int) -> None:
@@ -167,8 +228,18 @@ class LSTM(nn.Module):
             return x, state or (zeros, zeros)
         return self.lstm(x, state)
 
+    def channel_groups(self) -> dict[str, Group]:
+        """Input, cell and output are one group; rows have four gates."""
+        gates = {name: 4 for name, _ in self.lstm.named_parameters()}
+        rows = (Member(f"lstm.{n}", 0, h, scored="bias" not in n) for n, h in gates.items())
+        columns = (Member(f"lstm.{name}", 1) for name in gates if "weight" in name)
+        return {OUTER: Group(self.lstm.hidden_size, (*rows, *columns))}
 
-class MHA(nn.Module):
+    def narrowed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        return {}
+
+
+class MHA(Grouped):
     """Causal multi-head attention without positions over a frame and the window - 1 before it.
 
     The window also applies offline, so that a stream and a file agree. In a recording of at most
@@ -177,14 +248,21 @@ class MHA(nn.Module):
     full.
     """
 
-    def __init__(self, d_model: int, n_heads: int = 8, window: int = 2048) -> None:
-        """window: frames, at least 1 (2048 are 32.8 s at a hop of 256 samples and 16 kHz)."""
+    def __init__(
+        self, d_model: int, n_heads: int = 8, window: int = 2048, d_head: int | None = None
+    ) -> None:
+        """window: frames, at least 1 (2048 are 32.8 s at a hop of 256 samples and 16 kHz).
+
+        d_head defaults to d_model / n_heads.
+        """
         super().__init__()
-        if d_model % n_heads or window < 1:
+        if window < 1 or (d_head is None and d_model % n_heads):
             raise UserError(f"d_model {d_model}, n_heads {n_heads}, window {window} do not fit")
         self.n_heads, self.window = n_heads, window
-        projections = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = projections
+        d_inner = d_model if d_head is None else n_heads * d_head
+        projections = (nn.Linear(d_model, d_inner, bias=False) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = projections
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -198,6 +276,24 @@ class MHA(nn.Module):
         keep = min(self.window - 1, k.shape[2])
         state = tuple(cache[:, :, cache.shape[2] - keep :].clone() for cache in (k, v))
         return self.out_proj(y.transpose(1, 2).flatten(2)), state  # (B, L, d_model)
+
+    def channel_groups(self) -> dict[str, Group]:
+        """Whole heads: with fewer channels in a head the scale of its scores would change."""
+        names, head = ("q_proj", "k_proj", "v_proj"), {"block": self.d_head}
+        heads = sum((outputs(self, name, **head) for name in names), ())
+        outer = sum((inputs(self, name) for name in names), ()) + outputs(self, "out_proj")
+        return {
+            OUTER: Group(self.out_proj.out_features, outer),
+            "n_heads": Group(self.n_heads, heads + inputs(self, "out_proj", **head)),
+        }
+
+    def narrowed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        return {"window": self.window, "d_head": self.d_head, **widths}
+
+    @property
+    def d_head(self) -> int:
+        """Channels of a head."""
+        return self.out_proj.in_features // self.n_heads
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
         """Queries at the positions start, start + 1, … of the keys: (B, n_heads, l, d_head)."""
@@ -225,6 +321,12 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "lstm": LSTM,
     "mha": MHA,
 }
+
+
+def outer_group(mixer: nn.Module) -> Group:
+    """Inputs of in_proj and outputs of out_proj."""
+    members = inputs(mixer, "in_proj") + outputs(mixer, "out_proj")
+    return Group(mixer.out_proj.out_features, members)
 
 
 def causal_depthwise(x: Tensor, conv: nn.Conv1d, tail: Tensor | None) -> tuple[Tensor, Tensor]:

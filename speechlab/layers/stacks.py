@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.errors import UserError, meant, shown
+from speechlab.layers.channels import OUTER, Group, Grouped, inputs, outputs, under
 from speechlab.layers.mixers import MIXERS, State
 
 Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per layer
@@ -33,7 +34,7 @@ class Block(nn.Module):
         return x + y, state
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(Grouped):
     """Post-norm encoder layer of CleanUNet (arXiv 2202.07790): mixer, then two dense layers."""
 
     def __init__(self, mixer: nn.Module, d_model: int, d_hidden: int) -> None:
@@ -48,6 +49,19 @@ class TransformerLayer(nn.Module):
         y, state = self.mixer(x, state)
         x = self.mixer_norm(x + y)
         return self.linear_norm(x + self.linear2(F.relu(self.linear1(x)))), state
+
+    def channel_groups(self) -> dict[str, Group]:
+        mixer = self.mixer.channel_groups()
+        groups = {name: Group(g.n_channels, under("mixer", g.members)) for name, g in mixer.items()}
+        outer = groups[OUTER].members + outputs(self, "mixer_norm") + inputs(self, "linear1")
+        outer += outputs(self, "linear2") + outputs(self, "linear_norm")
+        groups[OUTER] = groups[OUTER]._replace(members=outer)
+        hidden = outputs(self, "linear1") + inputs(self, "linear2")
+        return groups | {"d_hidden": Group(self.linear1.out_features, hidden)}
+
+    def narrowed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        mixer = {name: width for name, width in widths.items() if name != "d_hidden"}
+        return {"d_hidden": widths["d_hidden"], **self.mixer.narrowed(mixer)}
 
 
 class Stack(nn.Module):
@@ -102,6 +116,12 @@ def check_settings(layer: str, known: Collection[str], settings: Mapping[str, An
             raise UserError(f"{layer}: {name} must be a positive int, not {shown(repr(value), 50)}")
         if value > LARGEST:
             raise UserError(f"{layer}: {name} must be at most {LARGEST}, not {shown(value, 50)}")
+
+
+def check_number(name: str, values: Sequence[Any], n: int) -> None:
+    """UserError for another number of values than n, or none."""
+    if values and len(values) != n:
+        raise UserError(f"{name} must have {n} values or none, not {len(values)}")
 
 
 def residual(mixer: str, d_model: int, options: Options) -> Stack:

@@ -8,7 +8,7 @@ Callers read these properties. They do not ask for a model's class.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from speechlab.audio.level import LEVELS, Level
 from speechlab.config import check
 from speechlab.errors import UserError
+from speechlab.layers.channels import Group
 from speechlab.models.macs import macs_per_second
 
 LONGEST_HOP = 2**20  # samples; an input is padded to whole hops
@@ -87,6 +88,17 @@ class Model(nn.Module):
     def layer_rates(self) -> Iterator[tuple[nn.Module, float]] | None:
         """Each layer and its applications per second; None where a forward pass shows them."""
         return None
+
+    def channel_groups(self) -> dict[str, Group]:
+        """Channels that can only be removed together, by name (`layers.channels`).
+
+        UserError for a model that does not list them.
+        """
+        raise UserError(f"{type(self).__name__} lists no channel groups, so it cannot be pruned")
+
+    def narrowed(self, widths: Mapping[str, int]) -> Any:
+        """The configuration of this model with other widths of all its channel groups, by name."""
+        raise UserError(f"{type(self).__name__} lists no channel groups, so it cannot be pruned")
 
     def check_shape(self, noisy: Tensor) -> None:
         """UserError for a shape other than (B, 1, T) with T >= 1."""

@@ -17,8 +17,8 @@
 An unpruned model has one width per level in all three lists; pruning changes each separately.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,14 @@ from torch import Tensor, nn
 
 from speechlab.config import Range, SampleRate, Size, Sizes
 from speechlab.errors import UserError
+from speechlab.layers.channels import (
+    Group,
+    inner_groups,
+    inputs,
+    narrowed_layers,
+    outer_members,
+    outputs,
+)
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.stacks import STACKS, check_options, init_residual
 from speechlab.models.base import ChunkedModel, check_hop
@@ -107,6 +115,40 @@ class CleanUMamba(ChunkedModel):
                 yield from ((module, rate) for module in layer.modules())
         for layer in (self.conv_in, self.bottleneck, self.conv_out):
             yield from ((module, rate) for module in layer.modules())
+
+    def channel_groups(self) -> dict[str, Group]:
+        """The paper's groups; level 0 is the outermost, layer 0 the first of the bottleneck.
+
+        encode_down_i: outputs of a strided conv; decode_mix_i: inputs of a transposed conv;
+        skip_conn_i: outputs of a level, its skip and what is added to it; d_model; those inside a
+        layer, for Mamba d_inner0, d_state0, dt_rank0, …
+        """
+        config, n_levels, groups = self.config, len(self.encoder), {}
+        for i in range(n_levels):
+            encoder, decoder = f"encoder.{i}", f"decoder.{n_levels - 1 - i}"
+            down = outputs(self, f"{encoder}.down") + inputs(self, f"{encoder}.mix")
+            mix = outputs(self, f"{decoder}.mix", halves=2) + inputs(self, f"{decoder}.up")
+            skip = outputs(self, f"{encoder}.mix", halves=2) + inputs(self, f"{decoder}.mix")
+            innermost = i == n_levels - 1
+            skip += inputs(self, "conv_in" if innermost else f"encoder.{i + 1}.down")
+            skip += outputs(self, "conv_out" if innermost else f"decoder.{n_levels - 2 - i}.up")
+            groups[f"encode_down_{i}"] = Group(config.down_channels[i], down)
+            groups[f"decode_mix_{i}"] = Group(config.up_channels[i], mix)
+            groups[f"skip_conn_{i}"] = Group(config.skip_channels[i], skip)
+        outer = outputs(self, "conv_in") + inputs(self, "conv_out")
+        groups["d_model"] = Group(config.d_model, outer + outer_members(self, "bottleneck"))
+        return groups | inner_groups(self)
+
+    def narrowed(self, widths: Mapping[str, int]) -> CleanUMambaConfig:
+        levels = range(len(self.encoder))
+        return replace(
+            self.config,
+            down_channels=tuple(widths[f"encode_down_{i}"] for i in levels),
+            skip_channels=tuple(widths[f"skip_conn_{i}"] for i in levels),
+            up_channels=tuple(widths[f"decode_mix_{i}"] for i in levels),
+            d_model=widths["d_model"],
+            layers=narrowed_layers(self, widths),
+        )
 
     def network(self, x: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """All but the level, on the next chunk of a signal: (B, 1, n) -> (B, 1, m) and the state.

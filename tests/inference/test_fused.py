@@ -78,6 +78,16 @@ def test_every_mixer_in_any_chunks(mixer, sizes):
     )
 
 
+@pytest.mark.parametrize("d_head", [1, 3, 9])
+def test_heads_of_any_width(d_head):
+    """Of a pruned model; 3 heads of 4 channels would be as wide as the model."""
+    layer = LAYERS["mha"] | {"d_head": d_head}
+    model = CleanUMamba(override(TINY, mixer="mha", layers=[layer] * 2)).eval()
+    x = padded(model, torch.randn(1, 1, 300))
+    got = stepped(fuse(model).network, x, [13, 200])
+    torch.testing.assert_close(got, whole(model, x), rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize(("kernel_size", "stride"), [(4, 1), (2, 2), (3, 2), (5, 3), (7, 2)])
 def test_every_kernel_and_stride(kernel_size, stride):
     model = tiny(kernel_size=kernel_size, stride=stride)

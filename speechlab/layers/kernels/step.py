@@ -313,26 +313,26 @@ def attend(x, start, end, keys, values, window, n_heads, w_qkv, w_out, norm1, no
            n_hidden, scratch, y, constants):  # fmt: skip
     """Post-norm transformer layer, x (L, d) -> y (L, d).
 
-    keys, values (d, capacity): columns start to end hold the past; the new ones go behind them,
-    which no older state reads. norm1, norm2 (2, d): weight and bias.
+    keys, values (e, capacity), e of all heads: columns start to end hold the past; the new ones go
+    behind them, which no older state reads. norm1, norm2 (2, d): weight and bias.
     """
-    length, d = x.shape
-    k, d_head = registers(constants), d // n_heads
-    wide, width, hidden = width_of(3 * d), width_of(d), width_of(n_hidden)
+    (length, d), e = x.shape, len(keys)
+    k, d_head = registers(constants), e // n_heads
+    wide, width, hidden = width_of(3 * e), width_of(d), width_of(n_hidden)
     n_rows = length * max(wide, hidden)
     rows, out = scratch[:n_rows], scratch[n_rows:]
     product(x, d, length, w_qkv, d, rows)
     for t in range(length):
         row = rows[t * wide :]
-        for j in range(d):
-            keys[j, end + t], values[j, end + t] = row[d + j], row[2 * d + j]
+        for j in range(e):
+            keys[j, end + t], values[j, end + t] = row[e + j], row[2 * e + j]
     for t in range(length):
         first = max(start, end + t + 1 - window)
         row = rows[t * wide :]
-        for i in range(0, d, d_head):
+        for i in range(0, e, d_head):
             q = row[i : i + d_head]
             _attend(q, keys[i:], values[i:], first, end + t + 1, out, q, k)
-    product(rows, wide, length, w_out, d, out)
+    product(rows, wide, length, w_out, e, out)
     add_rows(x, out, width, y)
     for t in range(length):
         norm_frame(y[t], norm1[0], norm1[1], eps, y[t])
