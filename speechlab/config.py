@@ -33,6 +33,8 @@ RATES = Range(1000, 768_000)  # Hz
 SampleRate = Annotated[int, RATES]
 Sizes = Annotated[tuple[Size, ...], Range(1, 16)]  # one number per level
 Weight = Annotated[float, Range(0, 1e30)]  # of a term of a loss
+Widths = Annotated[tuple[Size, ...], Range(0, 16)]  # of a pruned model; empty: as built
+Layers = Annotated[tuple[Mapping[str, Any], ...], Range(0, 2**10)]  # the same: settings of each
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -16,18 +16,20 @@ blocks provide positions.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from speechlab.errors import UserError
+from speechlab.layers.channels import Members, Wired, inputs, outputs
 from speechlab.layers.mixers import MIXERS
 from speechlab.layers.stacks import Block, check_settings
 from speechlab.layers.time_frequency import Attention
 
 Direction = Literal["both", "forward"]
+N_DIRECTIONS = {"both": 2, "forward": 1}
 ELEMENTS_AT_ONCE = 2**21  # input of `a_few_at_once`; 8 MiB in float32
 
 
@@ -58,7 +60,7 @@ class BothWays(nn.Module):
         return ahead + back
 
 
-class Bidirectional(BothWays):
+class Bidirectional(BothWays, Wired):
     """x + fusion(ahead, back): (B, L, D) -> (B, L, D); fusion: 2 D -> D."""
 
     def __init__(self, ahead: nn.Module, back: nn.Module, d_model: int) -> None:
@@ -69,6 +71,9 @@ class Bidirectional(BothWays):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.fusion(torch.cat(self.directions(x), -1))  # (B, L, 2 D) -> (B, L, D)
+
+    def own_members(self) -> Members:
+        return outputs(self, "fusion") + inputs(self, "fusion", halves=2)
 
 
 class OneDirection(nn.Module):
@@ -106,20 +111,30 @@ SEQUENCE_LAYERS = CAUSAL | {"transformer": TransformerEncoderLayer}
 
 
 def sequence_layer(
-    name: str, d_model: int, direction: Direction = "both", **options: int
+    name: str,
+    d_model: int,
+    direction: Direction = "both",
+    each: Sequence[Mapping[str, int]] = (),
+    **options: int,
 ) -> nn.Module:
     """A layer of `SEQUENCE_LAYERS`: (B, L, d_model) -> (B, L, d_model).
 
+    each: sizes of its `n_layers`, where they differ; forward first.
     options: its sizes, as d_state. UserError for an unknown option.
     """
-    _check(name, direction, options)
+    sizes = list(each) or [options] * n_layers(name, direction)
+    for settings in sizes:
+        _check(name, direction, settings)
     if name not in CAUSAL:
-        return SEQUENCE_LAYERS[name](d_model, **options)
-    blocks = []
-    for _ in range(2 if direction == "both" else 1):
-        mixer = CAUSAL[name](d_model, **options)
-        blocks.append(Block(mixer, d_model, RMSNorm(d_model, eps=1e-5)))
+        return SEQUENCE_LAYERS[name](d_model, **sizes[0])
+    mixers = [CAUSAL[name](d_model, **settings) for settings in sizes]
+    blocks = [Block(mixer, d_model, RMSNorm(d_model, eps=1e-5)) for mixer in mixers]
     return Bidirectional(*blocks, d_model) if direction == "both" else OneDirection(*blocks)
+
+
+def n_layers(name: str, direction: Direction) -> int:
+    """Layers with sizes of their own in a `sequence_layer`."""
+    return N_DIRECTIONS[direction] if name in CAUSAL else 1
 
 
 def _check(name: str, direction: Direction, options: Mapping[str, Any]) -> None:

@@ -24,9 +24,8 @@ does not give the following, chosen here:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise, repeat
 from typing import Any, Literal
 
 import torch
@@ -35,11 +34,19 @@ from torch import Tensor, nn
 
 from speechlab.audio.spectrum import Spectrum
 from speechlab.audio.stft import overlap_add, whole_frames
-from speechlab.config import Count, SampleRate, Size, Sizes
+from speechlab.config import Count, Layers, SampleRate, Size, Sizes
 from speechlab.errors import UserError
-from speechlab.layers.bidirectional import Direction, sequence_layer
+from speechlab.layers.bidirectional import Direction, n_layers, sequence_layer
+from speechlab.layers.channels import (
+    Group,
+    inner_groups,
+    inputs,
+    narrowed_layers,
+    outer_members,
+    outputs,
+)
 from speechlab.layers.mixers import Mamba
-from speechlab.layers.stacks import Block, Stack, check_settings
+from speechlab.layers.stacks import Block, Stack, check_number, check_settings
 from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
 from speechlab.models.base import ChunkedModel, check_overlap
 
@@ -100,6 +107,7 @@ class SEMambaBasicConfig:
     sequence_layer: Literal["mamba", "transformer"] = "mamba"
     direction: Direction = "forward"
     layer: Mapping[str, Any] = field(default_factory=lambda: {"d_state": 16, "expand": 2})
+    layers: Layers = ()  # of a pruned model: settings of each layer, forward first; else `layer`
     # signal
     front_end: LogFrontEnd = LogFrontEnd()
     sample_rate: SampleRate = 16000  # Hz
@@ -121,6 +129,28 @@ class SEMambaBasic(ChunkedModel):
         _check(config)
         self.front_end = config.front_end
         self.magnitudes = MAGNITUDES[config.direction](config)
+
+    def channel_groups(self) -> dict[str, Group]:
+        """encode_i: outputs of the convolutions but the last; d_model; those inside each Mamba.
+
+        UserError for other sequence layers.
+        """
+        if self.config.sequence_layer != "mamba":
+            return super().channel_groups()
+        *inner, d_model = self.config.channels
+        convs = [f"magnitudes.convs.{i}" for i in range(len(inner) + 1)]
+        groups = {
+            f"encode_{i}": Group(n, outputs(self, convs[i]) + inputs(self, convs[i + 1]))
+            for i, n in enumerate(inner)
+        }
+        outer = outputs(self, convs[-1]) + outer_members(self, "magnitudes.layers")
+        groups["d_model"] = Group(d_model, outer + inputs(self, "magnitudes.head"))
+        return groups | inner_groups(self)
+
+    def narrowed(self, widths: Mapping[str, int]) -> SEMambaBasicConfig:
+        inner = (widths[f"encode_{i}"] for i in range(len(self.config.channels) - 1))
+        channels = (*inner, widths["d_model"])
+        return replace(self.config, channels=channels, layers=narrowed_layers(self, widths))
 
     @property
     def hop_length(self) -> int:
@@ -221,23 +251,25 @@ class WholeMagnitudes(nn.Module):
 MAGNITUDES = {"forward": CausalMagnitudes, "both": WholeMagnitudes}
 
 
-def causal_mamba(d_model: int, **options: int) -> Block:
+def causal_mamba(d_model: int, options: Mapping[str, int]) -> Block:
     """x + Mamba(RMSNorm(x)), with state."""
     return Block(Mamba(d_model, **options), d_model, nn.RMSNorm(d_model, eps=1e-5))
 
 
-LAYERS: dict[tuple[str, Direction], Callable[..., nn.Module]] = {
+LAYERS: dict[tuple[str, Direction], Callable[..., nn.Module]] = {  # (d_model, *options)
     ("mamba", "forward"): causal_mamba,
-    ("mamba", "both"): partial(sequence_layer, "mamba"),
-    ("transformer", "forward"): CausalTransformerLayer,
-    ("transformer", "both"): WholeTransformerLayer,
+    ("mamba", "both"): lambda d_model, *each: sequence_layer("mamba", d_model, each=each),
+    ("transformer", "forward"): lambda d_model, options: CausalTransformerLayer(d_model, **options),
+    ("transformer", "both"): lambda d_model, options: WholeTransformerLayer(d_model, **options),
 }
 
 
 def _layers(config: SEMambaBasicConfig) -> list[nn.Module]:
     kind, d_model = LAYERS[config.sequence_layer, config.direction], config.channels[-1]
+    layers = iter(config.layers or repeat(config.layer))
+    n = n_layers(config.sequence_layer, config.direction)
     try:
-        return [kind(d_model, **config.layer) for _ in range(config.n_blocks)]
+        return [kind(d_model, *islice(layers, n)) for _ in range(config.n_blocks)]
     except TypeError as error:  # an unknown or a missing option
         raise UserError(f"SEMambaBasic, layer of {config.sequence_layer}: {error}") from error
 
@@ -255,7 +287,10 @@ def _check(config: SEMambaBasicConfig) -> None:
     if front_end.n_fft % (2 * front_end.hop_length):
         frames = f"n_fft {front_end.n_fft}, hop_length {front_end.hop_length}"
         raise UserError(f"hop_length must be half of n_fft or divide that, not {frames}")
-    check_settings("layer", config.layer, config.layer)
+    for layer in (config.layer, *config.layers):
+        check_settings("layer", layer, layer)
+    n = n_layers(config.sequence_layer, config.direction)
+    check_number("layers", config.layers, config.n_blocks * n)
     heads, width = (config.layer.get(name, 1) for name in ("n_heads", "d_inner"))
     if width % heads:
         raise UserError(f"layer: d_inner {width} is not a multiple of n_heads {heads}")

@@ -27,25 +27,34 @@ Initialisation: PyTorch's for convolutions; for the blocks of each stack mamba-s
 with as many layers as the stack has, in the published order of random draws.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlab.config import Count, SampleRate, Size, Sizes
+from speechlab.config import Count, Layers, SampleRate, Size, Sizes, Widths
 from speechlab.errors import UserError
-from speechlab.layers.bidirectional import BothWays, Direction
+from speechlab.layers.bidirectional import N_DIRECTIONS, BothWays, Direction
+from speechlab.layers.channels import (
+    Group,
+    inner_groups,
+    inputs,
+    narrowed_layers,
+    outer_members,
+    outputs,
+)
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.mixers import Mamba
-from speechlab.layers.stacks import Block, Stack, check_options, init_residual
+from speechlab.layers.stacks import Block, Stack, check_number, check_options, init_residual
 from speechlab.models.base import ChunkedModel, check_hop
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
+Settings = Iterator[Mapping[str, Any]]  # of one Mamba after the other
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,10 @@ class SepMambaConfig:
     layer: Mapping[str, Any] = field(
         default_factory=lambda: {"d_state": 16, "d_conv": 4, "expand": 2}
     )
+    # widths of a pruned model; if empty, those of `channels` and `layer`
+    up_channels: Widths = ()  # outputs of the transposed conv to each level but the innermost
+    decode_channels: Widths = ()  # outputs of the 1x1 conv of the same levels, outermost first
+    layers: Layers = ()  # of each Mamba: encoder from outside, decoder from inside; forward first
     # signal
     n_sources: Count = 2
     sample_rate: SampleRate = 8000  # Hz
@@ -79,13 +92,51 @@ class SepMamba(ChunkedModel):
         config = config or SepMambaConfig()
         super().__init__(config)
         _check(config)
-        widths = list(pairwise((1, *config.channels)))
-        convs = list(zip(widths, config.kernel_sizes, strict=True))
-        self.encoder = nn.ModuleList(EncoderLayer(*c, k, config) for c, k in convs)
-        inner = reversed(convs[1:])
-        self.decoder = nn.ModuleList(DecoderLayer(*c[::-1], k, config) for c, k in inner)
+        channels, layers = config.channels, iter(config.layers or repeat(config.layer))
+        up, decode = (w or channels[:-1] for w in (config.up_channels, config.decode_channels))
+        convs = zip(pairwise((1, *channels)), config.kernel_sizes, strict=True)
+        self.encoder = nn.ModuleList(EncoderLayer(*c, k, config, layers) for c, k in convs)
+        inner = (*decode[1:], channels[-1])
+        convs = zip(inner, up, channels[:-1], decode, config.kernel_sizes[1:], strict=True)
+        self.decoder = nn.ModuleList(DecoderLayer(*c, config, layers) for c in [*convs][::-1])
+        outermost = (*decode, channels[-1])[0]
         self.out = nn.ConvTranspose1d(
-            config.channels[0], config.n_sources, config.kernel_sizes[0], config.stride
+            outermost, config.n_sources, config.kernel_sizes[0], config.stride
+        )
+
+    def channel_groups(self) -> dict[str, Group]:
+        """Level 0 is the outermost, layer 0 the first Mamba in the order of `config.layers`.
+
+        encode_i: outputs of a strided conv and the Mambas behind it, and its skip; up_i: outputs of
+        a transposed conv; decode_i: outputs of a 1x1 conv and the Mambas behind it; those inside a
+        Mamba: d_inner0, d_state0, dt_rank0, …
+        """
+        groups, n_inner = {}, len(self.decoder)
+        for i, layer in enumerate(self.encoder):
+            path = f"decoder.{n_inner - i}"  # of the transposed conv of this level
+            below = inputs(self, f"{path}.up" if i else "out")
+            encode = outputs(self, f"encoder.{i}.down") + outer_members(self, f"encoder.{i}.mamba")
+            n_skip, path = layer.down.out_channels, f"decoder.{n_inner - 1 - i}"
+            if i == n_inner:
+                groups[f"encode_{i}"] = Group(n_skip, encode + below)
+                break
+            encode += inputs(self, f"encoder.{i + 1}.down") + inputs(self, f"{path}.fusion")
+            up = outputs(self, f"{path}.up") + inputs(self, f"{path}.fusion", offset=n_skip)
+            decode = outputs(self, f"{path}.fusion") + outer_members(self, f"{path}.mamba") + below
+            fusion = self.get_submodule(f"{path}.fusion")
+            groups[f"encode_{i}"] = Group(n_skip, encode)
+            groups[f"up_{i}"] = Group(fusion.in_channels - n_skip, up)
+            groups[f"decode_{i}"] = Group(fusion.out_channels, decode)
+        return groups | inner_groups(self)
+
+    def narrowed(self, widths: Mapping[str, int]) -> SepMambaConfig:
+        levels = range(len(self.encoder))
+        return replace(
+            self.config,
+            channels=tuple(widths[f"encode_{i}"] for i in levels),
+            up_channels=tuple(widths[f"up_{i}"] for i in levels[:-1]),
+            decode_channels=tuple(widths[f"decode_{i}"] for i in levels[:-1]),
+            layers=narrowed_layers(self, widths),
         )
 
     @property
@@ -146,10 +197,12 @@ class SepMamba(ChunkedModel):
 class EncoderLayer(nn.Module):
     """Strided conv -> ReLU -> Mamba: (B, C, L) -> (B, C', 1 + (L - k) / s)."""
 
-    def __init__(self, n_in: int, n_out: int, kernel_size: int, config: SepMambaConfig) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, kernel_size: int, config: SepMambaConfig, layers: Settings
+    ) -> None:
         super().__init__()
         self.down = nn.Conv1d(n_in, n_out, kernel_size, config.stride)
-        self.mamba = MAMBAS[config.direction](n_out, config)
+        self.mamba = MAMBAS[config.direction](n_out, config.n_blocks, layers)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """x: the next samples. State: samples of unfinished frames, state of the blocks."""
@@ -163,11 +216,20 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Transposed conv -> ReLU -> 1x1 conv with the skip -> ReLU -> Mamba: (B, C, L) -> skip's."""
 
-    def __init__(self, n_in: int, n_out: int, kernel_size: int, config: SepMambaConfig) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_up: int,
+        n_skip: int,
+        n_out: int,
+        kernel_size: int,
+        config: SepMambaConfig,
+        layers: Settings,
+    ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose1d(n_in, n_out, kernel_size, config.stride)
-        self.fusion = nn.Conv1d(2 * n_out, n_out, 1)
-        self.mamba = MAMBAS[config.direction](n_out, config)
+        self.up = nn.ConvTranspose1d(n_in, n_up, kernel_size, config.stride)
+        self.fusion = nn.Conv1d(n_skip + n_up, n_out, 1)
+        self.mamba = MAMBAS[config.direction](n_out, config.n_blocks, layers)
 
     def forward(
         self, x: Tensor, skip: Tensor, state: State | None = None, last: bool = True
@@ -188,14 +250,14 @@ class DecoderLayer(nn.Module):
         return x, (overlap, between)
 
 
-def _stack(d_model: int, config: SepMambaConfig) -> Stack:
-    """Blocks with residuals and no last norm."""
-    blocks = [Block(Mamba(d_model, **config.layer), d_model) for _ in range(config.n_blocks)]
-    return Stack(blocks, None, None).apply(partial(init_residual, n_layers=config.n_blocks))
+def _stack(d_model: int, n_blocks: int, layers: Settings) -> Stack:
+    """Blocks with residuals and no last norm; takes their settings off `layers`."""
+    blocks = [Block(Mamba(d_model, **next(layers)), d_model) for _ in range(n_blocks)]
+    return Stack(blocks, None, None).apply(partial(init_residual, n_layers=n_blocks))
 
 
-def _both_ways(d_model: int, config: SepMambaConfig) -> BothWays:
-    return BothWays(_stack(d_model, config), _stack(d_model, config))
+def _both_ways(d_model: int, n_blocks: int, layers: Settings) -> BothWays:
+    return BothWays(_stack(d_model, n_blocks, layers), _stack(d_model, n_blocks, layers))
 
 
 MAMBAS = {"forward": _stack, "both": _both_ways}
@@ -218,7 +280,11 @@ def _check(config: SepMambaConfig) -> None:
         raise UserError(
             f"stride {config.stride} is not in 1 to the least of kernel_sizes {kernels}"
         )
-    check_options("mamba", [config.layer])
+    check_options("mamba", [config.layer, *config.layers])
+    n_inner, n_directions = len(widths) - 1, N_DIRECTIONS[config.direction]
+    check_number("up_channels", config.up_channels, n_inner)
+    check_number("decode_channels", config.decode_channels, n_inner)
+    check_number("layers", config.layers, (2 * n_inner + 1) * config.n_blocks * n_directions)
 
 
 CONFIGS = {

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from speechlab.audio.spectrum import FrontEnd, Spectrum
-from speechlab.layers.dense import Codec, Encoder, MagnitudeDecoder, PhaseDecoder
+from speechlab.config import Widths
+from speechlab.layers.dense import N_WIDTHS, Codec, Encoder, MagnitudeDecoder, PhaseDecoder
+from speechlab.layers.stacks import check_number
 from speechlab.models.base import Model, check_overlap
 
 
@@ -28,13 +30,26 @@ class SpectralModel(Model):
     long_recordings = "overlap"
     blocks: nn.ModuleList
 
-    def __init__(self, config: Any, n_channels: int, codec: Codec) -> None:
+    def __init__(
+        self,
+        config: Any,
+        n_channels: int,
+        codec: Codec,
+        widths: tuple[Widths, Widths, Widths] = ((), (), ()),
+    ) -> None:
+        """widths: of the convolutions of encoder, mask decoder and phase decoder (`layers.dense`).
+
+        Empty: n_channels each.
+        """
         super().__init__(config)
         self.front_end: FrontEnd = config.front_end
         check_overlap(self.front_end.n_fft, self.front_end.hop_length)
-        self.encoder = Encoder(n_channels, codec)
-        self.mask_decoder = MagnitudeDecoder(n_channels, self.front_end.n_freqs, codec)
-        self.phase_decoder = PhaseDecoder(n_channels, codec)
+        for of_part in widths:
+            check_number("channels of encoder or decoder", of_part, N_WIDTHS)
+        encode, mask, phase = widths
+        self.encoder = Encoder(n_channels, codec, encode)
+        self.mask_decoder = MagnitudeDecoder(n_channels, self.front_end.n_freqs, codec, mask)
+        self.phase_decoder = PhaseDecoder(n_channels, codec, phase)
 
     @property
     def hop_length(self) -> int:

@@ -34,7 +34,7 @@ def without_norms(layer):
 def test_shapes(codec, n_frames):
     hidden = Encoder(3, codec)(noise(2, 2, n_frames, 201))
     assert hidden.shape == (2, 3, n_frames, HALF[codec])
-    assert DenseBlock(3, codec)(hidden).shape == hidden.shape
+    assert DenseBlock(3, [3] * 4, codec)(hidden).shape == hidden.shape
     mask, phase = MagnitudeDecoder(3, 201, codec)(hidden), PhaseDecoder(3, codec)(hidden)
     assert mask.shape == phase.shape == (2, 201, n_frames)
     assert (mask >= 0).all() and (mask <= 2).all() and (phase.abs() <= 3.1416).all()
@@ -43,7 +43,7 @@ def test_shapes(codec, n_frames):
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_an_output_sees(codec):
     """15 frames back (1 + 2 + 4 + 8), as many ahead where transposed; 4 bins to both sides."""
-    block = without_norms(DenseBlock(2, codec))
+    block = without_norms(DenseBlock(2, [2] * 4, codec))
     x = noise(1, 2, 41, 15).requires_grad_()
     (seen,) = torch.autograd.grad(block(x)[0, :, 20, 7].sum(), x)
     frames = seen[0].abs().sum((0, 2)).nonzero().flatten()
@@ -55,7 +55,7 @@ def test_what_an_output_sees(codec):
 
 def test_a_dense_block_is_written_out():
     """Each layer on all before it, the newest first."""
-    block, x = DenseBlock(2, "transposed"), noise(1, 2, 9, 5)
+    block, x = DenseBlock(2, [2] * 4, "transposed"), noise(1, 2, 9, 5)
     one, two, three, four = block.layers
     a = one(x)
     b = two(torch.cat([a, x], 1))
@@ -66,7 +66,7 @@ def test_a_dense_block_is_written_out():
 
 def test_subpixel_reads_its_channels_by_turns():
     """Output bin 2 f + k is channel half k at bin f."""
-    layer, x = SubpixelConv(3), noise(1, 3, 4, 6)
+    layer, x = SubpixelConv(3, 3), noise(1, 3, 4, 6)
     wide = torch.nn.functional.conv2d(x, layer.conv.weight, layer.conv.bias, padding=(0, 1))
     y = layer(x)
     assert y.shape == (1, 3, 4, 12)
