@@ -15,6 +15,7 @@ data        corpora, mixtures, test sets
 inference   models on files, folders and streams
 evaluation  metrics, rows, statistics, cost
 training    the training loop
+pruning     channels that are removed
 report      tables and figures of the papers
 study       experiments and notebooks
 cli         the command `speechlab`

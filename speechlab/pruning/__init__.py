@@ -1,0 +1,12 @@
+"""Structured pruning: remove the least important channels of a model.
+
+A model lists its channel groups (`Model.channel_groups`); nothing here knows an architecture.
+
+measures    importance of channels, from weights and gradients
+removal     a narrower model; weights and the optimiser's averages cut alike
+"""
+
+from speechlab.pruning.measures import importance
+from speechlab.pruning.removal import remove
+
+__all__ = ["importance", "remove"]
