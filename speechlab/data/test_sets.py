@@ -25,7 +25,7 @@ import soundfile
 
 from speechlab.audio.files import SUFFIXES
 from speechlab.audio.folders import listing
-from speechlab.errors import UserError, shown
+from speechlab.errors import UserError, shown, some
 
 LONGEST_NAME = 2**16  # characters; paths are shorter
 PAIR = ("noisy", "clean")  # folders of a test set with one source
@@ -58,19 +58,19 @@ class TestSet:
     __test__ = False  # not a test class, whatever pytest makes of the name
 
     title: str
-    names: frozenset[str]  # of a complete set; where the list is not known here, see `pattern`
     pattern: str  # every item's name matches
     n_files: int  # of the complete set
     known: dict[str, float]  # metric -> mean over the complete set, as published
     sample_rate: int = 16000  # Hz, at which `known` and the papers' tables are scored
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
-    # name -> `_digest` of the noisy and of the clean file; a set with other files is another set
+    # name -> `_digest` of the noisy and of the clean file; a set with other files is another set.
+    # Empty where the list is not known here
 
     def holds(self, names: Iterable[str]) -> bool:
         """Whether all of `names` are names of this set."""
         names = list(names)
         return bool(names) and all(
-            re.fullmatch(self.pattern, name) and (not self.names or name in self.names)
+            re.fullmatch(self.pattern, name) and (not self.digests or name in self.digests)
             for name in names
         )
 
@@ -84,7 +84,6 @@ def _digests(name: str) -> dict[str, tuple[str, str]]:
 TEST_SETS = {
     "dns2020_no_reverb": TestSet(
         title="DNS-2020 synthetic no_reverb",
-        names=frozenset(_digests("dns2020_no_reverb")),
         digests=_digests("dns2020_no_reverb"),
         pattern=r"fileid_\d+",
         n_files=150,
@@ -92,7 +91,6 @@ TEST_SETS = {
     ),
     "voicebank_demand_test": TestSet(
         title="VoiceBank-DEMAND test",
-        names=frozenset(),
         pattern=r"p(232|257)_\d{3}",
         n_files=824,
         known={
@@ -126,7 +124,7 @@ def find(folder: str | Path, tell: Callable[[str], Any] = lambda line: None) -> 
         if absent:
             raise UserError(
                 f"{place}: {part}/ lacks {len(absent)} file(s) that the others have: "
-                f"{_some([every[name] for name in absent])}; add them or remove the others"
+                f"{some([every[name] for name in absent])}; add them or remove the others"
             )
     mixtures, *sources = files.values()
     return [
@@ -167,13 +165,18 @@ def title(mixtures: list[Mixture]) -> str:
     return known.title if known else mixtures[0].folder.parent.resolve().name
 
 
-def sample_rates(paths: Iterable[Path]) -> set[int]:
+def rate_of_each(paths: Iterable[Path]) -> dict[Path, int]:
     """Rates in Hz in the files' headers; a file without one is left to the reader to report."""
-    rates = set()
+    rates = {}
     for path in paths:
-        with contextlib.suppress(soundfile.LibsndfileError):
-            rates.add(soundfile.info(os.fsencode(path)).samplerate)
+        with contextlib.suppress(soundfile.LibsndfileError, OSError):
+            rates[path] = soundfile.info(os.fsencode(path)).samplerate
     return rates
+
+
+def sample_rates(paths: Iterable[Path]) -> set[int]:
+    """The different ones of `rate_of_each`."""
+    return set(rate_of_each(paths).values())
 
 
 def recognise(mixtures: list[Mixture]) -> TestSet | None:
@@ -193,7 +196,7 @@ def impostor(mixtures: list[Mixture]) -> str:
         return ""
     return (
         f"{len(others)} of {len(mixtures)} pairs have names of {known.title} and other contents "
-        f"({_some(others, 3)}): the set is not called so, and has no known row"
+        f"({some(others, 3)}): the set is not called so, and has no known row"
     )
 
 
@@ -231,7 +234,7 @@ def _digest_of(path: Path, size: int, changed_ns: int) -> str:
         head = file.read(42)
     if head[:4] == b"fLaC" and any(head[26:42]):
         return head[26:34].hex()
-    samples = soundfile.read(path, dtype="int16")[0]
+    samples = soundfile.read(os.fsencode(path), dtype="int16")[0]
     return hashlib.md5(samples.tobytes(), usedforsecurity=False).hexdigest()[:16]
 
 
@@ -282,8 +285,3 @@ def _natural(name: str) -> list[tuple[int, str]]:
         for part in re.split(r"(\d+)", name)
         if part
     ]
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -202,9 +202,9 @@ def scored(
         loaded.cache_clear()  # with one job this process did the work
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of the SHA-256 of each file, in the order given."""
-    total = hashlib.sha256()
+def digest(paths: Iterable[Path], first: str = "") -> str:
+    """SHA-256 of a text and of the SHA-256 of each file, in the order given."""
+    total = hashlib.sha256(first.encode())
     for path in paths:
         total.update(bytes.fromhex(sha256(path)))
     return total.hexdigest()

@@ -23,7 +23,7 @@ import pandas as pd
 
 from speechlab.data import test_sets
 from speechlab.data.test_sets import Mixture
-from speechlab.errors import UserError, shown, unknown
+from speechlab.errors import UserError, shown, some, unknown
 from speechlab.evaluation import inputs, separation_metrics
 from speechlab.evaluation.estimates import (
     Estimates,
@@ -212,8 +212,8 @@ def _fill(
         rows.fill(made, len(first) - len(todo), len(first), progress)
     if todo or n_removed:
         rows.finish(name for task in tasks for name in task.names)
-    frame = rows.frame([name for task in first for name in task.names])
     names = [name for task in first for name in task.names]
+    frame = rows.frame(names)
     warnings, snrs = (dict(zip(names, frame[key], strict=True)) for key in ("warnings", "snr_db"))
     if line := inputs.told(warnings, snrs):
         tell(line)
@@ -231,10 +231,9 @@ def _remove_changed(rows: Rows, tasks: list[Task], tell: Tell) -> int:
             changed.append(shown(task.mixture.name, 80))
             removed += len([rows.done.pop(name) for name in names])
     if changed:
-        more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
         tell(
             f"{rows.output}: {len(changed)} file(s) have changed since they were scored and are "
-            f"scored again: {', '.join(changed[:8])}{more}"
+            f"scored again: {some(changed)}"
         )
     if unknown:
         tell(

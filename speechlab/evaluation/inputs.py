@@ -10,20 +10,18 @@ Each row has these columns behind its scores:
     inputs                        digest of every file that was read, and of the checkpoint
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from speechlab.data import pairs
 from speechlab.data.pairs import Pair
-from speechlab.data.test_sets import Mixture
+from speechlab.data.test_sets import Mixture, rate_of_each
 from speechlab.errors import UserError, shown
+from speechlab.evaluation.estimates import digest
 from speechlab.evaluation.rows import cell
-from speechlab.storage.atomic import sha256
 
 COLUMNS = ("lag_ms", "snr_db", "correlation", "n_cut", "n_beyond", "warnings", "inputs")
 UNREADABLE = "unreadable"
@@ -33,13 +31,10 @@ Signals = dict[Path, np.ndarray]  # file -> samples (T,)
 
 def fingerprint(paths: Iterable[Path], checkpoint: str = "") -> str:
     """64 bits of the SHA-256 of all files, in the order given, and of a checkpoint's digest."""
-    total = hashlib.sha256(checkpoint.encode())
     try:
-        for path in paths:
-            total.update(bytes.fromhex(sha256(path)))
+        return digest(paths, checkpoint)[:16]
     except OSError:  # the reader tells why
         return UNREADABLE
-    return total.hexdigest()[:16]
 
 
 def unknown() -> dict[str, str]:
@@ -66,17 +61,17 @@ def cut(signals: Signals, sample_rate: int) -> tuple[Signals, int]:
 
 
 def beyond(signals: Signals, free: Iterable[Path]) -> dict[str, int]:
-    """Samples beyond full scale of each file that has any, by the name of its folder.
+    """Samples beyond full scale of the files, by the name of their folder, where there are any.
 
     UserError from about twice full scale on, except for files in `free`, which may have any level.
     """
-    counts, free = {}, set(free)
+    counts, free = Counter(), set(free)
     for path, samples in signals.items():
         name = shown(path.parent.name)
         if path in free:
-            counts[f"estimate in {name}"] = int(np.count_nonzero(np.abs(samples) > 1))
+            counts[f"estimate in {name}"] += int(np.count_nonzero(np.abs(samples) > 1))
         else:
-            counts[name] = pairs.check_scale(samples, str(path))
+            counts[name] += pairs.check_scale(samples, str(path))
     return {name: n for name, n in counts.items() if n}
 
 
@@ -138,11 +133,7 @@ def _measured(
 def resampled(paths: Iterable[Path], sample_rate: int) -> str:
     """The files that are not at this rate, counted by folder and rate; "" if there are none."""
     counts: Counter[tuple[str, int]] = Counter()
-    for path in paths:
-        try:
-            rate = soundfile.info(path).samplerate
-        except (soundfile.LibsndfileError, OSError):  # the reader tells why
-            continue
+    for path, rate in rate_of_each(paths).items():
         counts[path.parent.name, rate] += rate != sample_rate
     parts = [
         f"{n} files of {shown(folder)}/ at {rate} Hz" for (folder, rate), n in counts.items() if n

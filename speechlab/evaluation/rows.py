@@ -38,17 +38,21 @@ def failures(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items())
 
 
+def each_reason(failed: str) -> list[tuple[str, str, str]]:
+    """The parts of a cell of `failures`, each in three: metric, ": ", reason."""
+    return [part.partition(": ") for part in failed.split("; ") if part]
+
+
 def joined(failed: str, reasons: Mapping[str, str]) -> str:
     """A cell of `failures` with the reasons of metrics that it lacked so far."""
-    parts = [part for part in failed.split("; ") if part and not part.endswith(f": {NOT_YET}")]
-    old, new = "; ".join(parts), failures(reasons)
+    old = "; ".join("".join(part) for part in each_reason(failed) if part[2] != NOT_YET)
+    new = failures(reasons)
     return "; ".join(dict.fromkeys(filter(None, (old, new))))
 
 
 def lacking(failed: str) -> tuple[str, ...]:
     """The metrics that a row lacks, by its cell `failed`."""
-    parts = (part.partition(": ") for part in failed.split("; "))
-    return tuple(name for name, _, reason in parts if reason == NOT_YET)
+    return tuple(name for name, _, reason in each_reason(failed) if reason == NOT_YET)
 
 
 def partial(output: Path) -> Path:

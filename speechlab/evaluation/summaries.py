@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from speechlab.data import test_sets
+from speechlab.evaluation.rows import each_reason
 from speechlab.evaluation.separation_metrics import LEFT_OUT, METRICS, SILENT, numbered
 from speechlab.evaluation.statistics import Mean, mean_interval
 
@@ -109,7 +110,7 @@ def failed(rows: pd.DataFrame) -> dict[str, str]:
     found = {}
     for file, reasons in zip(rows["file"], _with_reasons(rows)["failed"], strict=True):
         left_out = _left_out(reasons)
-        parts = [part for part in _parts(reasons) if part.partition(": ")[0] not in left_out]
+        parts = ["".join(part) for part in each_reason(reasons) if part[0] not in left_out]
         if parts:
             found.setdefault(file, "; ".join(parts))
     return found
@@ -131,12 +132,6 @@ def _with_reasons(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(failed=rows["failed"].astype(object).where(rows["failed"].notna(), ""))
 
 
-def _parts(reasons: str) -> list[str]:
-    """Of a cell of `rows.failures`: "metric: reason" each."""
-    return reasons.split("; ") if reasons else []
-
-
 def _left_out(reasons: str) -> set[str]:
     """The metrics, or "all", that no system has a value of."""
-    named = (part.partition(": ") for part in _parts(reasons))
-    return {metric for metric, _, reason in named if reason in LEFT_OUT}
+    return {metric for metric, _, reason in each_reason(reasons) if reason in LEFT_OUT}

@@ -1,5 +1,6 @@
 """Mixtures and their sources are found by name; the published test sets are recognised."""
 
+import os
 import shutil
 
 import pytest
@@ -125,7 +126,7 @@ def test_real_sets_are_recognised(shared):
 
 def test_a_foreign_name_is_not_recognised():
     known = test_sets.TEST_SETS["dns2020_no_reverb"]
-    assert len(known.names) == known.n_files
+    assert len(known.digests) == known.n_files
     assert known.holds(["fileid_0", "fileid_300"])
     assert not known.holds(["fileid_0", "fileid_1"])  # of the part with reverberation
     assert not known.holds([])
@@ -135,15 +136,16 @@ def test_a_foreign_name_is_not_recognised():
 def test_a_set_of_published_names_and_other_contents_is_not_the_published_one(shared, tmp_path):
     """Copies in another format are; one file with one other sample is enough to be another set."""
     official = shared / "audio/pairs/dns2020_no_reverb"
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
     for part in ("noisy", "clean"):
-        (tmp_path / part).mkdir()
+        (folder / part).mkdir(parents=True)
         for name in ("fileid_0", "fileid_9"):
             samples, rate = soundfile.read(official / part / f"{name}.flac", dtype="int16")
-            soundfile.write(tmp_path / part / f"{name}.wav", samples, rate)
-    mixtures = test_sets.find(tmp_path)
+            soundfile.write(os.fsencode(folder / part / f"{name}.wav"), samples, rate)
+    mixtures = test_sets.find(folder)
     assert test_sets.title(mixtures) == "DNS-2020 synthetic no_reverb"
     assert test_sets.impostor(mixtures) == ""
     samples[100] ^= 1
-    soundfile.write(tmp_path / "clean" / "fileid_9.wav", samples, rate)
-    assert test_sets.recognise(mixtures) is None and test_sets.title(mixtures) == tmp_path.name
+    soundfile.write(os.fsencode(folder / "clean" / "fileid_9.wav"), samples, rate)
+    assert test_sets.recognise(mixtures) is None and test_sets.title(mixtures) == folder.name
     assert test_sets.impostor(mixtures).startswith("1 of 2 pairs have names of DNS-2020")

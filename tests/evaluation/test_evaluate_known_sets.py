@@ -26,7 +26,7 @@ def known_set(pairs, monkeypatch):
             pairs.path(part, name).rename(pairs.path(part, f"p{i}"))
 
     def make(n_files=3, **known):
-        entry = test_sets.TestSet("Tiny", frozenset(), r"p\d", n_files, known)
+        entry = test_sets.TestSet("Tiny", r"p\d", n_files, known)
         monkeypatch.setattr(test_sets, "TEST_SETS", {"tiny": entry})
         return pairs.folder
 

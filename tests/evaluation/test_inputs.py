@@ -122,6 +122,13 @@ def test_float_files_beyond_full_scale_are_not_clipped(pairs, output):
     assert "a 1: " in told[-1] and "samples beyond full scale (noisy)" in told[-1]
 
 
+def test_samples_beyond_full_scale_of_nested_folders_add_up(tmp_path):
+    """Files of two folders of one name, as noisy/a/1.wav and clean/a/1.wav."""
+    signals = {tmp_path / part / "a" / "1.wav": np.array([1.5, 0.1]) for part in ("noisy", "clean")}
+    assert inputs.beyond(signals, ()) == {"a": 2}
+    assert inputs.beyond(signals, signals) == {"estimate in a": 2}
+
+
 def test_an_estimate_of_a_model_that_is_clipped_is_counted(pairs, output, checkpoint):
     rows = pairs.run(output, checkpoint=checkpoint(gain=50.0), limit=1)
     assert "(estimate, clipped)" in rows["warnings"][0] and rows["n_beyond"][0] > 100

@@ -29,8 +29,10 @@ def folder(tmp_path):
 
 
 def test_the_second_run_equals_the_first(folder, tmp_path):
-    settings = {"metrics": ["si_sdr"], "jobs": 1, "progress": False}
-    first = evaluate(folder, tmp_path / "rows.csv", **settings)
+    settings, told = {"metrics": ["si_sdr"], "jobs": 1, "progress": False}, []
+    settings |= {"sample_rate": 8000}  # each file is named among the resampled ones
+    first = evaluate(folder, tmp_path / "rows.csv", **settings, tell=told.append)
+    assert f"{len(NAMES) - 1} files of noisy/ at 16000 Hz" in told[0]
     before = (tmp_path / "rows.csv").read_bytes()
     second = evaluate(folder, tmp_path / "rows.csv", **settings)
     assert len(first) == len(NAMES) and first["si_sdr"].notna().all()
