@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from speechlab.audio.files import SUFFIXES
+from speechlab.audio.folders import listing
 from speechlab.data import manifest
 from speechlab.data.manifest import FILES, Item
 from speechlab.errors import UserError, some
@@ -69,6 +69,7 @@ def check(folder: Path, items: Iterable[Item]) -> None:
     Reads the files that may have changed. Logs that a file without a digest may have changed.
     """
     record = _record(folder)
+    recorded_ns = record.stat().st_mtime_ns
     noted = known(folder, items)
     younger = {}
     wrong = []
@@ -76,7 +77,7 @@ def check(folder: Path, items: Iterable[Item]) -> None:
         kind = _by_size(folder / path, of_file)
         if kind:
             wrong.append(f"{folder / path} ({kind})")
-        elif _time(folder / path) >= record.stat().st_mtime_ns:
+        elif _time(folder / path) >= recorded_ns:
             younger[path] = of_file
     if len(younger) > len(noted) / 2:
         LOG.warning(
@@ -188,10 +189,5 @@ def _read(
 
 def _sounds(folder: Path) -> set[str]:
     """Sound files of a prepared folder, without those of `UNLISTED` and hidden ones."""
-    return {
-        inner.as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-        for inner in (path.relative_to(folder),)
-        if inner.parts[0] not in UNLISTED and not any(p.startswith(".") for p in inner.parts)
-    }
+    found = listing(folder, lambda parts, so_far: parts[0] not in UNLISTED)
+    return {path.as_posix() for path in found.files}

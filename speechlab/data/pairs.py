@@ -1,7 +1,7 @@
 """Whether a noisy file and its clean file belong together, as numbers and as words.
 
 `measure` compares two signals: lag of the cross-correlation, SNR, correlation, level. `outliers`
-names the pairs of a list that look wrong. `cut` and `check_scale` refuse what cannot be used.
+names the pairs of a list that look wrong. `check_scale` refuses what cannot be used.
 
 The limits were set on the 974 pairs of the DNS-2020 (no_reverb) and VoiceBank-DEMAND test sets, of
 which none is an outlier, and on the same files delayed, inverted, swapped and paired wrongly.
@@ -100,12 +100,12 @@ def faults(pair: Pair, kind: str = "noisy", clean: str = "clean") -> list[str]:
     return found
 
 
-def outliers(pairs: Mapping[str, Pair], kind: str = "noisy") -> dict[str, str]:
+def outliers(pairs: Mapping[str, Pair]) -> dict[str, str]:
     """The pairs of a list that look wrong, by name: `faults`, or an SNR that is `far`."""
     apart = far({name: pair.snr_db for name, pair in pairs.items()})
     found = {}
     for name, pair in pairs.items():
-        reasons = faults(pair, kind) or ([apart[name]] if name in apart else [])
+        reasons = faults(pair) or ([apart[name]] if name in apart else [])
         if reasons:
             found[name] = "; ".join(reasons)
     return found
@@ -129,23 +129,6 @@ def told(found: Mapping[str, str], n: int, what: str = "pairs look wrong") -> st
     first = [f"{shown(name, 80)}: {reason}" for name, reason in [*found.items()][:N_NAMED]]
     more = f" | and {len(found) - N_NAMED} more" if len(found) > N_NAMED else ""
     return f"{len(found)} of {n} {what}: {' | '.join(first)}{more}"
-
-
-def cut(
-    noisy: np.ndarray, clean: np.ndarray, sample_rate: int, name: str
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Two signals (..., T) cut to the shorter one, and the number of samples that were cut.
-
-    UserError, which begins with `name`, for lengths that differ by more than CUT_MS.
-    """
-    lengths = noisy.shape[-1], clean.shape[-1]
-    excess = max(lengths) - min(lengths)
-    if excess * 1000 > CUT_MS * sample_rate:
-        raise UserError(
-            f"{name}: {lengths[0]} and {lengths[1]} samples, {1000 * excess / sample_rate:.0f} ms "
-            f"apart; up to {CUT_MS:g} ms are cut, so make the files of one length"
-        )
-    return noisy[..., : min(lengths)], clean[..., : min(lengths)], excess
 
 
 def check_scale(samples: np.ndarray, name: str) -> int:

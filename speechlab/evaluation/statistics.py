@@ -5,7 +5,7 @@ file without one of the values is left out and counted in n_failed. A difference
 significant by one rule, `judged`: the paired bootstrap interval and Wilcoxon's test with Holm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -147,17 +147,6 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     corrected = holm(table["p"])
     sign = (table["low"] > 0).astype(int) - (table["high"] < 0)
     return table.assign(p_holm=corrected, verdict=sign.where(corrected < LEVEL, 0).map(VERDICTS))
-
-
-def comparisons(
-    systems: Mapping[str, pd.Series], baseline: pd.Series, confidence: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
-    """Each system against one baseline on the same files: the rows of a table, by name.
-
-    Columns: those of `Difference`, and those of `judged`.
-    """
-    rows = [paired_difference(values, baseline, confidence, seed) for values in systems.values()]
-    return judged(pd.DataFrame(rows, list(systems), columns=Difference._fields))
 
 
 def seeds_interval(values: pd.DataFrame, confidence: float = 0.95, seed: int = 0) -> Seeds:

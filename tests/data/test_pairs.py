@@ -90,15 +90,6 @@ def test_other_shapes_are_refused():
         pairs.measure(np.ones(3), np.ones(4), RATE)
 
 
-def test_lengths_up_to_10_ms_apart_are_cut():
-    noisy, clean = pair(0)
-    for signals, lengths in (((noisy, clean[:-160]), 160), ((noisy[:-7], clean), 7)):
-        *same, n_cut = pairs.cut(*signals, RATE, "a.wav")
-        assert n_cut == lengths and len(same[0]) == len(same[1]) == min(map(len, signals))
-    with pytest.raises(UserError, match=r"a\.wav: 31839 and 32000 samples, 10 ms apart"):
-        pairs.cut(noisy[:-161], clean, RATE, "a.wav")
-
-
 def test_samples_beyond_full_scale_are_counted_and_another_scale_refused():
     signal = np.array([0.5, -1.0, 1.0, 1.01, -1.9])
     assert pairs.check_scale(signal, "a.wav") == 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
 from speechlab.evaluation.statistics import (
-    comparisons,
+    Difference,
     differences,
     holm,
     judged,
@@ -175,26 +175,6 @@ def test_what_is_no_probability_is_refused(bad):
         holm([0.5, bad])
 
 
-def test_comparisons_are_pairs_with_their_p_corrected_together():
-    rng = np.random.default_rng(0)
-    noisy = files(rng.normal(0, 3, 40))
-    systems = {
-        "wiener": noisy + rng.normal(0.1, 1, 40),
-        "mamba": noisy + rng.normal(2, 1, 40),
-        "broken": noisy.where(noisy.index != "f3"),
-    }
-    table = comparisons(systems, noisy)
-    assert list(table.index) == list(systems)
-    for name, values in systems.items():
-        alone = paired_difference(values, noisy)
-        assert tuple(table.loc[name, list(alone._fields)]) == alone
-    assert np.allclose(table["p_holm"], holm(table["p"]))
-    assert table.loc["mamba", "low"] > 0 and table.loc["mamba", "p_holm"] < 1e-6
-    assert table.loc["broken", "n_failed"] == 1
-    assert table["verdict"].tolist() == ["n.s.", "above 0", "n.s."]
-    assert comparisons({}, noisy).empty
-
-
 def test_a_verdict_needs_the_interval_and_the_test_corrected_for_its_table():
     """A few large losses move the mean below 0, and the ranks do not agree; and other cases."""
     mixed = files(np.concatenate([np.full(18, 0.1), np.full(18, -0.1), np.full(4, -2.0)]))
@@ -203,7 +183,7 @@ def test_a_verdict_needs_the_interval_and_the_test_corrected_for_its_table():
     assert rows[0].high < 0 and rows[0].p > 0.13
     assert rows[1].low > 0 and 0.05 / 7 < rows[1].p < 0.05
     alone = [judged(pd.DataFrame([row]))["verdict"].iloc[0] for row in rows]
-    assert alone == ["n.s.", "above 0"]
+    assert alone == ["n.s.", "above 0"] and judged(pd.DataFrame(columns=Difference._fields)).empty
     seven = judged(pd.DataFrame([rows[1]] * 7))
     assert (seven["verdict"] == "n.s.").all() and np.allclose(seven["p_holm"], 7 * rows[1].p)
     assert (

@@ -37,7 +37,7 @@ from speechlab.storage.atomic import replacing, sha256, write
 from speechlab.version import __version__
 
 SHARD = 50  # tasks per shard; an interruption repeats at most so many per process
-RAW = "raw"  # in a target: its downloads
+RAW, UNFINISHED = digests.UNLISTED  # in a target: its downloads, and lines of finished tasks
 LEFT_OUT = "left_out.txt"  # broken sources, a line each
 OPTIONS = "options.json"  # in `unfinished/`: the options of the files there
 
@@ -231,11 +231,11 @@ class Preparation:
         """Names in `target` that no preparation made; `raw` holds downloads."""
         inside = self.target.iterdir() if self.target.is_dir() else ()
         names = sorted(path.name for path in inside if not path.name.startswith("."))
-        return [name for name in names if name not in (RAW, self._unfinished.name)]
+        return [name for name in names if name not in digests.UNLISTED]
 
     @property
     def _unfinished(self) -> Path:
-        return self.target / "unfinished"
+        return self.target / UNFINISHED
 
     @property
     def _options(self) -> dict[str, Any]:
