@@ -1,4 +1,8 @@
-"""Where the estimates of a test set come from: a model, files, or the unprocessed mixtures."""
+"""Where the estimates of a test set come from: a model, files, or the unprocessed mixtures.
+
+A model gets a file of at most `Model.chunk_s` at once, and a longer one as `enhance` and `separate`
+do: memory does not grow with it as that of one pass.
+"""
 
 import functools
 import hashlib
@@ -10,14 +14,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechlab.audio import files as audio
 from speechlab.data.pairs import channel_faults
 from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
+from speechlab.inference.enhance import enhance_blocks
+from speechlab.inference.separate import separate_blocks
 from speechlab.models import device as devices
-from speechlab.models.base import check_finite
+from speechlab.models.base import Model, check_finite
 from speechlab.models.macs import n_params
 from speechlab.parallel import finished, n_processors
 from speechlab.storage.atomic import sha256
@@ -175,7 +182,9 @@ def processed(
     batch = torch.from_numpy(noisy.astype(np.float32))[None, None]  # (1, 1, T)
     try:
         with torch.inference_mode():
-            estimate = model(batch.to(device)).cpu()
+            estimate = _estimated(model, batch)
+    except UserError:
+        raise
     except Exception as error:  # whatever a model raises is the row's reason
         reason = " ".join(str(error).split())
         raise UserError(f"the model failed: {type(error).__name__}: {reason}") from error
@@ -186,8 +195,18 @@ def processed(
     return check_finite(estimate)[0].double().numpy()
 
 
+def _estimated(model: Model, noisy: Tensor) -> Tensor:
+    """(1, 1, T) -> (1, S, T), at the model's own level."""
+    blocks = noisy[0].split(round(model.chunk_s * model.sample_rate), -1)
+    if len(blocks) == 1:
+        return model(noisy.to(model.device)).cpu()
+    if model.n_sources > 1:
+        return torch.cat(list(separate_blocks(model, blocks)), -1)
+    return torch.cat(list(enhance_blocks(model, blocks)), -1)[:, None]
+
+
 @functools.lru_cache(maxsize=1)
-def loaded(checkpoint: Path, device: str = "cpu") -> torch.nn.Module:
+def loaded(checkpoint: Path, device: str = "cpu") -> Model:
     """On a device, loaded once per process; `loaded.cache_clear()` frees it."""
     return checkpoints.load(checkpoint).to(device)
 

@@ -10,6 +10,7 @@ import torch
 
 from speechlab.audio import files
 from speechlab.evaluation import evaluate
+from speechlab.models.base import Model
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,13 @@ def drawn(seed, n_samples):
     return np.random.default_rng(seed).standard_normal(n_samples)
 
 
-class Toy(torch.nn.Module):
+class Toy(Model):
     """The mixture times a gain as the last source; the others are its half, backwards."""
 
+    sample_rate = 16000
+
     def __init__(self, n_sources=1, sample_rate=16000, gain=0.5, fault=None):
-        super().__init__()
+        super().__init__(None)
         self.gain = torch.nn.Parameter(torch.tensor(gain))
         self.n_sources, self.sample_rate, self.fault = n_sources, sample_rate, fault
 
