@@ -51,6 +51,7 @@ def verify_data(options: argparse.Namespace) -> int:
     folder = catalogue.where(options.folder)
     about = manifest.about(folder)
     from speechlab.data import digests
+    from speechlab.data.corpora import prepare, survey
     from speechlab.progress import Report
 
     begun, noted = time.time_ns(), digests.everything(folder)
@@ -70,6 +71,8 @@ def verify_data(options: argparse.Namespace) -> int:
             f"{n_unknown} files cannot be verified: speechlab {version} noted no digest of them; "
             "prepare the corpus again"
         )
+    if line := survey.new_sources(folder, folder / prepare.RAW):
+        tell(line)
     if any(kind != "unknown" for kind, _ in found):
         return 1
     digests.note_time(folder, begun)

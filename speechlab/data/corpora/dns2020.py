@@ -92,7 +92,7 @@ class _Task:
 def prepare(job: Preparation) -> None:
     """Make the clips of train and dev; copy the test set. UserError names missing folders."""
     target, config, tell = job.target, job.config, job.tell
-    root, test = _found(Path(config.raw).expanduser() if config.raw else target / "raw")
+    root, test = _found(job.raw)
     if not (target / "train").exists():  # not when resuming
         seconds = (config.hours + config.dev_hours) * 3600  # of two files of 16 bits
         download.check_space(target, seconds * config.sample_rate * 4, "dns2020")

@@ -86,16 +86,15 @@ class Recording:
 
 
 def _refuse_other_files(job: Preparation) -> None:
-    raw = Path(job.config.raw).expanduser()
-    if job.config.raw and raw.is_dir():
-        survey.refuse_changed(job.target, raw, job.n_jobs)
+    if job.config.raw and job.raw.is_dir():
+        survey.refuse_changed(job.target, job.raw, job.n_jobs)
 
 
 @preparing.alone(CORPUS, when_ready=_refuse_other_files)
 def prepare(job: Preparation) -> None:
     """Split and convert the recordings. UserError describes the layout of `raw`."""
     target, config, tell = job.target, job.config, job.tell
-    raw = Path(config.raw).expanduser()
+    raw = job.raw
     given = [split for split in SPLITS if (raw / split).is_dir()]
     if not {"train", "dev"} <= set(given):
         given = []
@@ -125,7 +124,6 @@ def prepare(job: Preparation) -> None:
     )
     for name in items.keys() & {"dev", "test"}:
         items[name] += _mixtures(target, name, items[name], config, tell)
-    survey.note_sources(target, raw, job.heard)
     job.finish(items, remedy, given_splits=given)
     for name, of in items.items():
         minutes = sum(item.seconds for item in of) / 60
@@ -139,7 +137,6 @@ def _usable(
 
     found: recordings and faults of names, by split.
     """
-    raw = Path(job.config.raw).expanduser()
     every = [recording for recordings, _ in found.values() for recording in recordings]
     paths = [path for recording in every for path in recording.files]
     job.survey(paths)
@@ -153,13 +150,13 @@ def _usable(
             if not of_files:
                 good[split].append(_heard(recording, job))
     job.refuse(faults, len(paths))
-    for line in survey.warnings(job.heard, raw):
+    for line in survey.warnings(job.heard, job.raw):
         job.tell(line)
     kept = [recording for of in good.values() for recording in of]
     if cut := [recording.cut_ms for recording in kept if recording.cut_ms]:
         job.tell(f"{len(cut)} pair(s) were cut to the shorter file, by up to {max(cut):.2f} ms")
     for name in [name for name, of in good.items() if not of]:
-        raise UserError(f"{raw / name}: no usable recording is left; replace the broken files")
+        raise UserError(f"{job.raw / name}: no usable recording is left; replace the broken files")
     return good
 
 

@@ -60,6 +60,7 @@ class Preparation:
     digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of prepared files, by path
     heard: dict[Path, Heard] = dataclasses.field(default_factory=dict)  # sources that were read
     left_out: list[str] = dataclasses.field(default_factory=list)  # faults of skipped files
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)  # digests of used ones
 
     def is_ready(self) -> bool:
         """Whether `target` holds the complete corpus, prepared with these options.
@@ -125,15 +126,22 @@ class Preparation:
                 report.outcome = f"in {self.target}"
         found = {split: [] for split in splits}
         for shard in all_shards:
-            lines, of_files = shard.read()
+            lines, of_files, of_sources = shard.read()
             found[shard.split] += lines
             self.digests.update(of_files)
         return found
 
     @property
     def n_jobs(self) -> int:
+            self.sources.update(of_sources)
         """Number of processes. UserError for a negative one."""
         if self.config.jobs < 0:
+    @property
+    def raw(self) -> Path:
+        """The folder of the recordings: the setting `raw`, or else that in the target."""
+        given = getattr(self.config, "raw", "")  # of some corpora the setting has another name
+        return Path(given).expanduser() if given else self.target / RAW
+
             raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
         return self.config.jobs or parallel.n_processors()
 
@@ -232,6 +240,8 @@ class Preparation:
         inside = self.target.iterdir() if self.target.is_dir() else ()
         names = sorted(path.name for path in inside if not path.name.startswith("."))
         return [name for name in names if name not in digests.UNLISTED]
+        if self.raw.is_dir():
+            survey.note_sources(self.target, self.raw, self.sources)
 
     @property
     def _unfinished(self) -> Path:
@@ -300,6 +310,8 @@ def alone(
 
 def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> None:
     """UserError, with `remedy`, if two splits share a speaker or a recording."""
+                if line := survey.new_sources(target, job.raw):
+                    tell(line)
     try:
         manifest.check_disjoint(splits)
     except ValueError as error:

@@ -48,14 +48,14 @@ class Shard:
         except (OSError, ValueError, KeyError, TypeError):  # one of version 0.1 is a list
             return False
 
-    def read(self) -> tuple[list[Item], dict[str, str]]:
-        """Lines of a finished shard, and SHA-256 of its prepared files by path."""
+    def read(self) -> tuple[list[Item], dict[str, str], dict[str, str]]:
+        """Lines of a finished shard, and SHA-256 of its prepared files and its sources by path."""
         known = json.loads(self.path.read_text(encoding="utf-8"))
         lines = [
             Item(**{k: tuple(v) if isinstance(v, list) else v for k, v in line.items()})
             for line in known["lines"]
         ]
-        return lines, known["files"]
+        return lines, known["files"], known["sources"]
 
 
 def run(shard: Shard) -> int:

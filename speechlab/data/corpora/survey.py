@@ -28,7 +28,8 @@ from speechlab.storage.atomic import sha256, write
 
 ADVICE = {".wv1": "; convert shortened files with sph2pipe first"}  # by the ending of a name
 PAIRS = "pairs.csv"  # in the prepared folder: whether noisy and clean belong together
-SOURCES = "sources.csv"  # in the prepared folder: digests of the files that it was made of
+SOURCES = "sources.csv"  # in the prepared folder: the files that there were, digests of used ones
+HEADING = "# files that `speechlab data prepare` cannot use"  # first line of a list of faults
 MEASURES = ("lag_ms", "snr_db", "correlation", "prominence", "gain_db", "pause_db", "peak")
 COMPARED_S = 600.0  # at most, of each pair
 
@@ -200,22 +201,41 @@ def measured(target: Path, items: Sequence[Item], jobs: int) -> list[dict[str, A
     ]
 
 
-def note_sources(target: Path, raw: Path, heard: Mapping[Path, Heard]) -> None:
-    """Write `SOURCES`: SHA-256 of every source that was used, by its path in `raw`."""
+def note_sources(target: Path, raw: Path, used: Mapping[str, str]) -> None:
+    """Write `SOURCES`: every sound file of `raw` by its path there, with the SHA-256 of used ones.
+
+    used: SHA-256 by path.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "sha256"))
-    table.writerows((path.relative_to(raw), h.sha256) for path, h in heard.items() if not h.fault)
-    write(target / SOURCES, text.getvalue())
+    table.writerows((path, used.get(str(raw / path), "")) for path in listing(raw).files)
+    write(target / SOURCES, text.getvalue().encode(errors="surrogateescape"))
+
+
+def _noted_sources(target: Path) -> dict[str, str]:
+    """The content of `SOURCES`; empty for a corpus without it, as those of version 0.1."""
+    path = target / SOURCES
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+    return {row["path"]: row["sha256"] for row in csv.DictReader(io.StringIO(text))}
+
+
+def new_sources(target: Path, raw: Path) -> str:
+    """A line on sound files of `raw` that were not there when a corpus was prepared; "" if none."""
+    noted = _noted_sources(target)
+    new = [str(path) for path in listing(raw).files if str(path) not in noted] if noted else []
+    if not new:
+        return ""
+    names = some([shown(name, 80) for name in new])
+    return (
+        f"{len(new)} recording(s) of {raw} are new and not in {target}: {names}; to use them, "
+        "prepare all into another folder (--folder)"
+    )
 
 
 def refuse_changed(target: Path, raw: Path, jobs: int) -> None:
     """UserError where a source of a prepared corpus has changed since; reads all sources."""
-    path = target / SOURCES
-    if not path.is_file():  # of version 0.1
-        return
-    table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    noted = {row["path"]: row["sha256"] for row in table}
+    noted = {name: digest for name, digest in _noted_sources(target).items() if digest}
     with ThreadPoolExecutor(jobs) as threads:
         present = threads.map(lambda name: _digest(raw / name), noted)
     changed = [name for name, now in zip(noted, present, strict=True) if noted[name] != now]

@@ -94,7 +94,7 @@ class _Task:
 def prepare(job: Preparation) -> None:
     """Download, resample and hold two speakers out. UserError names missing archives."""
     target, config, tell = job.target, job.config, job.tell
-    raw = Path(config.raw).expanduser() if config.raw else target / preparing.RAW
+    raw = job.raw
     _get(raw, config, tell)
     make = partial(_make, target=target, sample_rate=config.sample_rate)
     items = job.items(_tasks(raw), make, _sources)

@@ -1,5 +1,6 @@
 """A user's own recordings, in every layout that is understood."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from speechlab.audio import files
+from speechlab.cli.main import main
 from speechlab.data import manifest, test_sets
 from speechlab.data.corpora.folder import CORPUS, FolderConfig
 from speechlab.errors import UserError
@@ -284,6 +286,23 @@ def test_what_a_folder_leaves_out_is_named(raw, tmp_path):
     told = "\n".join(prepare(tmp_path / "p", raw))
     assert "1 sound file(s) in no folder of the layout: mixed/extra.wav" in told
     assert "1 .m4a" in told and "1 .webm" in told and "1 .txt" in told
+
+
+def test_new_recordings_are_told_and_not_used(raw, tmp_path, capsys):
+    """By a second `prepare`, and by `verify` of those in raw/; what was left out is not new."""
+    target = tmp_path / "p"
+    (raw / "noisy" / os.fsdecode(b"\xff_1.wav")).write_bytes(b"no sound")
+    prepare(target, raw, skip_broken=True)
+    before = tiny_corpora.content(target)
+    assert len(prepare(target, raw)) == 1
+    pairs(raw, ["gina_001"])
+    _, line = prepare(target, raw)
+    named = "are new and not in {}: clean/gina_001.wav, noisy/gina_001.wav; to use them, prepare"
+    assert line.startswith(f"2 recording(s) of {raw} {named.format(target)}")
+    assert tiny_corpora.content(target) == before
+    raw.rename(target / "raw")
+    assert main(["data", "verify", str(target)]) == 0
+    assert named.format(target) in capsys.readouterr().err
 
 
 def test_linked_folders_are_read(raw, tmp_path):
