@@ -30,7 +30,7 @@ from speechlab.data.corpora.corpus import Corpus
 from speechlab.data.corpora.shards import Shard, nothing
 from speechlab.data.corpora.survey import Heard
 from speechlab.data.manifest import Item
-from speechlab.errors import UserError, shown, some
+from speechlab.errors import UserError, some
 from speechlab.progress import Report, Tell
 from speechlab.storage import locks
 from speechlab.storage.atomic import replacing, sha256, write
@@ -170,7 +170,7 @@ class Preparation:
         n_files: number of files that were read.
         """
         path = self.target.with_name(f"{self.target.name}.faults.txt")
-        path.unlink(missing_ok=True)
+        survey.remove_list(path)
         if not faults:
             return
         first = survey.some_faults(faults)
@@ -180,10 +180,10 @@ class Preparation:
             return
         if len(faults) == 1:
             raise UserError(faults[0])
-        write(path, "".join(f"{shown(fault)}\n" for fault in faults))
+        where = survey.write_list(path, faults)
         way = ", or leave them out with --skip-broken" if self._skips_broken is not None else ""
         raise UserError(
-            f"{len(faults)} of {n_files} files cannot be used; {path} lists all; replace or remove "
+            f"{len(faults)} of {n_files} files cannot be used; {where}; replace or remove "
             f"them{way}: {first}"
         )
 

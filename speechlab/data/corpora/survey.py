@@ -33,6 +33,7 @@ HEADING = "# files that `speechlab data prepare` cannot use"  # first line of a 
 MEASURES = ("lag_ms", "snr_db", "correlation", "prominence", "gain_db", "pause_db", "peak")
 COMPARED_S = 600.0  # at most, of each pair
 
+N_NAMED = 3  # faults in a message
 
 @dataclass(frozen=True)
 class Heard:
@@ -142,10 +143,28 @@ def _short(path: Path, root: Path) -> str:
     return shown(path.relative_to(root) if path.is_relative_to(root) else path, 80)
 
 
-def some_faults(faults: Sequence[str], most: int = 3) -> str:
+def some_faults(faults: Sequence[str]) -> str:
     """The first faults on one line, and the number of the others."""
-    more = f" | and {len(faults) - most} more" if len(faults) > most else ""
-    return " | ".join(shown(fault, 300) for fault in faults[:most]) + more
+    more = f" | and {len(faults) - N_NAMED} more" if len(faults) > N_NAMED else ""
+    return " | ".join(shown(fault, 300) for fault in faults[:N_NAMED]) + more
+
+
+def remove_list(path: Path) -> None:
+    """Remove a list of faults that a preparation wrote; another file of this name stays."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        is_ours = file.read(len(HEADING)) == HEADING.encode()
+    if is_ours:
+        path.unlink()
+
+
+def write_list(path: Path, faults: Sequence[str]) -> str:
+    """Write a list of faults where no file is; returns in words where it is."""
+    if path.exists():
+        return f"{path} is no list of them, and stays; move it to get one"
+    write(path, f"{HEADING}\n{listed(faults, ())}")
+    return f"{path} lists all"
 
 
 def listed(faults: Sequence[str], roots: Sequence[str]) -> str:
