@@ -56,6 +56,7 @@ class Dns2020Config:
     seed: int = 0
     raw: str = elsewhere()
     # clone of the branch interspeech2020/master, or its folder datasets; empty: <target>/raw
+    skip_broken: bool = elsewhere(False)  # leave broken files out
     jobs: int = elsewhere(0)  # processes; 0: one per processor
 
 
@@ -97,20 +98,18 @@ def prepare(job: Preparation) -> None:
         seconds = (config.hours + config.dev_hours) * 3600  # of two files of 16 bits
         download.check_space(target, seconds * config.sample_rate * 4, "dns2020")
     _materials.cache_clear()
-    tasks, faults, n_files = {}, [], 0
-    for split, material in _materials(root, config).items():
+    broken = _broken(job, root)
+    tasks = {}
+    for split, material in _materials(root, config, broken).items():
         tell(f"{split}: {len(material.clean)} clean and {len(material.noise)} noise files")
         digest = _digest(material)
         n_clips = round(
             (config.hours if split == "train" else config.dev_hours) * 3600 / config.clip_s
         )
-        paths = [root / path for path in (*material.clean, *material.noise)]
-        faults += survey.header_faults(paths, job.n_jobs)
-        n_files += len(paths)
         tasks[split] = [_Task(split, i, f"{split}_{i:06d}", digest) for i in range(n_clips)]
-    job.refuse(faults, n_files)
     tasks["test"] = [_Task("test", i, pair.name, "", pair) for i, pair in enumerate(test)]
-    items = job.items(tasks, partial(_make, target=target, root=root, config=config), _sources)
+    make = partial(_make, target=target, root=root, config=config, broken=broken)
+    items = job.items(tasks, make, _sources)
     known = test_sets.recognise(test)
     complete = known is not None and len(test) == known.n_files
     tell(f"test: {len(test)} pairs, {'the complete' if complete else 'not the'} no_reverb set")
@@ -132,11 +131,26 @@ def _found(raw: Path) -> tuple[Path, list[test_sets.Mixture]]:
     return root, test_sets.find(test)
 
 
-def split_material(root: Path, config: Dns2020Config) -> dict[str, Material]:
-    """Files of train and dev, held out by reader and by noise recording."""
+def _broken(job: Preparation, root: Path) -> frozenset[str]:
+    """Files of speech and noise that are to be skipped, relative to `root`, by their headers."""
+    materials = _materials(root, job.config, frozenset())
+    paths = [root / path for of in materials.values() for path in (*of.clean, *of.noise)]
+    faults = survey.header_faults(paths, job.n_jobs)
+    job.refuse(list(faults.values()), len(paths))
+    return frozenset(path.relative_to(root).as_posix() for path in faults)
+
+
+def split_material(
+    root: Path, config: Dns2020Config, broken: frozenset[str] = frozenset()
+) -> dict[str, Material]:
+    """Files of train and dev without broken ones, held out by reader and by noise recording."""
     found = {kind: preparing.sounds(root / kind) for kind in ("clean", "noise")}
     paths = {
-        kind: [path.relative_to(root).as_posix() for path in files.values()]
+        kind: [
+            inner
+            for path in files.values()
+            if (inner := path.relative_to(root).as_posix()) not in broken
+        ]
         for kind, files in found.items()
     }
     unnamed = [path for path in paths["clean"] if not READER.search(path)]
@@ -263,10 +277,13 @@ def _sources(task: _Task) -> tuple[Path, ...]:
     return (task.pair.mixture, *task.pair.sources) if task.pair else ()
 
 
-def _make(task: _Task, target: Path, root: Path, config: Dns2020Config) -> Item:
+def _make(
+    task: _Task, target: Path, root: Path, config: Dns2020Config, broken: frozenset[str]
+) -> Item:
     if task.pair is not None:
         return _take(task, task.pair, target)
-    clip = make_clip(config, _materials(root, config)[task.split], task.split, task.index)
+    material = _materials(root, config, broken)[task.split]
+    clip = make_clip(config, material, task.split, task.index)
     paths = [f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")]
     for path, signal in zip(paths, (clip.noisy, clip.clean), strict=True):
         waveform = torch.from_numpy(signal).float()[None]  # (1, T)

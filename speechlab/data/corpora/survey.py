@@ -107,10 +107,31 @@ def left_out(raw: Path, layout: Collection[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def header_faults(paths: Sequence[Path], jobs: int) -> list[str]:
+def unequal(
+    paths: Sequence[Path], heard: Mapping[Path, Heard], sample_rate: int, cut_ms: float = 0
+) -> str:
+    """The fault of files of one recording that differ in length; empty if there is none.
+
+    sample_rate: Hz of the prepared files.
+    cut_ms: a difference up to which they are cut.
+    """
+    ms = [heard[path].ms for path in paths]
+    lengths = [resampled_length(h.n_frames, h.rate, sample_rate) for h in map(heard.get, paths)]
+    if len(set(lengths)) == 1 or max(ms) - min(ms) <= cut_ms:
+        return ""
+    cut = f"up to {cut_ms:g} ms are cut, so " if cut_ms else ""
+    return (
+        f"{' and '.join(map(str, paths))} are of different length "
+        f"({' and '.join(map(str, lengths))} samples at {sample_rate} Hz); "
+        f"{cut}replace them by files of one length"
+    )
+
+
+def header_faults(paths: Sequence[Path], jobs: int) -> dict[Path, str]:
     """Files that cannot be opened as sound; reads their beginning and end only."""
     with ThreadPoolExecutor(jobs) as threads:
-        return [fault for fault in threads.map(_header_fault, paths) if fault]
+        faults = zip(paths, threads.map(_header_fault, paths), strict=True)
+        return {path: fault for path, fault in faults if fault}
 
 
 def _header_fault(path: Path) -> str:

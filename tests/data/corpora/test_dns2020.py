@@ -176,6 +176,26 @@ def test_clips_of_other_files_are_not_reused(raw, tmp_path, monkeypatch):
     finally:
         extra.unlink()
     assert tiny_corpora.content(target) == tiny_corpora.content(tmp_path / "fresh")
+def test_broken_files_are_as_if_they_were_not_there(tmp_path):
+    raw, without = (tiny_corpora.lay_out(NAME, tmp_path / name) for name in ("raw", "without"))
+    pair = "test_set/synthetic/no_reverb/noisy/clnsp1_train_69005_1_snr15_tl-21_fileid_9.wav"
+    voice = "clean/book_00003_chp_0009_reader_06703_7.wav"
+    for name in (voice, "noise/--9VR_F7CtY.wav", pair):
+        (raw / "datasets" / name).write_text("no sound")
+        (without / "datasets" / name).unlink()
+    (without / "datasets" / pair).parent.with_name("clean").joinpath("clean_fileid_9.wav").unlink()
+    few = {"hours": 4 / 3600, "dev_hours": 2 / 3600}
+    with pytest.raises(UserError, match=r"2 of 23 files .* or leave them out with --skip-broken"):
+        tiny_corpora.prepare(NAME, tmp_path / "a", raw, **few)
+    tiny_corpora.prepare(NAME, tmp_path / "a", raw, **few, skip_broken=True)
+    tiny_corpora.prepare(NAME, tmp_path / "b", without, **few)
+    found, wanted = (tiny_corpora.content(tmp_path / name) for name in "ab")
+    assert len(found.pop("left_out.txt").splitlines()) == 3
+    for content in (found, wanted):
+        del content["corpus.json"], content["sources.csv"]
+    assert found == wanted
+
+
 
 
 def test_a_name_without_a_reader_is_told(raw, tmp_path):
