@@ -166,18 +166,12 @@ def _faults(recording: Recording, job: Preparation) -> list[str]:
     faults = [h.fault for h in heard if h.fault]
     if faults or len(heard) < 2:
         return faults
-    what = " and ".join(map(str, recording.files))
     if heard[0].n_channels != heard[1].n_channels:
+        what = " and ".join(map(str, recording.files))
         n_channels = " and ".join(str(h.n_channels) for h in heard)
         return [f"{what} have {n_channels} channels; convert both to one layout"]
-    if abs(heard[0].ms - heard[1].ms) > pairs.CUT_MS:
-        rate = job.config.sample_rate
-        lengths = " and ".join(str(resampled_length(h.n_frames, h.rate, rate)) for h in heard)
-        return [
-            f"{what} are of different length ({lengths} samples at {rate} Hz); up to "
-            f"{pairs.CUT_MS:g} ms are cut, so replace them by files of one length"
-        ]
-    return []
+    fault = survey.unequal(recording.files, job.heard, job.config.sample_rate, pairs.CUT_MS)
+    return [fault] if fault else []
 
 
 def _heard(recording: Recording, job: Preparation) -> Recording:

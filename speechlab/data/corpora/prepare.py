@@ -42,6 +42,7 @@ LEFT_OUT = "left_out.txt"  # broken sources, a line each
 OPTIONS = "options.json"  # in `unfinished/`: the options of the files there
 
 Task = TypeVar("Task")
+Unlike = Callable[[Sequence[Path], Mapping[Path, Heard]], str]
 
 
 def elsewhere(default: Any = "") -> Any:
@@ -90,6 +91,7 @@ class Preparation:
         make: Callable[[Task], Item],
         sources: Callable[[Task], Sequence[Path]] = nothing,
         jobs: int = 0,
+        unlike: Unlike = lambda paths, heard: "",
     ) -> dict[str, list[Item]]:
         """The manifest lines of all tasks, in their order.
 
@@ -98,6 +100,7 @@ class Preparation:
             partial of one.
         sources: the files that a task reads. Where one has changed, its tasks are run again.
         jobs: number of processes; 0: as `config` says.
+        unlike: the fault of the sources of a task taken together, once they are read; "" if none.
         """
         jobs = jobs or self.n_jobs
         all_shards = [
@@ -106,13 +109,14 @@ class Preparation:
             for i in range(0, len(tasks), SHARD)
         ]
         waiting = self._waiting(all_shards, jobs)
-        paths = [path for shard in waiting for task in shard.tasks for path in sources(task)]
-        if broken := self.refuse_broken(paths):
+        groups = [sources(task) for shard in waiting for task in shard.tasks]
+        if broken := self._broken(groups, unlike):
             usable = {
                 split: [task for task in tasks if broken.isdisjoint(sources(task))]
                 for split, tasks in splits.items()
             }
-            return self.items(usable, make, sources, jobs)
+            return self.items(usable, make, sources, jobs, unlike)
+        waiting = [shard.with_digests(self.heard) for shard in waiting]
         write(self._unfinished / OPTIONS, json.dumps(self._options) + "\n")
         n_all = sum(len(shard.tasks) for shard in all_shards)
         n_done = n_all - sum(len(shard.tasks) for shard in waiting)
@@ -145,21 +149,27 @@ class Preparation:
             raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
         return self.config.jobs or parallel.n_processors()
 
-    def survey(self, paths: Iterable[Path]) -> None:
-        """Read each source once, into `heard`."""
+    def survey(self, paths: Iterable[Path]) -> dict[Path, Heard]:
+        """Read each source once, into `heard`; returns those that were not read before."""
         new = [path for path in paths if path not in self.heard]
-        self.heard.update(survey.hear_all(new, self.n_jobs, self.tell))
+        found = survey.hear_all(new, self.n_jobs, self.tell)
+        self.heard.update(found)
+        return found
 
-    def refuse_broken(self, paths: Iterable[Path]) -> set[Path]:
-        """Read sources that were not read yet; returns broken ones that are to be skipped.
+    def _broken(self, groups: Sequence[Sequence[Path]], unlike: Unlike) -> set[Path]:
+        """Read sources that were not read yet; returns those of tasks that are to be skipped.
 
-        UserError names them unless `skip_broken` is set.
+        groups: the sources of each task.
+
+        UserError names the faults unless `skip_broken` is set.
         """
-        new = list(dict.fromkeys(path for path in paths if path not in self.heard))
-        self.survey(new)
-        broken = {path: self.heard[path].fault for path in new if self.heard[path].fault}
-        self.refuse(list(broken.values()), len(new))
-        for line in survey.warnings({path: self.heard[path] for path in new}):
+        new = self.survey(path for group in groups for path in group)
+        broken = {path: heard.fault for path, heard in new.items() if heard.fault}
+        for group in groups:
+            if broken.keys().isdisjoint(group) and (fault := unlike(group, self.heard)):
+                broken |= dict.fromkeys(group, fault)
+        self.refuse(list(dict.fromkeys(broken.values())), len(new))
+        for line in survey.warnings(new):
             self.tell(line)
         return set(broken)
 
@@ -333,19 +343,6 @@ def convert(source: Path, target: Path, sample_rate: int, length: int | None = N
         if not writer.clipped:
             break
     return writer.n_frames
-
-
-def convert_all(sources: Sequence[Path], targets: Sequence[Path], sample_rate: int) -> int:
-    """Convert a mixture and its sources. UserError if they differ in length."""
-    pairs = zip(sources, targets, strict=True)
-    lengths = [convert(source, target, sample_rate) for source, target in pairs]
-    if len(set(lengths)) > 1:
-        raise UserError(
-            f"{' and '.join(map(str, sources))} are of different length "
-            f"({' and '.join(map(str, lengths))} samples at {sample_rate} Hz); "
-            "replace them by files of one length"
-        )
-    return lengths[0]
 
 
 def copy(source: Path, target: Path) -> None:

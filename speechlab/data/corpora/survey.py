@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from speechlab.audio import files
+from speechlab.audio.files import resampled_length
 from speechlab.audio.folders import listing
 from speechlab.data import pairs
 from speechlab.data.manifest import Item
@@ -32,8 +33,8 @@ SOURCES = "sources.csv"  # in the prepared folder: the files that there were, di
 HEADING = "# files that `speechlab data prepare` cannot use"  # first line of a list of faults
 MEASURES = ("lag_ms", "snr_db", "correlation", "prominence", "gain_db", "pause_db", "peak")
 COMPARED_S = 600.0  # at most, of each pair
-
 N_NAMED = 3  # faults in a message
+
 
 @dataclass(frozen=True)
 class Heard:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from speechlab.config import SampleRate
 from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora import survey
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.prepare import Preparation, elsewhere
 from speechlab.data.manifest import Item
@@ -97,7 +98,8 @@ def prepare(job: Preparation) -> None:
     raw = job.raw
     _get(raw, config, tell)
     make = partial(_make, target=target, sample_rate=config.sample_rate)
-    items = job.items(_tasks(raw), make, _sources)
+    unlike = partial(survey.unequal, sample_rate=config.sample_rate)
+    items = job.items(_tasks(raw), make, _sources, unlike=unlike)
     n_files = {split: len(found) for split, found in items.items()}
     if n_files != N_FILES:
         tell(f"incomplete: {n_files} pairs, the published set has {N_FILES}")
@@ -209,7 +211,8 @@ def _sources(task: _Task) -> tuple[Path, Path]:
 
 def _make(task: _Task, target: Path, sample_rate: int) -> Item:
     paths = [f"{task.split}/{kind}/{task.name}.wav" for kind in ("noisy", "clean")]
-    preparing.convert_all(_sources(task), [target / path for path in paths], sample_rate)
+    for source, path in zip(_sources(task), paths, strict=True):
+        preparing.convert(source, target / path, sample_rate)
     return preparing.mixture(
         target,
         paths,

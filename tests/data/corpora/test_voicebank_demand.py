@@ -57,10 +57,21 @@ def test_a_file_without_its_partner_and_a_strange_name_are_told(raw, tmp_path):
         tiny_corpora.prepare(NAME, tmp_path / "prepared", raw)
 
 
-def test_pairs_of_different_length_are_refused(raw, tmp_path):
-    tiny_corpora.noise(raw / "noisy_testset_wav" / "p232_001.wav", seconds=0.2, sample_rate=48000)
-    with pytest.raises(UserError, match="different length"):
-        tiny_corpora.prepare(NAME, tmp_path / "prepared", raw)
+def test_pairs_of_different_length_are_in_the_list_of_faults(raw, tmp_path):
+    for folder, name in (("testset", "p232_001"), ("trainset_28spk", "p227_001")):
+        path = raw / f"noisy_{folder}_wav" / f"{name}.wav"
+        tiny_corpora.noise(path, seconds=0.2, sample_rate=48000)
+    (raw / "clean_trainset_28spk_wav" / "p286_404.wav").write_text("no sound")
+    target = tmp_path / "prepared"
+    with pytest.raises(UserError, match="3 of 14 files cannot be used"):
+        tiny_corpora.prepare(NAME, target, raw)
+    faults = target.with_name("prepared.faults.txt").read_text()
+    assert faults.count("are of different length (3200 and 1600 samples at 16000 Hz)") == 2
+    assert "p286_404" in faults and not target.exists()
+    tiny_corpora.prepare(NAME, target, raw, skip_broken=True)
+    names = [item.name for of in tiny_corpora.items(target).values() for item in of]
+    assert names == ["p227_002", "p226_001", "p287_005", "p257_003"]
+    assert len((target / "left_out.txt").read_text().splitlines()) == 3
 
 
 def pack(raw: Path, server, monkeypatch) -> None:
