@@ -60,8 +60,8 @@ class Preparation:
     tell: Tell
     digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of prepared files, by path
     heard: dict[Path, Heard] = dataclasses.field(default_factory=dict)  # sources that were read
-    left_out: list[str] = dataclasses.field(default_factory=list)  # faults of skipped files
     sources: dict[str, str] = dataclasses.field(default_factory=dict)  # digests of used ones
+    left_out: list[str] = dataclasses.field(default_factory=list)  # faults of skipped files
 
     def is_ready(self) -> bool:
         """Whether `target` holds the complete corpus, prepared with these options.
@@ -133,19 +133,19 @@ class Preparation:
             lines, of_files, of_sources = shard.read()
             found[shard.split] += lines
             self.digests.update(of_files)
+            self.sources.update(of_sources)
         return found
 
-    @property
-    def n_jobs(self) -> int:
-            self.sources.update(of_sources)
-        """Number of processes. UserError for a negative one."""
-        if self.config.jobs < 0:
     @property
     def raw(self) -> Path:
         """The folder of the recordings: the setting `raw`, or else that in the target."""
         given = getattr(self.config, "raw", "")  # of some corpora the setting has another name
         return Path(given).expanduser() if given else self.target / RAW
 
+    @property
+    def n_jobs(self) -> int:
+        """Number of processes. UserError for a negative one."""
+        if self.config.jobs < 0:
             raise UserError(f"jobs is {self.config.jobs}; it must be 0 (one per processor) or more")
         return self.config.jobs or parallel.n_processors()
 
@@ -225,9 +225,7 @@ class Preparation:
         paths = [
             path for of in splits.values() for item in of for path in (item.path, *item.sources)
         ]
-        for path in paths:
-            if path not in self.digests:
-                self.digests[path] = sha256(self.target / path)
+        sums = {path: self.digests.get(path) or sha256(self.target / path) for path in paths}
         about = {
             "corpus": self.corpus.name,
             "title": self.corpus.title,
@@ -237,11 +235,13 @@ class Preparation:
             "resampler": {"name": "soxr", "version": soxr.__version__, "quality": "HQ"},
             "options": {k: v for k, v in self._options.items() if k != "corpus"},
             **({"n_broken": len(self.left_out)} if self.left_out else {}),
-            "files": digests.write(self.target, {path: self.digests[path] for path in paths}),
+            "files": digests.write(self.target, sums),
             **notes,
         }
         if self.left_out:
             write(self.target / LEFT_OUT, survey.listed(self.left_out, self._roots))
+        if self.raw.is_dir():
+            survey.note_sources(self.target, self.raw, self.sources)
         manifest.write(self.target, splits, about)
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
@@ -250,8 +250,6 @@ class Preparation:
         inside = self.target.iterdir() if self.target.is_dir() else ()
         names = sorted(path.name for path in inside if not path.name.startswith("."))
         return [name for name in names if name not in digests.UNLISTED]
-        if self.raw.is_dir():
-            survey.note_sources(self.target, self.raw, self.sources)
 
     @property
     def _unfinished(self) -> Path:
@@ -312,6 +310,8 @@ def alone(
                     return make(job)
                 when_ready(job)
                 tell(f"{target} is prepared already; for other files name another folder")
+                if line := survey.new_sources(target, job.raw):
+                    tell(line)
 
         return prepare
 
@@ -320,8 +320,6 @@ def alone(
 
 def check(target: Path, splits: Mapping[str, Sequence[Item]], remedy: str) -> None:
     """UserError, with `remedy`, if two splits share a speaker or a recording."""
-                if line := survey.new_sources(target, job.raw):
-                    tell(line)
     try:
         manifest.check_disjoint(splits)
     except ValueError as error:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from speechlab.data import manifest
 from speechlab.data.corpora import prepare as preparing
+from speechlab.data.corpora import shards, survey
 from speechlab.data.corpora.corpus import Corpus
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
+from speechlab.storage.atomic import sha256
 from tests.support import tiny_corpora
 from tests.support.training_toys import ended, forked
 
@@ -114,6 +116,43 @@ def test_a_file_that_changed_since_is_made_again(tmp_path, monkeypatch, damaged)
     assert len(run) == 10
     assert (run.count((raw / "t4").read_bytes()) == 1) == (damaged == "raw/t4")
     assert any("3 recordings are made again" in line for line in told)
+
+
+def test_each_file_is_read_once_for_its_digest(tmp_path, monkeypatch):
+    hashed = []
+
+    def digest(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path)
+
+    for module in (survey, shards, preparing):
+        monkeypatch.setattr(module, "sha256", digest)
+
+    def make(task: str) -> Item:
+        preparing.copy(tmp_path / "raw" / task, tmp_path / f"{task}.wav")
+        return replace(item(task), sha256=digest(tmp_path / f"{task}.wav"))
+
+    sources = [tiny_corpora.noise(tmp_path / "raw" / task, format="WAV") for task in "ab"]
+    preparation = job(tmp_path)
+    found = preparation.items({"train": "ab"}, make, partial(_source, raw=tmp_path / "raw"))
+    preparation.finish(found, "mend it")
+    assert sorted(hashed) == sorted([*sources, tmp_path / "a.wav", tmp_path / "b.wav"])
+
+
+def test_a_list_of_faults_replaces_no_other_file(tmp_path):
+    path, of = tmp_path / "corpus.faults.txt", job(tmp_path / "corpus")
+    path.write_text("mine")
+    with pytest.raises(UserError, match=r"2 of 9 files .*\.txt is no list of them, and stays"):
+        of.refuse(["a", "b"], 9)
+    of.refuse([], 9)
+    assert path.read_text() == "mine"
+    path.unlink()
+    for faults in (["a", "b"], ["c", "d"]):
+        with pytest.raises(UserError, match=r"faults\.txt lists all"):
+            of.refuse(faults, 9)
+        assert path.read_text().splitlines()[1:] == faults
+    of.refuse([], 9)
+    assert not path.exists()
 
 
 def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
