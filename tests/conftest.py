@@ -1,5 +1,6 @@
 """What every test shares: one torch thread, and the folder of golden tensors and real audio."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -12,6 +13,16 @@ import torch
 from tests.support.warm import ROOT
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of `speechlab.parallel` are forks of this one, which import nothing again.
+
+    Its own tests start them as users do.
+    """
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
 
 
 @pytest.fixture(scope="session")

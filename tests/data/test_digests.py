@@ -10,21 +10,17 @@ from speechlab.cli.main import main
 from speechlab.data import digests, manifest
 from speechlab.data.splits import Corpora
 from speechlab.errors import UserError
-from tests.support.tiny_corpora import lay_out, prepare
+from tests.support.tiny_corpora import pairs, prepare
+
+SPEAKERS = {"train": ("anna", "ben"), "dev": ("carla", "dan"), "test": ("eva", "finn")}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Own recordings with a test split."""
     root = tmp_path_factory.mktemp("digests")
-    for split, speakers in (("train", "ab"), ("dev", "cd"), ("test", "ef")):
-        lay_out("folder", root / "all")
-        for kind in ("noisy", "clean"):
-            (root / "raw" / split / kind).mkdir(parents=True)
-            names = {"a": "anna", "b": "ben", "c": "carla", "d": "dan", "e": "eva", "f": "finn"}
-            for speaker in speakers:
-                file = f"{kind}/{names[speaker]}_000.wav"
-                shutil.copy(root / "all" / file, root / "raw" / split / file)
+    for split, names in SPEAKERS.items():
+        pairs(root / "raw" / split, [f"{name}_000" for name in names])
     prepare("folder", root / "own", root / "raw")
     return root / "own"
 

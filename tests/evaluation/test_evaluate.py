@@ -162,6 +162,7 @@ def test_another_run_is_not_mixed_in(pairs, output, checkpoint):
         pairs.run(output, checkpoint=checkpoint())
 
 
+@pytest.mark.usefixtures("forks")
 def test_processes_change_nothing(tiny_set, output):
     tiny_set.run(output)
     many = output.with_name("many.csv")

@@ -1,8 +1,5 @@
 """Laws of every corpus: same bytes however prepared, disjoint splits, faults named in one line."""
 
-from pathlib import Path
-from typing import NamedTuple
-
 import pytest
 import soundfile
 
@@ -12,10 +9,9 @@ from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
+from tests.data.corpora.conftest import Made
 from tests.support.tiny_corpora import config, content, items, lay_out, prepare
 
-EXTRA = {"synthetic": ("espeakng_loader", "pyroomacoustics")}
-EXTRA["two_speakers_noisy"] = ("pyroomacoustics",)
 OF_FILES = [name for name in CORPORA if name != "synthetic"]
 MISSING = {  # what the one message names where no raw files are found
     "voicebank_demand": "clean_testset_wav noisy_trainset_28spk_wav 10.7488/ds/2117 CC.BY",
@@ -28,27 +24,12 @@ MISSING = {  # what the one message names where no raw files are found
 }
 
 
-class Made(NamedTuple):
-    name: str
-    raw: Path
-    folder: Path
-
-    @property
-    def other_rate(self) -> int:
-        return 24000 - CORPORA[self.name].config().sample_rate  # 8000 or 16000
+@pytest.fixture(params=CORPORA)
+def made(request, small) -> Made:
+    return small(request.param)
 
 
-@pytest.fixture(scope="module", params=CORPORA)
-def made(request, tmp_path_factory) -> Made:
-    """Each corpus, prepared by one process."""
-    name, root = request.param, tmp_path_factory.mktemp(request.param)
-    for module in EXTRA.get(name, ()):
-        pytest.importorskip(module)
-    lay_out(name, root / "raw")
-    prepare(name, root / "prepared", root / "raw")
-    return Made(name, root / "raw", root / "prepared")
-
-
+@pytest.mark.usefixtures("forks")
 def test_interrupted_and_resumed_with_other_processes_the_bytes_are_the_same(
     made, tmp_path, monkeypatch
 ):

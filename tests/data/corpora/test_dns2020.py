@@ -18,16 +18,14 @@ NAME = "dns2020"
 SHORT: Dns2020Config = tiny_corpora.config(NAME, Path())
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> Path:
-    return tiny_corpora.lay_out(NAME, tmp_path_factory.mktemp("dns") / "DNS-Challenge")
+@pytest.fixture
+def raw(small) -> Path:
+    return small(NAME).raw
 
 
-@pytest.fixture(scope="module")
-def prepared(raw, tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("dns") / "prepared"
-    tiny_corpora.prepare(NAME, target, raw)
-    return target
+@pytest.fixture
+def prepared(small) -> Path:
+    return small(NAME).folder
 
 
 def materials(raw: Path, config: Dns2020Config = SHORT) -> dict[str, dns2020.Material]:
@@ -176,6 +174,8 @@ def test_clips_of_other_files_are_not_reused(raw, tmp_path, monkeypatch):
     finally:
         extra.unlink()
     assert tiny_corpora.content(target) == tiny_corpora.content(tmp_path / "fresh")
+
+
 def test_broken_files_are_as_if_they_were_not_there(tmp_path):
     raw, without = (tiny_corpora.lay_out(NAME, tmp_path / name) for name in ("raw", "without"))
     pair = "test_set/synthetic/no_reverb/noisy/clnsp1_train_69005_1_snr15_tl-21_fileid_9.wav"
@@ -194,8 +194,6 @@ def test_broken_files_are_as_if_they_were_not_there(tmp_path):
     for content in (found, wanted):
         del content["corpus.json"], content["sources.csv"]
     assert found == wanted
-
-
 
 
 def test_a_name_without_a_reader_is_told(raw, tmp_path):

@@ -18,9 +18,9 @@ NAME = "libri2mix"
 GAINS = tiny_corpora.LIBRI_GAINS
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tiny_corpora.lay_out(NAME, tmp_path_factory.mktemp("libri2mix"))
+@pytest.fixture
+def root(small) -> Path:
+    return small(NAME).raw
 
 
 def prepare(target: Path, root: Path, **changes) -> Path:
@@ -55,17 +55,16 @@ def test_mixtures_are_those_of_the_metadata(root, tmp_path, sample_rate, mode):
             assert (item.sample_rate, item.snr_db) == (sample_rate, None)
 
 
-def test_noise_is_added_to_the_mixture_and_to_no_speaker(root, tmp_path):
-    prepare(tmp_path / "clean", root)
+def test_noise_is_added_to_the_mixture_and_to_no_speaker(small, root, tmp_path):
     prepare(tmp_path / "both", root, mixture="mix_both")
     pairs = zip(
-        manifest.read(tmp_path / "clean", "train"),
+        manifest.read(small(NAME).folder, "train"),
         manifest.read(tmp_path / "both", "train"),
         strict=True,
     )
     for clean, both in pairs:
         assert both.path == f"train/mix_both/{both.name}.wav"
-        dry, *speakers = waveforms(tmp_path / "clean", clean)
+        dry, *speakers = waveforms(small(NAME).folder, clean)
         noisy, *same = waveforms(tmp_path / "both", both)
         np.testing.assert_array_equal(speakers, same)
         measured = 10 * np.log10(np.mean(dry**2) / np.mean((noisy - dry) ** 2))
@@ -122,14 +121,14 @@ def test_the_first_channel_of_the_noise_is_repeated_with_a_crossfade():
     np.testing.assert_array_equal(twice[30000:], ramp[8001 : 8001 + 15000])
 
 
-def test_a_line_tells_speakers_and_recordings(root, tmp_path):
-    prepare(tmp_path / "p", root)
-    item = manifest.read(tmp_path / "p", "dev")[0]
+def test_a_line_tells_speakers_and_recordings(small):
+    folder = small(NAME).folder
+    item = manifest.read(folder, "dev")[0]
     assert item.name == "3536-8226-0026_1673-143397-0009"
     assert item.speakers == ("3536", "1673")
     assert item.recordings == ("3536-8226-0026", "1673-143397-0009")
     assert item.sources == (f"dev/s1/{item.name}.wav", f"dev/s2/{item.name}.wav")
-    assert set(manifest.about(tmp_path / "p")["metadata"]) == {
+    assert set(manifest.about(folder)["metadata"]) == {
         f"libri2mix_{subset}.csv" for subset in tiny_corpora.LIBRI
     }
 

@@ -64,11 +64,9 @@ def level_db(wave):
     return 10 * np.log10(np.mean(wave**2))
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("synthetic")
-    synthetic.prepare(folder, TINY, str)
-    return folder
+@pytest.fixture
+def corpus(small):
+    return small("synthetic").folder
 
 
 def test_killed_and_resumed_the_bytes_are_the_same(corpus, tmp_path):

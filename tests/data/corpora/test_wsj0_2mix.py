@@ -16,17 +16,15 @@ from tests.support import tiny_corpora
 NAME = "wsj0_2mix"
 
 
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory) -> Path:
+@pytest.fixture
+def recordings(small) -> Path:
     """WSJ0 and the lists."""
-    return tiny_corpora.lay_out(NAME, tmp_path_factory.mktemp("wsj0"))
+    return small(NAME).raw
 
 
-@pytest.fixture(scope="module")
-def built(recordings, tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("wsj0") / "built"
-    tiny_corpora.prepare(NAME, target, recordings)
-    return target
+@pytest.fixture
+def built(small) -> Path:
+    return small(NAME).folder
 
 
 def copy_mixtures(target: Path, raw: Path, **changes) -> None:
