@@ -2,8 +2,10 @@
 
 A model lists its channel groups (`Model.channel_groups`); nothing here knows an architecture.
 
-measures    importance of channels, from weights and gradients
-removal     a narrower model; weights and the optimiser's averages cut alike
+measures     importance of channels, from weights and gradients
+removal      a narrower model; weights and the optimiser's averages cut alike
+ranking      the least important channels of all groups
+calibration  scales that make the importance of groups comparable
 """
 
 from speechlab.pruning.measures import importance

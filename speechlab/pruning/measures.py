@@ -86,8 +86,7 @@ def importance(
         raise unknown("measure", measure, NAMES)
     if pairing not in PAIRINGS:
         raise unknown("pairing", pairing, PAIRINGS)
-    base, _, cost = measure.partition("_per_")
-    costs = COSTS[cost](model) if cost else {}
+    base, costs = measure.partition("_per_")[0], divisors(model, measure)
     draws = torch.Generator().manual_seed(seed)
     result = {}
     for name, group in model.channel_groups().items():
@@ -98,6 +97,12 @@ def importance(
         ]
         result[name] = torch.stack(of_members).sum(0) / costs.get(name, len(members))
     return result
+
+
+def divisors(model: Model, measure: str) -> dict[str, float]:
+    """Of each group, the cost by which the measure divides; {} for one without a cost."""
+    _, _, cost = measure.partition("_per_")
+    return COSTS[cost](model) if cost else {}
 
 
 def _rows(model: Model, n_channels: int, member: Member, pairing: str) -> tuple[Tensor, Tensor]:
