@@ -107,6 +107,16 @@ def test_package_lists_its_modules(package):
     assert package == "" or n_modules <= N_MODULES_MAX
 
 
+def test_training_does_not_reach_the_test_sets():
+    """They are for final numbers only."""
+    reached, waiting = set(), {"study.launch"}
+    while waiting:
+        reached |= waiting
+        waiting = {other for name in waiting for other in imports(name)} - reached
+    assert "training.loop" in reached
+    assert not reached & {"evaluation.evaluate", "data.test_sets"}
+
+
 @pytest.mark.parametrize(("name", "most"), ROOMS_MAX.items())
 def test_a_task_enters_few_packages(name, most):
     """Packages that the module of a task imports from, its own included, the ground not."""

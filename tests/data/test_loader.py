@@ -4,6 +4,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import signal
 import time
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from speechlab.data.manifest import Item
 from speechlab.data.mixing import Example, MixtureConfig, Mixtures
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
+from tests.support.training_toys import ended, forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of few processors
 
@@ -155,23 +157,21 @@ def test_a_position_far_away_is_as_near():
     assert batch.position == 3 * 10**6 + 3 and math.ceil(7 / 3) == 3
 
 
-def wait_for_ever(pipe):
-    """In a process that is going to be killed."""
-    made = batches(Numbers(), 2, seed=0, n_workers=2)
-    next(made)
-    pipe.send([child.pid for child in multiprocessing.active_children()])
-    time.sleep(3600)
-
-
 def test_processes_end_with_a_parent_that_is_killed():
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    parent = multiprocessing.get_context("spawn").Process(target=wait_for_ever, args=(sender,))
-    parent.start()
+
+    def wait_for_ever():
+        made = batches(Numbers(), 2, seed=0, n_workers=2)
+        next(made)
+        sender.send([child.pid for child in multiprocessing.active_children()])
+        time.sleep(3600)
+
+    parent = forked(wait_for_ever)
     assert receiver.poll(600)
     workers = receiver.recv()
-    parent.kill()
+    os.kill(parent, signal.SIGKILL)
     assert len(workers) == 2
-    parent.join(300)  # a process without a parent to ask for its end may stay a zombie
+    assert ended(parent) == -signal.SIGKILL
     assert within_minutes(lambda: not any(map(is_alive, workers)))
 
 

@@ -1,6 +1,5 @@
 """The embedded corpus: the same bytes however it is made, splits apart, mixtures as asked."""
 
-import json
 import os
 import signal
 import sys
@@ -13,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.config import to_dict
 from speechlab.data import manifest
+from speechlab.data.corpora import prepare as preparing
 from speechlab.data.corpora import synthetic
 from speechlab.data.corpora.synthetic import SyntheticConfig
 from speechlab.data.test_sets import find
 from speechlab.errors import UserError
 from speechlab.storage.atomic import sha256
-from tests.support import tiny_corpora, warm
+from tests.support import tiny_corpora
 from tests.support.tiny_corpora import content, waveforms
+from tests.support.training_toys import ended, forked
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("pyroomacoustics")
@@ -38,22 +38,13 @@ FROZEN = {
     "test/noise/test_noise_babble_0000.wav": "496e38975a9c1782",
     "test/noisy/test_0003_impulsive.wav": "fea75759f9d7b9b4",
 }
+DONE = os.WEXITED | os.WNOHANG | os.WNOWAIT  # of a process: asked, not waited for
 FROZEN_WITH = {
     "espeakng-loader": "0.2.4",
     "numpy": "2.4.6",
     "pyroomacoustics": "0.10.1",
     "soxr": "1.1.0",
 }
-PROGRAM = """
-import json, sys, time
-from pathlib import Path
-from speechlab.config import from_dict
-from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora.synthetic import SyntheticConfig, prepare
-if __name__ == "__main__":
-    preparing.Preparation.finish = lambda *_, **__: time.sleep(3600)  # until it is killed
-    prepare(Path(sys.argv[1]), from_dict(SyntheticConfig, json.loads(sys.argv[2])), print)
-"""
 
 
 def items(folder, *kinds):
@@ -69,17 +60,21 @@ def corpus(small):
     return small("synthetic").folder
 
 
+@pytest.mark.usefixtures("forks")
 def test_killed_and_resumed_the_bytes_are_the_same(corpus, tmp_path):
     """Other processes, another order, kill -9 in the middle, a torn file: nothing shows."""
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
     other = tmp_path / "corpus"
-    config = json.dumps(to_dict(replace(TINY, jobs=2)))
-    run = warm.start(program, other, config)
-    while run.poll() is None and len(list(other.rglob("*.wav"))) < 6:
+
+    def prepare():
+        os.setsid()
+        preparing.Preparation.finish = lambda *_, **__: time.sleep(3600)  # until it is killed
+        synthetic.prepare(other, replace(TINY, jobs=2), str)
+
+    child = forked(prepare)
+    while os.waitid(os.P_PID, child, DONE) is None and len(list(other.rglob("*.wav"))) < 6:
         time.sleep(0.01)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    os.killpg(child, signal.SIGKILL)
+    assert ended(child) == -signal.SIGKILL
     assert not (other / manifest.ABOUT).exists()
     with pytest.raises(UserError, match="no prepared corpus"):
         manifest.read(other, "train")
