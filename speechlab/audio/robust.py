@@ -62,9 +62,10 @@ class Survey:
         for second in rechunk(blocks, 32 * length):
             for part in second.double().split(second.shape[-1] // length * length or length, -1):
                 x = part.unflatten(-1, (-1, min(length, part.shape[-1])))  # (C, blocks, length)
-                means.append(x.mean(-1).numpy())
-                variances.append(x.var(-1, correction=0).numpy())
-                ends.append(torch.stack(x.aminmax(dim=-1), -2).float().numpy())  # (C, 2, blocks)
+                # copies are smaller: an array of a tensor keeps all of the tensor
+                means.append(x.mean(-1).numpy().copy())
+                variances.append(x.var(-1, correction=0).numpy().copy())
+                ends.append(torch.stack(x.aminmax(dim=-1), -2).float().numpy().copy())
                 n_samples += part.shape[-1]
         if not n_samples:
             nothing = torch.zeros(1, 1, dtype=torch.float64)

@@ -252,9 +252,7 @@ def separate_file(
             "take fewer"
         )
 
-    survey = Survey.of(mixture, model.sample_rate)
-    gains, whole_level = INPUT_LEVELS[input_level](model, survey)
-    blocks = Softened(Prepared(mixture, survey.offset, None), gains, survey.length)
+    blocks, whole_level = _prepared(model, mixture, input_level)
 
     def estimates() -> Iterator[Tensor]:
         for block in _of_file(model, blocks, chunk_s, whole_level, str(source)):
@@ -264,6 +262,15 @@ def separate_file(
     seconds = (files.rechunk(x, model.sample_rate) for x in (estimates(), blocks))
     separated = _at_file_rate(model, mixture, blocks.restored(LEVELS[level](*seconds)))
     return write(mixture, targets, separated, subtype, lambda part: None)
+
+
+def _prepared(
+    model: Model, mixture: files.Recording, input_level: str
+) -> tuple[Softened, Tensor | None]:
+    """The mixture as the model gets it, and its level (C, 1, 1) or None: the model's own."""
+    survey = Survey.of(mixture, model.sample_rate)
+    gains, level = INPUT_LEVELS[input_level](model, survey)
+    return Softened(Prepared(mixture, survey.offset, None), gains, survey.length), level
 
 
 def _at_file_rate(
