@@ -68,11 +68,11 @@ def whole(model, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("sizes", [[1], [8], [3, 0, 5], [13, 200]])
+@pytest.mark.parametrize("sizes", [[1], [8], [3, 0, 5], [13, 90]])
 def test_every_mixer_in_any_chunks(mixer, sizes):
     """Two signals at once, widths about the width of a tile, chunks without a sample among them."""
     model = tiny(mixer)
-    x = padded(model, torch.randn(2, 1, 300))
+    x = padded(model, torch.randn(2, 1, 150))
     torch.testing.assert_close(
         stepped(fuse(model).network, x, sizes), whole(model, x), rtol=0, atol=2e-6
     )
