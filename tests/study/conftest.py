@@ -5,13 +5,26 @@ from types import SimpleNamespace
 
 import pytest
 
-from speechlab.study import execution
+from speechlab.data.corpora import two_speakers
+from speechlab.study import execution, runner
 from tests.support import toy_corpus, warm
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return toy_corpus.prepared(tmp_path_factory.mktemp("corpus") / "own")
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory):
+    """The tiny corpora of the profile "smoke", as a notebook prepares them for itself.
+
+    Notebook 01 prepares its own in its tests.
+    """
+    folder = tmp_path_factory.mktemp("stand_ins")
+    for corpus in two_speakers.SMOKE:
+        runner.stand_in(folder, corpus)
+    return folder
 
 
 @pytest.fixture(scope="module")
