@@ -17,12 +17,12 @@ QUICK = "quick"  # the default profile: minutes on two cores
 # Notebooks about trainings: they need the first notebook only, and later ones need them.
 SIDE_BY_SIDE = range(2, 10)
 MINUTES = {  # by number, at profile quick: a first run on two quiet cores, two trainings at a time
-    "01": 2.0,
-    "02": 3.0,
-    "03": 4.5,
-    "04": 4.5,
+    "01": 1.0,
+    "02": 6.0,
+    "03": 4.0,
+    "04": 4.0,
     "05": 3.0,
-    "06": 5.0,
+    "06": 3.0,
     "10": 1.0,
     "11": 0.5,
 }
