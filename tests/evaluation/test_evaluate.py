@@ -297,12 +297,6 @@ def test_a_model_of_other_sources_is_refused(tiny_set, output, checkpoint):
     assert not output.parent.exists()
 
 
-def test_three_speakers(mixtures, output):
-    shutil.copytree(mixtures.folder / "s2", mixtures.folder / "s3")
-    rows = mixtures.run(output, limit=1, metrics=("si_sdr",))
-    assert rows["speaker"].tolist() == [1, 2, 3]
-
-
 def test_the_folder_of_mixtures_is_in_the_settings(mixtures, output):
     shutil.copytree(mixtures.folder / "mix", mixtures.folder / "mix_both")
     evaluate.evaluate(mixtures.folder / "mix_both", output, limit=1, jobs=1, progress=False)

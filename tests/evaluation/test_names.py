@@ -56,14 +56,3 @@ def test_two_files_of_one_name_are_refused(folder):
     files.save(folder / "noisy/\u00e9.wav", noise(), 16000)
     with pytest.raises(UserError, match="are one name"):
         test_sets.find(folder)
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\n", b'"\n' * 9, b"a\rb\n", b"\0\n"])
-def test_another_table_is_refused(folder, tmp_path, content):
-    settings = {"metrics": ["si_sdr"], "jobs": 1, "progress": False}
-    path = tmp_path / "rows.csv"
-    evaluate(folder, path, **settings)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"rows\.csv: (no table|has other columns)"):
-        evaluate(folder, path, **settings)
-    assert path.read_bytes() == content

@@ -113,6 +113,15 @@ def test_a_damaged_line_is_named(output):
         Rows(output, HEADER, SETTINGS)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b'"\n' * 9, b"a\rb\n", b"\0\n"])
+def test_another_table_is_refused(output, content):
+    write(output, ROWS).finish(NAMES)
+    output.write_bytes(content)
+    with pytest.raises(UserError, match=r"rows\.csv: (no table|has other columns)"):
+        Rows(output, HEADER, SETTINGS)
+    assert output.read_bytes() == content
+
+
 def test_reading_writes_nothing(output):
     with pytest.raises(UserError, match=r"must end in \.csv"):
         Rows(output.with_suffix(".txt"), HEADER, SETTINGS)
