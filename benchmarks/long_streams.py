@@ -16,7 +16,7 @@ same clip from rest, with 95 % intervals over clips.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -37,12 +37,12 @@ from speechlab.storage.atomic import write
 from speechlab.study import launch
 
 ROWS = Path("results/dev/long_streams.csv")
-KEYS = ["checkpoint", "label", "stream"]
+KEYS = ["checkpoint", "label", "number"]  # number: of the stream
 LATE = 5  # minutes after which a stream is long
 CONFIG = MixtureConfig(segment_s=6.0, snr_db=(-5.0, 20.0), level_db=(-37.0, -13.0))
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--corpus", default="data/folder", help="a prepared corpus")
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=3, metavar="N")
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M")
     parser.add_argument("--rows", type=Path, default=ROWS, metavar="FILE.csv")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     of_kind = launch.corpora([options.corpus]).read("dev")
     mixtures = Mixtures(of_kind["speech"], of_kind["noise"], [], CONFIG, 1)
@@ -60,7 +60,7 @@ def main() -> None:
     for index in tqdm(range(options.streams), "streams"):
         signal = long_stream(mixtures, 60 * options.minutes, index=index)
         for checkpoint in options.checkpoints:
-            key = {"checkpoint": Path(checkpoint).name, "label": label, "stream": index}
+            key = {"checkpoint": Path(checkpoint).name, "label": label, "number": index}
             if (rows[KEYS] == pd.Series(key)).all(axis=1).any():
                 continue
             model = speechlab.load(checkpoint, normalize="running", **settings)

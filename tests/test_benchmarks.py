@@ -8,11 +8,14 @@ import pytest
 import torch
 
 import speechlab
-from benchmarks import cleanumamba, macs, separation
+from benchmarks import cleanumamba, long_streams, macs, separation
 from speechlab.errors import UserError
+from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.models.macs import macs_per_second, n_params
 from speechlab.report import separation as separation_tables
 from speechlab.report import spectral as spectral_tables
+from speechlab.weights import checkpoints
+from tests.support import toy_corpus
 
 
 def test_committed_counts_are_those_of_the_models(tmp_path):
@@ -45,6 +48,32 @@ def test_a_row_of_the_streaming_benchmark(tmp_path, monkeypatch):
     assert row["first_frame_ms"] > 1000 * 766 / 16000
     assert all(np.isfinite(value) and value > 0 for value in row.values())
     assert row["speedup"] == row["modules_ms"] / row["stepped_ms"]
+
+
+def test_rows_of_long_streams(tmp_path, monkeypatch, capsys):
+    """A row per clip; the first clip is the same in the stream and alone; no row is made twice."""
+    asked = []
+
+    def mean_error(estimate, clean, sample_rate):
+        asked.append(sample_rate)
+        return float(np.abs(estimate - clean).mean())
+
+    monkeypatch.setattr(long_streams, "pesq_wb", mean_error)
+    monkeypatch.setattr(long_streams, "LATE", 0.1)
+    torch.manual_seed(0)
+    model = CleanUMamba(tiny_config())
+    checkpoints.save(tmp_path / "tiny.safetensors", model)
+    corpus = toy_corpus.prepared(tmp_path / "toy")
+    words = [str(tmp_path / "tiny.safetensors"), "--corpus", str(corpus), "--streams", "2"]
+    words += ["--minutes", "0.2", "--rows", str(tmp_path / "rows.csv")]
+    long_streams.main(words)
+    rows, n_asked = pd.read_csv(tmp_path / "rows.csv"), len(asked)
+    assert rows.groupby("number").size().min() >= 2 and n_asked == 4 * len(rows)
+    first = rows[rows["clip"] == 0]
+    np.testing.assert_allclose(first["stream"], first["rest"], rtol=0.05)
+    assert (rows["rest"] != rows["utterance"]).all()
+    long_streams.main(words)
+    assert len(asked) == n_asked and "loss, late 95 %" in capsys.readouterr().out
 
 
 def separation_row(job: separation.Job) -> dict[str, float | str]:
