@@ -42,6 +42,14 @@ class Difference(NamedTuple):
     path: str
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file; empty where it cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return ""
+
+
 def write(folder: Path, digests: Mapping[str, str]) -> str:
     """Write `files.csv` of sound files, path -> SHA-256; returns its own SHA-256."""
     text = io.StringIO()
@@ -171,15 +179,9 @@ def _read(
     folder: Path, noted: Mapping[str, Known], told: Callable[[str], None] = lambda path: None
 ) -> Iterator[Difference]:
     """Files with another digest, or without one. Hashes in threads."""
-
-    def digest(path: str) -> str:
-        try:
-            return sha256(folder / path)
-        except OSError:
-            return ""
-
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for path, found in zip(noted, threads.map(digest, noted), strict=True):
+        now = threads.map(lambda path: digest(folder / path), noted)
+        for path, found in zip(noted, now, strict=True):
             told(path)
             if not noted[path].sha256 and found:
                 yield Difference("unknown", path)

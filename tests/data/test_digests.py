@@ -58,8 +58,8 @@ def test_a_changed_file_stops_a_training(folder, kind):
 def test_training_reads_only_files_that_may_have_changed(folder, monkeypatch):
     """A copy is read until `verify` has noted its time."""
     read = []
-    monkeypatch.setattr(digests, "sha256", lambda path: read.append(path) or digest(path))
-    digest = digests.atomic.sha256
+    monkeypatch.setattr(digests, "sha256", lambda path: read.append(path) or sha256(path))
+    sha256 = digests.atomic.sha256
     Corpora([folder]).check_files()
     assert len(read) == 8
     assert main(["data", "verify", str(folder)]) == 0

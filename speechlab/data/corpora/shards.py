@@ -14,8 +14,9 @@ from typing import Any
 
 from speechlab.config import to_dict
 from speechlab.data.corpora.survey import Heard
+from speechlab.data.digests import digest
 from speechlab.data.manifest import Item
-from speechlab.storage.atomic import sha256, write
+from speechlab.storage.atomic import write
 
 
 def nothing(task: Any) -> Sequence[Path]:
@@ -82,11 +83,4 @@ def run(shard: Shard) -> int:
 
 def _digests(folder: Path, paths: Iterable[str], known: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 by path; empty for a file that cannot be read, which its reader reports."""
-    return {path: known[path] if path in known else _digest(folder / path) for path in paths}
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError:
-        return ""
+    return {path: known[path] if path in known else digest(folder / path) for path in paths}

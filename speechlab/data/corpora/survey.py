@@ -22,6 +22,7 @@ from speechlab.audio import files
 from speechlab.audio.files import resampled_length
 from speechlab.audio.folders import listing
 from speechlab.data import pairs
+from speechlab.data.digests import digest
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError, shown, some
 from speechlab.progress import Report
@@ -278,17 +279,13 @@ def refuse_changed(target: Path, raw: Path, jobs: int) -> None:
     """UserError where a source of a prepared corpus has changed since; reads all sources."""
     noted = {name: digest for name, digest in _noted_sources(target).items() if digest}
     with ThreadPoolExecutor(jobs) as threads:
-        present = threads.map(lambda name: _digest(raw / name), noted)
+        present = threads.map(lambda name: digest(raw / name), noted)
     changed = [name for name, now in zip(noted, present, strict=True) if noted[name] != now]
     if changed:
         raise UserError(
             f"{target} is prepared, but {len(changed)} file(s) of {raw} have changed since: "
             f"{some(changed)}; name another folder, or remove {target} to prepare it again"
         )
-
-
-def _digest(path: Path) -> str:
-    return sha256(path) if path.is_file() else ""
 
 
 def _cell(value: Any) -> str:

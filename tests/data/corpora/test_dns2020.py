@@ -196,7 +196,7 @@ def test_broken_files_are_as_if_they_were_not_there(tmp_path):
     assert found == wanted
 
 
-def test_a_name_without_a_reader_is_told(raw, tmp_path):
+def test_a_name_without_a_reader_is_told(tmp_path):
     tiny_corpora.noise(tmp_path / "clean" / "mine.wav")
     tiny_corpora.noise(tmp_path / "noise" / "a.wav")
     with pytest.raises(UserError, match=r"clean/mine\.wav names no reader"):

@@ -131,16 +131,6 @@ def test_a_line_tells_speakers_and_recordings(small):
     }
 
 
-def test_a_speaker_in_two_splits_is_refused(root, tmp_path):
-    folder = metadata(root, tmp_path / "metadata")
-    rows = (folder / "libri2mix_train-clean-100.csv").read_text()
-    first = rows.splitlines()[1].replace("19-198-0000_", "other_")
-    (folder / "libri2mix_test-clean.csv").write_text(rows.splitlines()[0] + "\n" + first + "\n")
-    with pytest.raises(UserError, match=r"speaker 19 is in both train and test"):
-        prepare(tmp_path / "p", root, metadata=folder)
-    assert not (tmp_path / "p" / "corpus.json").exists()
-
-
 def test_missing_folders_of_noise_and_of_other_subsets_are_named(root, tmp_path):
     with pytest.raises(UserError, match=r"no .*librispeech \(dev-clean\).*wham_noise \(tt\)"):
         CORPUS.prepare(tmp_path / "p", Libri2MixConfig(mixture="mix_both"), str)

@@ -11,9 +11,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechlab.data import manifest
+from speechlab.data import digests, manifest
 from speechlab.data.corpora import prepare as preparing
-from speechlab.data.corpora import shards, survey
+from speechlab.data.corpora import survey
 from speechlab.data.corpora.corpus import Corpus
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
@@ -125,7 +125,7 @@ def test_each_file_is_read_once_for_its_digest(tmp_path, monkeypatch):
         hashed.append(path)
         return sha256(path)
 
-    for module in (survey, shards, preparing):
+    for module in (survey, digests, preparing):
         monkeypatch.setattr(module, "sha256", digest)
 
     def make(task: str) -> Item:
@@ -136,7 +136,8 @@ def test_each_file_is_read_once_for_its_digest(tmp_path, monkeypatch):
     preparation = job(tmp_path)
     found = preparation.items({"train": "ab"}, make, partial(_source, raw=tmp_path / "raw"))
     preparation.finish(found, "mend it")
-    assert sorted(hashed) == sorted([*sources, tmp_path / "a.wav", tmp_path / "b.wav"])
+    made = [tmp_path / name for name in ("a.wav", "b.wav", "files.csv")]
+    assert sorted(hashed) == sorted([*sources, *made])
 
 
 def test_a_list_of_faults_replaces_no_other_file(tmp_path):
