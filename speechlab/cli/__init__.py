@@ -8,7 +8,7 @@ process     enhance, separate, stream
 evaluate    evaluate, check-metrics
 weights     weights, import
 data        data
-train       train, resume, finetune, runs
+train       train, resume, finetune, prune, runs
 study       study
 doctor      doctor
 completion  completion

@@ -56,6 +56,10 @@ EXAMPLES = {  # command: what is typed behind it
     ),
     "resume": ("results/runs/mine --set n_steps=3000",),
     "finetune": (f"{PUBLISHED} -n tuned",),
+    "prune": (
+        f"{PUBLISHED} -n small --to 200k",
+        "results/runs/mine -n fast --to 60M --by macs --set pruning.ranking.multiple=8",
+    ),
     "runs": ("", "mine tuned"),
     "study": ("01 02 --profile smoke", "02 --each seed=0,1,2"),
     "completion": ("bash > ~/.speechlab.bash; echo '. ~/.speechlab.bash' >> ~/.bashrc",),

@@ -1,7 +1,8 @@
-"""train, resume, finetune, runs: trainings and their runs."""
+"""train, resume, finetune, prune, runs: trainings and their runs."""
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from speechlab.cli.options import add_device, add_runs, add_set, assigned, check
 from speechlab.cli.output import print_settings, print_table, say
 from speechlab.errors import UserError
 from speechlab.study import experiments
+
+BY = ("parameters", "macs", "time")  # as in pruning.plan, which imports torch
+SCHEDULES = ("short", "paper")
+OF_PLAN = "pruning."  # begins the settings that are not those of an experiment
+UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 def train(options: argparse.Namespace) -> None:
@@ -58,6 +64,40 @@ def finetune(options: argparse.Namespace) -> None:
     where = options.checkpoint, experiment, _folder(options)
     run = launch.finetune(*where, settings, device=options.device)
     _print_result(run)
+
+
+def prune(options: argparse.Namespace) -> None:
+    changes = assigned(options.set)
+    fixed = [key for key in changes if key.partition(".")[0] in ("model", "system")]
+    if fixed:
+        raise UserError(f"prune takes the model from the checkpoint; leave {fixed[0]} out")
+    of_plan = {key: changes.pop(key) for key in list(changes) if key.startswith(OF_PLAN)}
+    of_plan = {key.removeprefix(OF_PLAN): value for key, value in of_plan.items()}
+    of_plan |= {"to": number(options.to), "by": options.by}
+    experiments.check_name(options.experiment)
+    check_checkpoint(options.checkpoint)
+    _check_run(options, changes)
+    from speechlab.config import replaced
+    from speechlab.pruning import plan
+    from speechlab.study.prune import prune
+
+    config = replaced(plan.SCHEDULES[options.schedule], of_plan)
+    experiment = _experiment(options, changes)
+    where = _folder(options)
+    run = prune(options.checkpoint, experiment, config, where, device=options.device)
+    last = run.validations.iloc[-1]
+    say(f"{run.folder}: {run.progress['ended']} at step {run.step}")
+    sizes = f"{last['n_params']:,.0f} parameters, {last['macs_per_second'] / 1e6:.4g} M MACs/s"
+    best = run.best_known
+    say(f"{sizes}, {best['metric']} {best['score']:.4g} on dev: {run.best}")
+
+
+def number(text: str) -> float:
+    """200k, 1.5M, 0.05. UserError for anything else."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kMG]?)", text)
+    if not found:
+        raise UserError(f"--to takes a number such as 200k, 1.5M or 0.05, not '{text}'")
+    return float(found[1]) * UNITS[found[2]]
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -128,6 +168,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_train(commands)
     _add_resume(commands)
     _add_finetune(commands)
+    _add_prune(commands)
     command = commands.add_parser("runs", help="list all runs, or compare some")
     command.add_argument("names", nargs="*", metavar="NAME", help="runs to compare; default: list")
     add_runs(command)
@@ -177,6 +218,46 @@ def _add_finetune(commands: argparse._SubParsersAction) -> None:
     command.add_argument("-n", "--name", required=True, help="of the new run")
     _add_training(command)
     command.set_defaults(run=_one_error(finetune))
+
+
+def _add_prune(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "prune",
+        help="make a model smaller: remove channels and train by turns",
+        description="Writes results/runs/NAME: a row of history.csv for each removal, dev scores "
+        "for each cycle, and the smallest model so far. Interrupt at any time and rerun the "
+        "command to resume. The result is an ordinary model: enhance, stream or finetune it.",
+    )
+    command.add_argument("checkpoint", help="a published name, a file, or the folder of a run")
+    command.add_argument("--to", required=True, metavar="SIZE", help="200k, 1.5M, 0.05")
+    command.add_argument(
+        "--by",
+        choices=BY,
+        default="parameters",
+        help="what SIZE counts: parameters; macs, multiply-accumulates per second of input; time, "
+        "measured seconds of a processor core per second of input. Default: %(default)s",
+    )
+    command.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="short",
+        help="short: hours on a processor for a small model; paper: CleanUMamba's, days on a GPU. "
+        "Default: %(default)s",
+    )
+    command.add_argument(
+        "--experiment",
+        default="finetune",
+        help="data, losses and training between removals; default: %(default)s",
+    )
+    command.add_argument("-n", "--name", required=True, help="of the new run")
+    add_runs(command)
+    add_device(command)
+    add_set(
+        command,
+        "pruning.ranking.multiple=8, pruning.measure=random, training.lr=1e-3, "
+        "objective=distillation",
+    )
+    command.set_defaults(run=prune)
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:

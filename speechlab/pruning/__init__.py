@@ -5,6 +5,7 @@ A model lists its channel groups (`Model.channel_groups`); nothing here knows an
 measures     importance of channels, from weights and gradients
 removal      a narrower model; weights and the optimiser's averages cut alike
 ranking      the least important channels of all groups
+plan         cycles of removals and training, targets, schedules
 calibration  scales that make the importance of groups comparable
 """
 

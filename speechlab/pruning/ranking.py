@@ -7,7 +7,7 @@ enough channels. The published code merges candidates of groups in another way; 
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from speechlab.config import Range
 from speechlab.errors import UserError
 
+Bundle = tuple[str, list[int]]  # group, channels
 Scores = Mapping[str, Tensor]  # of each group, the importance of its channels (n,)
 Width = Annotated[int, Range(1, 2**16)]
 
@@ -39,8 +40,8 @@ class RankingConfig:
         return math.lcm(self.multiple, self.multiples.get(re.sub(r"_?\d+$", "", group), 1))
 
 
-def least_important(scores: Scores, config: RankingConfig) -> dict[str, list[int]]:
-    """The channels that the next step removes, by group; {} if there are none.
+def least_important(scores: Scores, config: RankingConfig) -> list[Bundle]:
+    """What the next step removes, the least important first; [] if nothing may be removed.
 
     UserError for an importance that is not finite.
     """
@@ -50,15 +51,28 @@ def least_important(scores: Scores, config: RankingConfig) -> dict[str, list[int
         for i, (name, values) in enumerate(scores.items())
         for bundle in bundles(name, values, config)
     )
-    chosen: dict[str, list[int]] = {}
+    chosen: list[Bundle] = []
     n_chosen, spent = 0, 0.0
     for mean, _, name, bundle in ranked:
         spent += mean * len(bundle)
         if n_chosen >= wanted or spent > config.budget:
             break
-        chosen.setdefault(name, []).extend(bundle)
+        chosen.append((name, bundle))
         n_chosen += len(bundle)
-    return {name: sorted(channels) for name, channels in chosen.items()}
+    return chosen
+
+
+def together(chosen: Sequence[Bundle]) -> dict[str, list[int]]:
+    """The channels of all bundles by group, as `remove` takes them."""
+    channels: dict[str, list[int]] = {}
+    for name, bundle in chosen:
+        channels[name] = sorted([*channels.get(name, []), *bundle])
+    return channels
+
+
+def is_least(scores: Scores, config: RankingConfig) -> bool:
+    """Whether no group may lose a channel."""
+    return not any(True for name in scores for _ in bundles(name, scores[name], config))
 
 
 def bundles(name: str, values: Tensor, config: RankingConfig) -> Iterator[list[int]]:

@@ -24,6 +24,7 @@ from speechlab.training.runs import check_name
 from speechlab.training.schedule import TrainingConfig
 
 TEACHER = "teacher_sha256"  # in a run's configuration: the digest of the teacher's file
+PRUNING = "pruning"  # key of the settings of a pruning in those of its run
 FLOAT_BYTES = 4
 LARGEST_BATCH_GB = 64  # of its signals; the network's layers take many times that
 MOST_PARAMS = 2 * 10**9  # 32 GB with gradients and Adam's averages
@@ -126,10 +127,12 @@ def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
 def from_settings(settings: Mapping[str, Any]) -> Experiment:
     """The experiment from `to_dict` or from "config" in a run's config.json.
 
-    A run has the training's settings separately, under "training", and the digest of a teacher.
+    A run has the training's settings separately, under "training", the digest of a teacher, and
+    those of a pruning.
     """
     kind, _ = SYSTEMS[settings["system"]]
-    settings = {name: value for name, value in settings.items() if name != TEACHER}
+    others = (TEACHER, PRUNING)
+    settings = {name: value for name, value in settings.items() if name not in others}
     return from_dict(Experiment, {**settings, "model": from_dict(kind, settings["model"])})
 
 

@@ -27,9 +27,18 @@ from speechlab.evaluation.dev_files import score_files
 from speechlab.evaluation.separation_metrics import mean
 from speechlab.losses.waveform import LOSSES
 from speechlab.models import SYSTEMS
+from speechlab.models.base import Model
 from speechlab.progress import Tell
 from speechlab.storage.atomic import sha256
-from speechlab.study.experiment import TEACHER, Experiment, check, from_settings, n_sources, teacher
+from speechlab.study.experiment import (
+    PRUNING,
+    TEACHER,
+    Experiment,
+    check,
+    from_settings,
+    n_sources,
+    teacher,
+)
 from speechlab.training import loop
 from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
 from speechlab.training.distillation import Distillation
@@ -98,15 +107,25 @@ def train(
     anything is written, for invalid settings, a corpus that is not prepared, and an existing run
     with other settings or data.
     """
+    run, parts = begun(experiment, folder, device)
+    return _fit(experiment, parts, run, progress, tell)
+
+
+def begun(
+    experiment: Experiment, folder: str | Path, device: str, **more: Any
+) -> tuple[Run, Parts]:
+    """The run in `folder`/NAME, a new one or as it was left, and the arguments of `fit`.
+
+    more: further settings that the run records. UserError as of `train`.
+    """
     check(experiment)
     run = Run(Path(folder) / experiment.name)
     read = corpora(experiment.corpora)
     data_hash, parts = read.data_hash, _parts(experiment, read, run, device)
     settings = to_dict(experiment) | {"corpora": _corpora_as_begun(experiment, run)}
-    settings |= _digests(experiment)
+    settings |= _digests(experiment) | more
     del settings["training"]  # `fit` notes these itself: it knows which of them may change
-    run = Run.start(run.folder, settings, data_hash, _completed)
-    return _fit(experiment, parts, run, progress, tell)
+    return Run.start(run.folder, settings, data_hash, _completed), parts
 
 
 def finetune(
@@ -123,11 +142,15 @@ def finetune(
     """
     if fixed := sorted(model_settings.keys() - set(FREE)):
         raise UserError(f"finetune takes the model from the checkpoint; leave model.{fixed[0]} out")
-    model = load(checkpoint, **model_settings)
+    experiment = starting(experiment, checkpoint, load(checkpoint, **model_settings))
+    return train(experiment, folder, **options)
+
+
+def starting(experiment: Experiment, checkpoint: str | Path, model: Model) -> Experiment:
+    """The experiment with the model of a checkpoint and its weights at the start."""
     known = {config: name for name, (config, _) in SYSTEMS.items()}
     changes = {"system": known[type(model.config)], "model": model.config}
-    experiment = replace(experiment, start=str(checkpoint), **changes)
-    return train(experiment, folder, **options)
+    return replace(experiment, start=str(checkpoint), **changes)
 
 
 def resume(
@@ -139,6 +162,8 @@ def resume(
 ) -> Run:
     """Continue a run with a changed schedule (settings of TrainingConfig), which it records."""
     run = Run.open(folder)
+    if PRUNING in run.settings["config"]:
+        raise UserError(f"{folder}: is a pruning; rerun the command that began it")
     experiment = from_settings(run.settings["config"])
     read = corpora(experiment.corpora)
     if read.data_hash != run.settings["data_hash"]:

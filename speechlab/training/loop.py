@@ -205,7 +205,7 @@ def _validate(state: State, dev: Dev, run: Run, world: World, record: Record) ->
             score = float(means[state.config.metric])
             n_failed = int(frame[state.config.metric].isna().sum())
             if _is_better(score, n_failed, state):
-                _save_best(state, model, frame, means, run)
+                save_best(state, model, frame, means, run)
             record.validation(means, len(frame), n_failed)
     score, n_failed = world.share_number(score), int(world.share_number(n_failed))
     if _is_better(score, n_failed, state):
@@ -225,9 +225,10 @@ def _is_better(score: float, n_failed: int, state: State) -> bool:
     return score > state.best if state.config.direction == "max" else score < state.best
 
 
-def _save_best(
+def save_best(
     state: State, model: nn.Module, frame: pd.DataFrame, means: pd.Series, run: Run
 ) -> None:
+    """Write the model, and its scores per file, as the best of the run."""
     known, config = run.settings, state.config
     about = {"run": run.name, "step": state.step, "metric": config.metric}
     about |= {"score": float(means[config.metric]), "n_files": len(frame)}

@@ -10,7 +10,7 @@ from speechlab.losses.waveform import LOSSES
 from speechlab.pruning import importance
 from speechlab.pruning.calibration import Trial, scales, trials
 from speechlab.pruning.measures import divisors
-from speechlab.pruning.ranking import RankingConfig, least_important
+from speechlab.pruning.ranking import RankingConfig, least_important, together
 from tests.support.prunable import built, noisy, zeroed
 
 MEASURE = "taylor_squared_per_parameter"
@@ -88,4 +88,5 @@ def test_dead_channels_go_first_and_no_group_is_emptied():
     results = trials(model, scores, loss, config, costs)
     scale = scales(results, scores)
     assert all(0 < value < math.inf for value in scale.values())
-    assert least_important({name: scale[name] * v for name, v in scores.items()}, config) == dead
+    scaled = {name: scale[name] * values for name, values in scores.items()}
+    assert together(least_important(scaled, config)) == dead

@@ -7,7 +7,7 @@ import torch
 
 from speechlab.config import from_dict, to_dict
 from speechlab.errors import UserError
-from speechlab.pruning.ranking import RankingConfig, least_important
+from speechlab.pruning.ranking import RankingConfig, least_important, together
 
 FREE = RankingConfig(share=0, at_least=1, n_least=1, multiples={})
 SCORES = {
@@ -18,7 +18,7 @@ SCORES = {
 
 
 def chosen(**settings):
-    return least_important(SCORES, from_dict(RankingConfig, to_dict(FREE) | settings))
+    return together(least_important(SCORES, from_dict(RankingConfig, to_dict(FREE) | settings)))
 
 
 @pytest.mark.parametrize("n", range(1, 11))
@@ -67,7 +67,7 @@ def test_a_budget_ends_the_step():
 
 def test_equal_channels_are_taken_in_their_order():
     scores = {"a": torch.zeros(4), "b": torch.zeros(4)}
-    assert least_important(scores, FREE) == {"a": [0]}
+    assert least_important(scores, FREE) == [("a", [0])]
 
 
 def test_an_importance_that_is_not_finite_is_an_error():
