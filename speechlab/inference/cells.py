@@ -20,6 +20,7 @@ from speechlab.layers.stacks import Block, Stack, TransformerLayer
 
 State = tuple[Any, ...]
 K = np.array(CONSTANTS, np.float32)
+LOG2_E = np.float32(math.log2(math.e))
 
 
 def empty(*shape: int) -> np.ndarray:
@@ -175,9 +176,9 @@ class MambaStep(Recurrence):
     def __init__(self, block: Block) -> None:
         mixer = block.mixer
         (d_inner, d_state), d_model = mixer.A_log.shape, mixer.in_proj.in_features
-        A = np.ascontiguousarray((-array(mixer.A_log.exp()) * np.float32(math.log2(math.e))).T)
+        A = np.ascontiguousarray((-array(mixer.A_log.exp()) * LOG2_E).T)
         products = linear(mixer.in_proj), taps(mixer.conv1d), linear(mixer.x_proj)
-        scan = linear(mixer.dt_proj), A, array(mixer.D)
+        scan = linear(mixer.dt_proj), A, np.float32(mixer.leak) * LOG2_E, array(mixer.D)
         self.weights = (*affine(block.norm), *products, *scan, linear(mixer.out_proj))
         self.rest = zeros(len(mixer.conv1d.weight[0, 0]) - 1, d_inner), zeros(d_state, d_inner)
         chosen = padded(mixer.x_proj.out_features) + padded(d_inner)
@@ -196,10 +197,10 @@ class Mamba2Step(Recurrence):
         n_mixed, d_state = mixer.split[1], mixer.d_state
         z, mixed, dt = np.split(array(mixer.in_proj.weight), np.cumsum(mixer.split[:2]))
         w_in = pack(np.concatenate([mixed, z, dt]).T)
-        decay = -array(mixer.A_log.exp()) * np.float32(math.log2(math.e))
+        decay = -array(mixer.A_log.exp()) * LOG2_E
         A, D = (np.repeat(row, mixer.d_head) for row in (decay, array(mixer.D)))
         A = np.ascontiguousarray(np.broadcast_to(A, (d_state, d_inner)))
-        scan = array(mixer.dt_bias), A, D
+        scan = array(mixer.dt_bias), A, np.float32(mixer.leak) * LOG2_E, D
         inner = array(mixer.norm.weight), np.float32(mixer.norm.eps)
         products = w_in, taps(mixer.conv1d)
         self.weights = (*affine(block.norm), *products, *scan, *inner, linear(mixer.out_proj))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from speechlab.errors import UserError
 from speechlab.layers.channels import Members, Wired, inputs, outputs
 from speechlab.layers.mixers import MIXERS
-from speechlab.layers.stacks import Block, check_settings
+from speechlab.layers.stacks import GIVEN, Block, check_settings
 from speechlab.layers.time_frequency import Attention
 
 Direction = Literal["both", "forward"]
@@ -138,7 +138,7 @@ def n_layers(name: str, direction: Direction) -> int:
 
 
 def _check(name: str, direction: Direction, options: Mapping[str, Any]) -> None:
-    known = set(inspect.signature(SEQUENCE_LAYERS[name]).parameters) - {"d_model"}
+    known = set(inspect.signature(SEQUENCE_LAYERS[name]).parameters) - GIVEN
     check_settings(f"sequence layer {name}", known, options)
     if name not in CAUSAL and direction != "both":
         raise UserError(f"a {name} layer sees both directions; direction must be both")

@@ -14,6 +14,9 @@ rest.
 | lstm     | long short-term memory, one layer           | torch.nn.LSTM                       |
 | mha      | attention over the last `window` frames     | arXiv 1706.03762                    |
 
+The three Mambas have a `leak`: per frame their state is also multiplied by exp(-leak). With 0, as
+published, some channels remember for hours, and noise suppression degrades after minutes.
+
 Parameter names and the order of random draws of `mamba` and `mamba2` are mamba-ssm's, so that
 weights can be exchanged.
 """
@@ -44,12 +47,13 @@ class Mamba(Grouped):
         expand: int = 2,
         d_inner: int | None = None,
         dt_rank: int | None = None,
+        leak: float = 0.0,
     ) -> None:
         """d_inner defaults to expand * d_model, dt_rank to ceil(d_model / 16)."""
         super().__init__()
         d_inner = expand * d_model if d_inner is None else d_inner
         dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
-        self.split = [dt_rank, d_state, d_state]
+        self.split, self.leak = [dt_rank, d_state, d_state], leak
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)
         self.x_proj = nn.Linear(d_inner, sum(self.split), bias=False)
@@ -70,7 +74,7 @@ class Mamba(Grouped):
         dt, B, C = self.x_proj(u).split(self.split, -1)
         dt = F.linear(dt, self.dt_proj.weight)  # (B, L, d_inner); its bias is added in the scan
         A = -self.A_log.exp()
-        y, h = selective_scan(u, dt, A, B, C, self.D, z, self.dt_proj.bias, h)
+        y, h = selective_scan(u, dt, A, B, C, self.D, z, self.dt_proj.bias, h, leak=self.leak)
         return self.out_proj(y), (tail, h)
 
     def channel_groups(self) -> dict[str, Group]:
@@ -104,6 +108,7 @@ class Mamba2(Grouped):
         expand: int = 2,
         d_head: int = 64,
         d_inner: int | None = None,
+        leak: float = 0.0,
     ) -> None:
         """d_inner defaults to expand * d_model; it is split into heads of d_head channels."""
         super().__init__()
@@ -111,7 +116,7 @@ class Mamba2(Grouped):
         n_heads, rest = divmod(d_inner, d_head)
         if rest:
             raise UserError(f"d_inner {d_inner} is not a multiple of d_head {d_head}")
-        self.d_head, self.d_state = d_head, d_state
+        self.d_head, self.d_state, self.leak = d_head, d_state, leak
         self.split = [d_inner, d_inner + 2 * d_state, n_heads]
         self.in_proj = nn.Linear(d_model, sum(self.split), bias=False)
         d_mixed = d_inner + 2 * d_state
@@ -129,7 +134,7 @@ class Mamba2(Grouped):
         u, B, C = F.silu(mixed).split([z.shape[-1], self.d_state, self.d_state], -1)
         A = self._per_channel(-self.A_log.exp())[:, None].expand(-1, self.d_state)
         dt, D, dt_bias = map(self._per_channel, (dt, self.D, self.dt_bias))
-        y, h = selective_scan(u, dt, A, B, C, D, None, dt_bias, h)
+        y, h = selective_scan(u, dt, A, B, C, D, None, dt_bias, h, leak=self.leak)
         return self.out_proj(self.norm(y * F.silu(z))), (tail, h)
 
     def channel_groups(self) -> dict[str, Group]:
@@ -176,6 +181,7 @@ class MambaS4(Grouped):
         d_conv: int = 4,
         expand: int = 2,
         d_inner: int | None = None,
+        leak: float = 0.0,
     ) -> None:
         """n_channels: S4 systems; d_state: size of the state of each; d_inner as in `Mamba`."""
         super().__init__()
@@ -183,7 +189,7 @@ class MambaS4(Grouped):
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)
         self.s4_in = nn.Linear(d_inner, n_channels)
-        self.s4 = S4(n_channels, d_state)
+        self.s4 = S4(n_channels, d_state, leak)
         self.s4_out = nn.Linear(n_channels, 2 * d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 

@@ -31,9 +31,13 @@ class S4(nn.Module):
     where no state is given, the recurrence where one is: both are the same numbers.
     """
 
-    def __init__(self, n_channels: int, d_state: int = 64) -> None:
-        """d_state: size of the state, even; step sizes are drawn log-uniformly in 0.001 to 0.1."""
+    def __init__(self, n_channels: int, d_state: int = 64, leak: float = 0.0) -> None:
+        """d_state: size of the state, even; step sizes are drawn log-uniformly in 0.001 to 0.1.
+
+        leak: per time step the state is also multiplied by exp(-leak).
+        """
         super().__init__()
+        self.leak = leak
         eigenvalues, P, B = hippo_legs(d_state)  # each (N,), N = d_state / 2
         log_dt = torch.rand(n_channels, 1) * math.log(0.1 / 0.001) + math.log(0.001)
         C = torch.randn(n_channels, d_state // 2, 2) * math.sqrt(0.5)
@@ -71,7 +75,8 @@ class S4(nn.Module):
         right = torch.cat([eye + half, (step * _stack(self.B.double()))[..., None]], -1)
         solved = torch.linalg.solve(eye - half, right)  # (H, n, n + 1)
         sign = torch.tensor([2.0, -2.0], dtype=M.dtype, device=M.device)
-        return solved[..., :-1], solved[..., -1], _stack(self.C.double() * sign)
+        A_bar = solved[..., :-1] * math.exp(-self.leak)
+        return A_bar, solved[..., -1], _stack(self.C.double() * sign)
 
 
 def ssm_kernel(A_bar: Tensor, b: Tensor, c: Tensor, length: int) -> Tensor:

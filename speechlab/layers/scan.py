@@ -1,8 +1,8 @@
 """The selective scan of Mamba (arXiv 2312.00752, section 3.2 and algorithm 2) on any machine.
 
-    step_t = softplus(dt_t + dt_bias)                the discretisation step, one per channel
-    h_t = exp(step_t A) h_{t-1} + step_t B_t u_t     the recurrence, equation 2a
-    y_t = (C_t . h_t + D u_t) silu(z_t)              the read-out, equation 2b; skip and gate
+    step_t = softplus(dt_t + dt_bias)                       the discretisation step, one per channel
+    h_t = exp(step_t A - leak) h_{t-1} + step_t B_t u_t     the recurrence, equation 2a
+    y_t = (C_t . h_t + D u_t) silu(z_t)                     the read-out, equation 2b; skip, gate
 
 | here     | paper   | shape        | meaning                                             |
 |----------|---------|--------------|-----------------------------------------------------|
@@ -13,13 +13,14 @@
 | D        | D       | (d,)         | skip from input to output (section 3.4)             |
 | z        | gate    | (b, L, d)    | gate of the block around the scan (figure 3)        |
 | state, h | h       | (b, d, n)    | the memory, carried by a stream                     |
-| decay    | A bar   | (b, L, d, n) | exp(step A), in (0, 1]                              |
+| decay    | A bar   | (b, L, d, n) | exp(step A - leak), in (0, 1]                       |
 | drive    | B bar x | (b, L, d, n) | step B u, B discretised by Euler's rule             |
+| leak     | -       | a number     | of all states, per frame; 0, as published: none     |
 
 b examples, L frames, d channels, n states per channel.
 
 No backend divides by a product of decays or exponentiates a positive sum: with the steps of trained
-weights, that overflows to NaN.
+weights, that overflows to NaN. (`cuda` does so with the leak, up to MOST_GROWTH.)
 """
 
 import os
@@ -42,12 +43,13 @@ Scan = tuple[Tensor, Tensor]  # y, last state
 
 # Elements (b, steps, d, n) of a segment in `parallel`; the backward pass recomputes the others.
 SEGMENT_ELEMENTS = 2**21
+MOST_GROWTH = 30.0  # leak L up to which `cuda` multiplies its input by exp(leak t): 1e13
 
 
-def reference(x: Operands) -> Scan:
+def reference(x: Operands, leak: float = 0.0) -> Scan:
     """The recurrence step by step: slow on purpose, the reference of the tests."""
     step = _step(x)
-    decay = torch.exp(step.unsqueeze(-1) * x.A)  # (b, L, d, n)
+    decay = torch.exp(step.unsqueeze(-1) * x.A - leak)  # (b, L, d, n)
     drive = (step * x.u).unsqueeze(-1) * x.B.unsqueeze(2)  # (b, L, d, n)
     h = _initial(x)
     reads = []
@@ -59,7 +61,7 @@ def reference(x: Operands) -> Scan:
     return _skip_and_gate(y, x), h
 
 
-def parallel(x: Operands) -> Scan:
+def parallel(x: Operands, leak: float = 0.0) -> Scan:
     """Chunks in parallel, in plain PyTorch: any device, every factor at most 1."""
     h = _initial(x)
     length = max(1, SEGMENT_ELEMENTS // max(1, h.numel()))
@@ -69,14 +71,16 @@ def parallel(x: Operands) -> Scan:
     for piece in pieces:
         if recompute:
             options = {"use_reentrant": False, "preserve_rng_state": False}
-            y, h = checkpoint(_segment, *piece, x.A, h, **options)
+            y, h = checkpoint(_segment, *piece, x.A, h, leak, **options)
         else:
-            y, h = _segment(*piece, x.A, h)
+            y, h = _segment(*piece, x.A, h, leak)
         reads.append(y)
     return _skip_and_gate(torch.cat(reads, 1), x), h
 
 
-def _segment(u: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor) -> Scan:
+def _segment(
+    u: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor, leak: float
+) -> Scan:
     """K chunks of T steps in parallel, each from zero; then the state passes through the chunks."""
     (b, L, d), n = u.shape, A.shape[1]
     if L == 0:
@@ -86,7 +90,10 @@ def _segment(u: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor
     rest = (0, 0, 0, K * T - L)  # a step of zero keeps the state: padding changes nothing,
     A = A.clamp(min=torch.finfo(A.dtype).min)  # if A is finite
     step, drive, B = F.pad(step, rest), F.pad(step * u, rest), F.pad(B, rest)
-    decay = torch.exp(step.unsqueeze(-1) * A).view(b, K, T, d, n)
+    exponent = step.unsqueeze(-1) * A
+    if leak:  # not of the padding
+        exponent = exponent - F.pad(step.new_full((L, 1), leak), rest).unsqueeze(-1)
+    decay = torch.exp(exponent).view(b, K, T, d, n)
     drive = (drive.unsqueeze(-1) * B.unsqueeze(2)).view(b, K, T, d, n)
     local, kept = [], []  # states of a chunk from zero; factors of the state before it
     for t, (a, v) in enumerate(zip(decay.unbind(2), drive.unbind(2), strict=True)):
@@ -126,11 +133,12 @@ def _fused_forward(
     z: Tensor | None,
     dt_bias: Tensor | None,
     state: Tensor | None,
+    leak: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from speechlab.layers.kernels import scan_torch as fused
 
-    return fused.forward(Operands(u, dt, A, B, C, D, z, dt_bias, state), keep)
+    return fused.forward(Operands(u, dt, A, B, C, D, z, dt_bias, state), leak, keep)
 
 
 @_fused_forward.register_fake
@@ -153,15 +161,17 @@ def _fused_backward(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
+    leak: float,
 ) -> list[Tensor]:
     from speechlab.layers.kernels import scan_torch as fused
 
-    return list(fused.backward(Operands(u, dt, A, B, C, D, z, dt_bias, None), dy, dlast, kept))
+    x = Operands(u, dt, A, B, C, D, z, dt_bias, None)
+    return list(fused.backward(x, leak, dy, dlast, kept))
 
 
 @_fused_backward.register_fake
-def _(dy: object, dlast: object, kept: Tensor, *operands: Tensor | None) -> list[Tensor]:
-    u, _, A, B, _, _, z, _ = operands
+def _(dy: object, dlast: object, kept: Tensor, *operands: Any) -> list[Tensor]:
+    u, _, A, B, _, _, z, _, _ = operands
     (b, _, d), n = u.shape, A.shape[1]
     gate = (0, 0, 0) if z is None else u.shape
     shapes = u.shape, u.shape, A.shape, B.shape, B.shape, (d,), gate, (d,), (b, d, n)
@@ -169,7 +179,7 @@ def _(dy: object, dlast: object, kept: Tensor, *operands: Tensor | None) -> list
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    *tensors, state, _ = inputs
+    *tensors, state, ctx.leak, _ = inputs
     ctx.save_for_backward(output[2], *tensors)
     ctx.given = [v is not None for v in (*tensors, state)]
     ctx.set_materialize_grads(False)
@@ -177,25 +187,34 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 
 def _backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: None) -> tuple:
     if dy is None and dlast is None:
-        return (None,) * 10
-    gradients = _fused_backward(dy, dlast, *ctx.saved_tensors)
-    return *(g if given else None for g, given in zip(gradients, ctx.given, strict=True)), None
+        return (None,) * 11
+    gradients = _fused_backward(dy, dlast, *ctx.saved_tensors, ctx.leak)
+    found = (g if given else None for g, given in zip(gradients, ctx.given, strict=True))
+    return *found, None, None
 
 
 _fused_forward.register_autograd(_backward, setup_context=_save)
 
 
-def numba(x: Operands) -> Scan:
+def numba(x: Operands, leak: float = 0.0) -> Scan:
     """One fused pass on the CPU, float32 or float64; backward recomputes (`kernels.scan`)."""
     keep = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in x)
-    y, last, _ = _fused_forward(*x, keep)
+    y, last, _ = _fused_forward(*x, leak, keep)
     return y, last
 
 
-def cuda(x: Operands) -> Scan:
-    """The kernel of mamba-ssm. It has no initial state: with one, `parallel` is used."""
-    if x.state is not None or x.u.shape[1] == 0:
-        return parallel(x)
+def cuda(x: Operands, leak: float = 0.0) -> Scan:
+    """The kernel of mamba-ssm. It has no initial state: with one, `parallel` is used.
+
+    It has no leak either: with w_t = exp(leak t), the scan of u w, divided by w, is the leaky scan.
+    """
+    L = x.u.shape[1]
+    if x.state is not None or L == 0 or leak * L > MOST_GROWTH:
+        return parallel(x, leak)
+    if leak:
+        w = torch.exp(leak * torch.arange(L, dtype=x.u.dtype, device=x.u.device))[:, None]  # (L, 1)
+        y, last = cuda(x._replace(u=x.u * w))
+        return y / w, last / w[-1]
     kernel = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     u, dt, B, C = (v.transpose(1, 2) for v in (x.u, x.dt, x.B, x.C))  # (b, d, L), (b, n, L)
     z = None if x.z is None else x.z.transpose(1, 2)
@@ -223,7 +242,7 @@ class _LastState(torch.autograd.Function):
         return None, *(None if v is None else next(found) for v in inputs)
 
 
-BACKENDS: dict[str, Callable[[Operands], Scan]] = {
+BACKENDS: dict[str, Callable[[Operands, float], Scan]] = {
     "reference": reference,
     "parallel": parallel,
     "numba": numba,
@@ -318,6 +337,7 @@ def selective_scan(
     dt_bias: Tensor | None = None,
     state: Tensor | None = None,
     *,
+    leak: float = 0.0,
     backend: str | None = None,
 ) -> Scan:
     """The scan over u (b, L, d) from `state` (None: zeros): y (b, L, d), last state (b, d, n).
@@ -327,15 +347,18 @@ def selective_scan(
     of u, the state that of the computation. Two parts of a sequence, with the state passed on, give
     the result of the whole, with `numba` bit for bit. `numba` and `cuda` can be differentiated
     once, the others any number of times.
-    ValueError for shapes that do not fit, UserError for a backend that cannot run.
+    ValueError for shapes that do not fit and a leak below 0, UserError for a backend that cannot
+    run.
     """
     x = Operands(u, dt, A, B, C, D, z, dt_bias, state)
     _check_shapes(x)
+    if not leak >= 0:
+        raise ValueError(f"leak must be 0 or more, not {leak}: a state would grow without bound")
     double = any(v is not None and v.dtype == torch.float64 for v in x)
     dtype, device = torch.float64 if double else torch.float32, u.device.type
     name = _require(backend or default_backend(device, dtype), device, dtype)
     with torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext():
-        y, last = BACKENDS[name](Operands(*(v if v is None else v.to(dtype) for v in x)))
+        y, last = BACKENDS[name](Operands(*(v if v is None else v.to(dtype) for v in x)), leak)
     return y.to(u.dtype), last
 
 

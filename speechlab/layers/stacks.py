@@ -18,6 +18,7 @@ from speechlab.layers.mixers import MIXERS, State
 
 Options = Sequence[Mapping[str, Any]]  # arguments of the mixer, one mapping per layer
 LARGEST = 2**16  # value of an option
+GIVEN = {"d_model", "leak"}  # arguments that the model gives: no options
 
 
 class Block(nn.Module):
@@ -100,7 +101,7 @@ def init_residual(module: nn.Module, n_layers: int) -> None:
 
 def check_options(mixer: str, options: Options) -> None:
     """`check_settings` for the options of each layer of `STACKS[mixer]`."""
-    known = set(inspect.signature(MIXERS[mixer]).parameters) - {"d_model"}
+    known = set(inspect.signature(MIXERS[mixer]).parameters) - GIVEN
     known |= {"d_hidden"} if STACKS[mixer] is transformer else set()
     for layer in options:
         check_settings(f"mixer {mixer}", known, layer)

@@ -21,15 +21,19 @@ OPTIONS = {
     "lstm": {},
     "mha": {"n_heads": 3, "window": 7},
 }
+LEAKY, LEAK = ("mamba", "mamba2", "mamba_s4"), {"leak": 0.1}
 
 
-def build(name: str) -> nn.Module:
-    return MIXERS[name](D_MODEL, **OPTIONS[name]).double().eval()
+def build(name: str, **options: float) -> nn.Module:
+    return MIXERS[name](D_MODEL, **OPTIONS[name], **options).double().eval()
 
 
-@pytest.fixture(params=MIXERS)
+@pytest.fixture(
+    params=[*((name, {}) for name in MIXERS), *((name, LEAK) for name in LEAKY)], ids=str
+)
 def mixer(request):
-    return build(request.param)
+    name, options = request.param
+    return build(name, **options)
 
 
 def random_cuts(length: int, seed: int) -> list[int]:
@@ -98,6 +102,19 @@ def test_nan_stays_in_its_future_and_its_example(mixer, value, streamed):
     assert y[0, 11].isnan().any()
     torch.testing.assert_close(y[0, :11], clean[0, :11], rtol=0, atol=1e-9)
     torch.testing.assert_close(y[1], clean[1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_what_two_pasts_leave_behind_fades_with_the_leak(name):
+    """Beside the own decay of the mixer: 20 frames at 0.1 leave exp(-2) of it."""
+    plain, leaky = build(name), build(name, **LEAK)
+    leaky.load_state_dict(plain.state_dict())
+    past, other, x = torch.randn(3, 1, 20, D_MODEL, dtype=torch.float64)
+    (tail, h), (_, h_other) = plain(past)[1], plain(other)[1]
+    left, left_plain = (
+        mixer(x, (tail, h))[1][1] - mixer(x, (tail, h_other))[1][1] for mixer in (leaky, plain)
+    )
+    torch.testing.assert_close(left, left_plain * math.exp(-2), rtol=1e-9, atol=1e-15)
 
 
 def test_attention_sees_just_its_window():

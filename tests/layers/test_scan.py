@@ -1,5 +1,6 @@
 """Laws of the selective scan: every backend is the recurrence, whatever the shape or the cut."""
 
+import math
 import sys
 from functools import partial
 from types import ModuleType
@@ -51,6 +52,40 @@ def test_backends_agree(b, L, d, n, optional):
         assert_near(with_gradients(single, "numba"), wanted, 1e-5)
 
 
+@pytest.mark.parametrize("leak", [0.02, 3.0])
+@pytest.mark.parametrize("shape", [(2, 75, 150, 16), (1, 37, 65, 5), (3, 33, 16, 17)])
+def test_leaky_backends_agree(shape, leak):
+    x = operands(*shape)
+    wanted, single = with_gradients(x, "reference", leak), Operands(*(v.float() for v in x))
+    for backend in FAST:
+        assert_near(with_gradients(x, backend, leak), wanted, 1e-10)
+        assert_near(with_gradients(single, backend, leak), wanted, 1e-5)
+
+
+def test_a_leaky_scan_is_the_scan_of_a_growing_input():
+    """With w_t = exp(leak t) it is the scan of u w, divided by w."""
+    x, leak = operands(2, 50, 5, 3), 0.1
+    w = torch.exp(leak * torch.arange(1, 51, dtype=torch.float64))[:, None]
+    y, last = selective_scan(*x._replace(u=x.u * w), backend="reference")
+    found = selective_scan(*x, leak=leak, backend="reference")
+    assert_near(found, [y / w, last / w[-1]], 1e-12)
+
+
+@pytest.mark.parametrize("backend", HERE)
+def test_zero_input_decays_with_the_leak_or_faster(backend):
+    x = operands(2, 50, 5, 3)
+    _, last = selective_scan(*x._replace(u=0 * x.u), leak=0.1, backend=backend)
+    assert (last.abs() <= x.state.abs() * math.exp(-5)).all()
+    _, last = selective_scan(*x._replace(u=0 * x.u, A=0 * x.A), leak=0.1, backend=backend)
+    assert_near([last], [x.state * math.exp(-5)], 1e-12)
+
+
+@pytest.mark.parametrize("leak", [-0.1, float("nan")])
+def test_a_state_does_not_grow(leak):
+    with pytest.raises(ValueError, match="leak must be 0 or more"):
+        selective_scan(*operands(1, 5, 4, 3), leak=leak)
+
+
 @pytest.mark.parametrize("backend", HERE)
 def test_long_sequences_lose_no_accuracy(backend):
     x = operands(1, 4000, 20, 4)
@@ -59,18 +94,18 @@ def test_long_sequences_lose_no_accuracy(backend):
 
 
 @pytest.mark.parametrize(
-    ("backend", "segment", "shape"),
+    ("backend", "segment", "shape", "leak"),
     [
-        ("reference", 0, (2, 9, 3, 2)),
-        ("numba", 0, (2, 9, 3, 2)),
-        ("numba", 0, (1, 35, 2, 9)),  # over chunks and tiles
-        ("parallel", 2**21, (2, 9, 3, 2)),
-        ("parallel", 60, (2, 9, 3, 2)),
+        ("reference", 0, (2, 9, 3, 2), 0.1),
+        ("numba", 0, (2, 9, 3, 2), 0.0),
+        ("numba", 0, (1, 35, 2, 9), 0.1),  # over chunks and tiles
+        ("parallel", 2**21, (2, 9, 3, 2), 0.0),
+        ("parallel", 60, (2, 9, 3, 2), 0.1),
     ],
 )
-def test_gradients(backend, segment, shape, monkeypatch):
+def test_gradients(backend, segment, shape, leak, monkeypatch):
     monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", segment)
-    scanned = partial(selective_scan, backend=backend)
+    scanned = partial(selective_scan, backend=backend, leak=leak)
     assert torch.autograd.gradcheck(scanned, tuple(operands(*shape, grad=True)))
     if backend != "numba":
         assert torch.autograd.gradgradcheck(scanned, tuple(operands(1, 5, 2, 2, grad=True)))
@@ -106,16 +141,17 @@ def test_not_a_number_stays_where_it_belongs(backend, name, bad):
 
 
 @pytest.mark.parametrize("backend", HERE)
-@given(cuts=st.lists(st.integers(0, 80), max_size=6))
+@given(cuts=st.lists(st.integers(0, 80), max_size=6), leak=st.sampled_from([0.0, 0.1]))
 @settings(max_examples=15, deadline=None, derandomize=True)
-def test_carried_state(backend, cuts):
+def test_carried_state(backend, cuts, leak):
     """A sequence in pieces, the state handed on, is the whole; by numba bit for bit."""
     x = operands(2, 80, 70, 5, torch.float32 if backend == "numba" else torch.float64)
-    whole = selective_scan(*x, backend=backend)
+    scanned = partial(selective_scan, backend=backend, leak=leak)
+    whole = scanned(*x)
     state, parts = x.state, []
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 80], strict=True):
         u, dt, B, C, z = (v[:, start:end] for v in (x.u, x.dt, x.B, x.C, x.z))
-        y, state = selective_scan(u, dt, x.A, B, C, x.D, z, x.dt_bias, state, backend=backend)
+        y, state = scanned(u, dt, x.A, B, C, x.D, z, x.dt_bias, state)
         parts.append(y)
     found = torch.cat(parts, 1), state
     if backend == "numba":
@@ -125,12 +161,14 @@ def test_carried_state(backend, cuts):
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_prefix(backend):
+@pytest.mark.parametrize("leak", [0.0, 0.1])
+def test_prefix(backend, leak):
     """What comes later changes nothing before."""
     x = operands(2, 50, 6, 5)
-    y, _ = selective_scan(*x, backend=backend)
+    scanned = partial(selective_scan, backend=backend, leak=leak)
+    y, _ = scanned(*x)
     u, dt, B, C, z = (v[:, :23] for v in (x.u, x.dt, x.B, x.C, x.z))
-    short, _ = selective_scan(u, dt, x.A, B, C, x.D, z, x.dt_bias, x.state, backend=backend)
+    short, _ = scanned(u, dt, x.A, B, C, x.D, z, x.dt_bias, x.state)
     assert_near([short], [y[:, :23]], 1e-12)
 
 
@@ -209,7 +247,7 @@ def test_choice(monkeypatch):
 def test_override_and_refusals(monkeypatch):
     x = operands(1, 5, 4, 3, torch.float32)
     called = []
-    monkeypatch.setitem(BACKENDS, "reference", lambda x: called.append(x) or (x.u, x.state))
+    monkeypatch.setitem(BACKENDS, "reference", lambda x, leak: called.append(x) or (x.u, x.state))
     monkeypatch.setenv("SPEECHLAB_SCAN", "reference")
     selective_scan(*x)
     assert len(called) == 1
@@ -255,7 +293,8 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("optional", [True, False])
 @pytest.mark.parametrize("state", [True, False])
-def test_cuda_backend(stand_in, optional, state):
+@pytest.mark.parametrize("leak", [0.0, 0.1, 3.0])  # the last one by `parallel`
+def test_cuda_backend(stand_in, optional, state, leak):
     x = operands(2, 20, 5, 3, torch.float32, optional)
     x = x._replace(state=operands(2, 20, 5, 3, torch.float32).state if state else None)
-    assert_near(with_gradients(x, "cuda"), with_gradients(x, "reference"), 1e-5)
+    assert_near(with_gradients(x, "cuda", leak), with_gradients(x, "reference", leak), 1e-5)

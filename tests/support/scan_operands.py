@@ -32,10 +32,10 @@ def operands(
     return Operands(*(v if v is None else v.requires_grad_(grad) for v in x))
 
 
-def with_gradients(x: Operands, backend: str) -> list[Tensor]:
+def with_gradients(x: Operands, backend: str, leak: float = 0.0) -> list[Tensor]:
     """y, last state and the gradients of a random function of both."""
     leaves = [v if v is None else v.detach().clone().requires_grad_() for v in x]
-    y, last = selective_scan(*leaves, backend=backend)
+    y, last = selective_scan(*leaves, leak=leak, backend=backend)
     new = torch.Generator().manual_seed(1)
     dy, dlast = (torch.randn(v.shape, generator=new, dtype=torch.float64) for v in (y, last))
     present = [v for v in leaves if v is not None]

@@ -7,14 +7,15 @@ of blocks of channels. Per worker, of the current block and chunk (CHUNK steps):
 |--------------|--------------------------------|--------------------------------------------------|
 | rows         | (field, CHUNK, WIDTH)          | step, step u, read-out; gradients and their sums |
 | memory       | (block, n, field, WIDTH)       | A log2(e), h, and the gradients of h and A       |
+| leaks        | (CHUNK,), None without a leak  | leak log2(e) of each step                        |
 | shared, sums | (tile, n, 2 TILE)              | B and C as the tiles read them; their gradients  |
-| tape         | (tile, state, TILE + 1, WIDTH) | backward: exp(step A), and h before the tile     |
+| tape         | (tile, state, TILE + 1, WIDTH) | backward: the decay, and h before the tile       |
 
 Steps run in tiles: one load of A and h serves TILE steps. The last tile is filled up with steps of
-size zero, which keep the state bit for bit: a sequence cut anywhere gives the same numbers. The
-forward pass keeps the state every CHUNK steps; the backward pass replays one chunk at a time from
-there. Sums over channels (of B and C) are made per block; the caller adds them in a fixed order, so
-gradients do not depend on threads.
+size zero without leak, which keep the state bit for bit: a sequence cut anywhere gives the same
+numbers. The forward pass keeps the state every CHUNK steps; the backward pass replays one chunk at
+a time from there. Sums over channels (of B and C) are made per block; the caller adds them in a
+fixed order, so gradients do not depend on threads.
 
 The kernels allocate nothing and count no references (`_nrt=False`): a count costs every view of a
 row two atomic operations, together a third of the time.
@@ -94,12 +95,14 @@ def _copy_states(memory, fields, kept, first, width, keep):
 
 
 @inline(EXACT)
-def _share(shared, x, batch, t0, m):
-    """B and C of a chunk, in the order in which the tiles read them; zero beyond its end."""
+def _share(leaks, shared, x, batch, t0, m):
+    """Leak, B and C of a chunk, in the order in which tiles read them; zero beyond its end."""
     n = x.A.shape[1]
     B_b, B_t, C_b, C_t = x.strides[6], x.strides[7], x.strides[8], x.strides[9]
     for t in range((m + TILE - 1) // TILE * TILE):
         row = shared[t // TILE * n * 2 * TILE + t % TILE :]
+        if leaks is not None:
+            leaks[t] = x.leak if t < m else ZERO
         if t < m:
             B = x.B[batch * B_b + (t0 + t) * B_t :]
             C = x.C[batch * C_b + (t0 + t) * C_t :]
@@ -159,10 +162,18 @@ def _prepare_chunk(rows, x, batch, first, width, t0, m, sloped, k):
                 row[j] = ZERO
 
 
+@inline(EXACT)
+def _leak(leaks, t):
+    """Of a step; without a leak a constant, so that the kernel is none the slower."""
+    if leaks is None:
+        return ZERO
+    return leaks[t]
+
+
 @inline(SUMS)
-def _advance(row, q, a, h, b, c, tape, taped, k):
-    """h_t = exp(step A) h_{t-1} + step u B and the read-out C h_t; one step, state and channel."""
-    decay = exp2(row[q + STEP] * a, k)
+def _advance(row, q, a, leak, h, b, c, tape, taped, k):
+    """h_t = decay h_{t-1} + step u B and the read-out C h_t; one step, state and channel."""
+    decay = exp2(row[q + STEP] * a - leak, k)
     h = decay * h + row[q + DRIVE] * b
     row[q + READ] += h * c
     if taped:
@@ -171,8 +182,9 @@ def _advance(row, q, a, h, b, c, tape, taped, k):
 
 
 @inline(SUMS)
-def _advance_tile(row, memory, shared, tape, taped, width, k):
-    """TILE steps of one state; `row` begins at the first step, the others at the state."""
+def _advance_tile(row, leaks, t, memory, shared, tape, taped, width, k):
+    """TILE steps from t of one state; `row` begins at the first step, the others at the state."""
+    l0, l1, l2, l3 = _leak(leaks, t), _leak(leaks, t + 1), _leak(leaks, t + 2), _leak(leaks, t + 3)
     b0, b1, b2, b3 = shared[0], shared[1], shared[2], shared[3]
     c0, c1, c2, c3 = shared[4], shared[5], shared[6], shared[7]
     for j in range(width):
@@ -180,10 +192,10 @@ def _advance_tile(row, memory, shared, tape, taped, width, k):
         h = memory[j + STATE]
         if taped:
             tape[j + START] = h
-        h = _advance(row, j, a, h, b0, c0, tape, taped, k)
-        h = _advance(row, j + WIDTH, a, h, b1, c1, tape, taped, k)
-        h = _advance(row, j + 2 * WIDTH, a, h, b2, c2, tape, taped, k)
-        h = _advance(row, j + 3 * WIDTH, a, h, b3, c3, tape, taped, k)
+        h = _advance(row, j, a, l0, h, b0, c0, tape, taped, k)
+        h = _advance(row, j + WIDTH, a, l1, h, b1, c1, tape, taped, k)
+        h = _advance(row, j + 2 * WIDTH, a, l2, h, b2, c2, tape, taped, k)
+        h = _advance(row, j + 3 * WIDTH, a, l3, h, b3, c3, tape, taped, k)
         memory[j + STATE] = h
 
 
@@ -196,7 +208,7 @@ def _finish(read, z, y, gated, width, k):
 @inline(SUMS)
 def _forward_block(x, y, scratch, memory, batch, first, width, t0, m, k):
     """SPAN steps of a block: its states advance in `memory`, the output goes to y (L, d)."""
-    n, rows, shared = x.A.shape[1], scratch.rows, scratch.shared
+    n, rows, leaks, shared = x.A.shape[1], scratch.rows, scratch.leaks, scratch.shared
     z_b, z_t, gated = x.strides[4], x.strides[5], x.z.size > 0
     _prepare_chunk(rows, x, batch, first, width, t0, m, False, k)
     for t in range(0, m, TILE):
@@ -205,7 +217,7 @@ def _forward_block(x, y, scratch, memory, batch, first, width, t0, m, k):
             if i < WIDTH // LINE:
                 _fetch(x, batch, first, t0 + t + SPAN, i)
             h, bc = memory[i * 2 * WIDTH :], tile[i * 2 * TILE :]
-            _advance_tile(row, h, bc, rows, False, width, k)
+            _advance_tile(row, leaks, t, h, bc, rows, False, width, k)
     for t in range(m):
         z = x.z[batch * z_b + (t0 + t) * z_t + first :]
         _finish(rows[t * WIDTH + READ :], z, y[t0 + t, first:], gated, width, k)
@@ -231,7 +243,7 @@ def forward(worker, workers, lanes, group, x, state, y, last, kept, scratch):
             _load(memory, 2, STATE, state[batch], first, width)
         for t0 in range(0, L, SPAN):
             m = min(SPAN, L - t0)
-            _share(scratch.shared, x, batch, t0, m)
+            _share(scratch.leaks, scratch.shared, x, batch, t0, m)
             for first in range(begin, end, lanes):
                 memory = scratch.memory[(first - begin) // lanes * size :]
                 width = min(lanes, d - first)
@@ -318,14 +330,14 @@ def _retreat_tile(row, memory, shared, sums, tape, width):
 @inline(SUMS)
 def _retreat_chunk(scratch, memory, m, n, width, k):
     """Replay a chunk onto the tape and go back over it, BLOCK states at a time."""
-    rows, shared, sums = scratch.rows, scratch.shared, scratch.sums
+    rows, leaks, shared, sums = scratch.rows, scratch.leaks, scratch.shared, scratch.sums
     for begin in range(0, n, BLOCK):
         end = min(begin + BLOCK, n)
         for t in range(0, m, TILE):
             for i in range(begin, end):
                 tape = scratch.tape[(t // TILE * BLOCK + i - begin) * ENTRY :]
                 bc, h = shared[(t * n + i * TILE) * 2 :], memory[i * 4 * WIDTH :]
-                _advance_tile(rows[t * WIDTH :], h, bc, tape, True, width, k)
+                _advance_tile(rows[t * WIDTH :], leaks, t, h, bc, tape, True, width, k)
         for t in range((m - 1) // TILE * TILE, -1, -TILE):
             for i in range(begin, end):
                 tape = scratch.tape[(t // TILE * BLOCK + i - begin) * ENTRY :]
@@ -372,7 +384,7 @@ def backward(worker, workers, lanes, group, x, dy, dy_strides, dlast, kept, out,
             _load(memory, 4, RATE_GRAD, out.A[batch], first, width)
         for t0 in range((L - 1) // CHUNK * CHUNK, -1, -CHUNK):
             m = min(CHUNK, L - t0)
-            _share(scratch.shared, x, batch, t0, m)
+            _share(scratch.leaks, scratch.shared, x, batch, t0, m)
             for first in range(begin, end, lanes):
                 memory = scratch.memory[(first - begin) // lanes * size :]
                 width, part = min(lanes, d - first), first // lanes

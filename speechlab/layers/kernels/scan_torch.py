@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from speechlab.layers.kernels import scan
-from speechlab.layers.kernels.elementary import CONSTANTS
+from speechlab.layers.kernels.elementary import CONSTANTS, LOG2_E
 from speechlab.layers.kernels.operands import Operands
 
 # Elements (b, L, d, n) up to which one thread is used: about 2 ms
@@ -40,6 +40,7 @@ class Inputs(NamedTuple):
     A: np.ndarray
     D: np.ndarray
     bias: np.ndarray
+    leak: np.floating  # times log2(e)
     strides: tuple[int, ...]
 
 
@@ -60,6 +61,7 @@ class Gradients(NamedTuple):
 class Scratch(NamedTuple):
     """Buffers of one worker, see `scan`."""
 
+    leaks: np.ndarray | None
     rows: np.ndarray
     memory: np.ndarray
     shared: np.ndarray
@@ -86,13 +88,13 @@ def split(b: int, L: int, d: int, n: int, serial: int) -> Split:
     return Split(lanes, group, max(1, min(threads, b * -(-blocks // group))))
 
 
-def forward(x: Operands, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(x: Operands, leak: float, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, L, d), last state (b, d, n), kept states (b, chunks, n, d), with `keep`.
 
     Outputs are allocated by numpy, which requests huge pages: with small pages the first access is
     a third of the time. Raises ValueError if A is positive anywhere.
     """
-    (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
+    (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x, leak)
     chunks = -(-L // scan.CHUNK) if keep else 0
     dtype = given.A.dtype
     out = [np.empty(shape, dtype) for shape in ((b, L, d), (b, d, n), (b, chunks, n, d))]
@@ -100,7 +102,7 @@ def forward(x: Operands, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     cut = split(b, L, d, n, SERIAL_FORWARD)
 
     def work(worker: int) -> bool:
-        buffers = _scratch(n, cut.group, dtype, backward=False)
+        buffers = _scratch(n, cut.group, dtype, leak, backward=False)
         numbers = worker, cut.workers, cut.lanes, cut.group
         return scan.forward(*numbers, given, initial, *out, buffers)
 
@@ -110,10 +112,10 @@ def forward(x: Operands, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def backward(
-    x: Operands, dy: Tensor | None, dlast: Tensor | None, kept: Tensor
+    x: Operands, leak: float, dy: Tensor | None, dlast: Tensor | None, kept: Tensor
 ) -> tuple[Tensor, ...]:
     """Gradients of u, dt, A, B, C, D, z, dt_bias and state; z: empty without a gate."""
-    (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x)
+    (b, L, d), n, given = x.u.shape, x.A.shape[1], _inputs(x, leak)
     dtype = given.A.dtype
     cut = split(b, L, d, n, SERIAL_BACKWARD)
     dy_flat, *dy_strides = (np.zeros(d, dtype), 0, 0) if dy is None else _flat(dy)
@@ -133,7 +135,7 @@ def backward(
     )
 
     def work(worker: int) -> None:
-        buffers = _scratch(n, cut.group, dtype, backward=True)
+        buffers = _scratch(n, cut.group, dtype, leak, backward=True)
         numbers = worker, cut.workers, cut.lanes, cut.group
         scan.backward(*numbers, given, *ends, out, buffers)
 
@@ -143,14 +145,13 @@ def backward(
     return tuple(torch.from_numpy(array) for array in gradients)
 
 
-def _inputs(x: Operands) -> Inputs:
+def _inputs(x: Operands, leak: float) -> Inputs:
     z = x.u.new_empty(0, 0, 0) if x.z is None else x.z
     arrays, *strides = zip(*(_flat(v) for v in (x.u, x.dt, z, x.B, x.C)), strict=True)
     A = _packed(x.A)
     D, bias = (np.zeros(len(A), A.dtype) if v is None else _packed(v) for v in (x.D, x.dt_bias))
-    return Inputs(
-        *arrays, A, D, bias, tuple(s for pair in zip(*strides, strict=True) for s in pair)
-    )
+    steps = tuple(s for pair in zip(*strides, strict=True) for s in pair)
+    return Inputs(*arrays, A, D, bias, A.dtype.type(leak * LOG2_E), steps)
 
 
 def _sum(parts: np.ndarray) -> np.ndarray:
@@ -171,12 +172,14 @@ def _flat(x: Tensor) -> tuple[np.ndarray, int, int]:
     return x.as_strided((size,), (1,)).numpy(), x.stride(0), x.stride(1)
 
 
-def _scratch(n: int, group: int, dtype: np.dtype, backward: bool) -> Scratch:
+def _scratch(n: int, group: int, dtype: np.dtype, leak: float, backward: bool) -> Scratch:
     k = scan
     sums, tape = (2 * k.CHUNK * n, k.CHUNK // k.TILE * k.BLOCK * k.ENTRY) if backward else (0, 0)
     sizes = ((8 if backward else 3) * k.FIELD, group * n * (4 if backward else 2) * k.WIDTH)
     sizes += (2 * k.CHUNK * n, sums, tape)
-    return Scratch(*(np.empty(size, dtype) for size in sizes), np.array(CONSTANTS, dtype))
+    leaks = np.empty(k.CHUNK, dtype) if leak else None  # another type, so kernels of their own
+    buffers = (np.empty(size, dtype) for size in sizes)
+    return Scratch(leaks, *buffers, np.array(CONSTANTS, dtype))
 
 
 def _run(work: Callable[[int], T], workers: int) -> list[T]:

@@ -73,8 +73,11 @@ def _convolve(rows, width, tail, conv, joined, u, new_tail, k):
 
 
 @inline(SUMS)
-def _advance(u, step, B, C, A, D, h, y, k):
-    """One frame of the selective scan; u becomes u step. step: after softplus; A: times log2(e)."""
+def _advance(u, step, B, C, A, leak, D, h, y, k):
+    """One frame of the selective scan; u becomes u step.
+
+    step: after softplus. A and leak: times log2(e).
+    """
     n, e = A.shape
     for j in range(e):
         y[j] = D[j] * u[j]
@@ -82,7 +85,7 @@ def _advance(u, step, B, C, A, D, h, y, k):
     for i in range(n):
         rate, state, b, c = A[i], h[i], B[i], C[i]
         for j in range(e):
-            value = exp2(step[j] * rate[j], k) * state[j] + u[j] * b
+            value = exp2(step[j] * rate[j] - leak, k) * state[j] + u[j] * b
             state[j] = value
             y[j] += value * c
 
@@ -146,7 +149,7 @@ def decode(x, skip, before, mix, up, stride, activate, scratch, frames, y, const
 
 
 @_kernel
-def mamba(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, w_x, w_dt, A, D, w_out,
+def mamba(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, w_x, w_dt, A, leak, D, w_out,
           scratch, y, new_tail, new_h, constants):  # fmt: skip
     """x + Mamba(norm(x)): x, y (L, d), tail (d_conv - 1, e), h (n, e)."""
     (length, d), (n, e) = x.shape, A.shape
@@ -166,15 +169,15 @@ def mamba(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, w_x, w_dt, A, D, 
         for j in range(e):
             step[j], _ = softplus(step[j], k)
         chosen = select[t * narrow + rank :]
-        _advance(drive, step, chosen, chosen[n:], A, D, new_h, out, k)
+        _advance(drive, step, chosen, chosen[n:], A, leak, D, new_h, out, k)
         gate(out[:e], out[e:], k)
     product(rows, wide, length, w_out, e, joined)
     add_rows(x, joined, width_of(d), y)
 
 
 @_kernel
-def mamba2(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, dt_bias, A, D, inner, inner_eps,
-           w_out, scratch, y, new_tail, new_h, constants):  # fmt: skip
+def mamba2(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, dt_bias, A, leak, D, inner,
+           inner_eps, w_out, scratch, y, new_tail, new_h, constants):  # fmt: skip
     """x + Mamba2(norm(x)): tail (d_conv - 1, e + 2 n), h (n, e); A and D repeated per channel.
 
     w_in gives u, B, C, z and a step per head.
@@ -193,7 +196,7 @@ def mamba2(x, tail, h, norm_weight, norm_bias, eps, w_in, conv, dt_bias, A, D, i
         raw = out[mixed + e :]
         for j in range(e):
             step[j], _ = softplus(raw[j // d_head] + dt_bias[j // d_head], k)
-        _advance(drive, step, drive[e:], drive[e + n :], A, D, new_h, out, k)
+        _advance(drive, step, drive[e:], drive[e + n :], A, leak, D, new_h, out, k)
         gate(out[:e], out[mixed:], k)
         power = ZERO
         for j in range(e):

@@ -88,7 +88,7 @@ def test_operator_contracts():
     for x in (operands(2, 7, 5, 3, torch.float32, optional) for optional in (True, False)):
         for grad in (True, False):
             given = [v if v is None else v.detach().requires_grad_(grad) for v in x]
-            torch.library.opcheck(scan._fused_forward, (*given, grad))
+            torch.library.opcheck(scan._fused_forward, (*given, 0.1, grad))
 
 
 def test_compiles_into_one_graph():
