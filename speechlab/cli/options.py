@@ -45,6 +45,22 @@ def add_device(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_state_leak(command: argparse.ArgumentParser) -> None:
+    """--state-leak SECONDS; `overrides` has the setting."""
+    command.add_argument(
+        "--state-leak",
+        type=float,
+        metavar="SECONDS",
+        help="time after which the state of a Mamba has faded to 1/e, for streams and recordings "
+        "of minutes: 20 for Experiment_CleanU_Mamba. Default: that of the checkpoint, if any",
+    )
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the model to change, for `speechlab.load`."""
+    return {} if options.state_leak is None else {"state_leak_s": options.state_leak}
+
+
 def add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runs", metavar="FOLDER", help="folder of runs; default: results/runs")
 

@@ -5,7 +5,13 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from speechlab.cli.options import add_device, check_checkpoint, check_inputs
+from speechlab.cli.options import (
+    add_device,
+    add_state_leak,
+    check_checkpoint,
+    check_inputs,
+    overrides,
+)
 from speechlab.cli.output import tell
 from speechlab.errors import UserError
 
@@ -27,7 +33,8 @@ def enhance(options: argparse.Namespace) -> int:
     from speechlab.inference.enhance import enhance_all, load_causal
     from speechlab.weights import checkpoints
 
-    model = (load_causal if options.stream else checkpoints.load)(options.checkpoint)
+    load = load_causal if options.stream else checkpoints.load
+    model = load(options.checkpoint, **overrides(options))
     _log_decisions(model, options)
     results = enhance_all(
         model,
@@ -103,7 +110,7 @@ def stream(options: argparse.Namespace) -> None:
     if options.list_devices:
         print(devices.table())
         return
-    model = moved(load_causal(options.checkpoint), options.device)
+    model = moved(load_causal(options.checkpoint, **overrides(options)), options.device)
     _log_decisions(model, options)
     line = live.stream(
         model,
@@ -131,8 +138,8 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "the input, and a log, OUTPUT/enhance.csv. Interrupt at any time and rerun the command to "
         "resume; a file that has changed is processed again. Exit code 1 if a file failed; the "
         "others are done. Models work at 16 kHz: output has nothing above 8 kHz. For recordings of "
-        "minutes do not use Experiment_CleanU_Mamba or Experiment_CleanU_MHA: their noise "
-        "suppression degrades (README, Long input).",
+        "minutes use Experiment_CleanU_Mamba with --state-leak 20, and do not use "
+        "Experiment_CleanU_MHA: their noise suppression degrades (README, Long input).",
     )
     _add_batch(
         command,
@@ -159,6 +166,7 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "silence or soft input does not change the level that the model works at. With --stream: "
         "as in `speechlab stream`. published: the level of the papers' tables",
     )
+    add_state_leak(command)
     command.set_defaults(run=enhance)
 
 
@@ -247,6 +255,7 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
         "robust: a high-pass (first order, 3 Hz, no delay) removes the offset, and after a glitch "
         "the level is right again within a second. published: as in the tables of the study",
     )
+    add_state_leak(command)
     command.add_argument("--block-ms", type=float, default=16.0, help="default: %(default)g")
     command.add_argument("--overwrite", action="store_true", help="replace an output file")
     add_device(command)

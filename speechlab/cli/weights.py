@@ -2,7 +2,7 @@
 
 import argparse
 
-from speechlab.cli.options import check_checkpoint
+from speechlab.cli.options import add_state_leak, check_checkpoint, overrides
 from speechlab.cli.output import print_table, say
 from speechlab.errors import UserError
 
@@ -31,7 +31,7 @@ def import_weights(options: argparse.Namespace) -> None:
     from speechlab.models.macs import n_params
     from speechlab.weights.checkpoints import import_checkpoint
 
-    changes = {"normalize": options.normalize} if options.normalize else {}
+    changes = overrides(options) | ({"normalize": options.normalize} if options.normalize else {})
     model = import_checkpoint(options.source, options.target, options.system, **changes)
     say(f"{options.target}: {type(model).__name__}, {n_params(model):,} parameters")
 
@@ -55,10 +55,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "source",
         help="a published file or its name in `weights list`; or the folder or .safetensors file "
-        "of a run, to change its level",
+        "of a run, to change its level or leak",
     )
     command.add_argument("target", help="the .safetensors file; its .json is written next to it")
     command.add_argument("--system", help="needed if the file does not name its system")
     levels = ("utterance", "running", "rms", "none")  # names in audio.level; a system has some
     command.add_argument("--normalize", choices=levels, help="replace the published level")
+    add_state_leak(command)
     command.set_defaults(run=import_weights)

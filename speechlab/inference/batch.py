@@ -139,7 +139,8 @@ def _digest(path: Path) -> str:
 
 def digest(model: Model, *settings: Any) -> str:
     """Identifies a model and settings: 12 hex digits."""
-    total = hashlib.sha256(repr((model.config, *settings)).encode())
+    made_with = repr((model.config, *settings)).replace(", state_leak_s=None", "")  # as in 0.1
+    total = hashlib.sha256(made_with.encode())
     for name, tensor in model.state_dict().items():
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

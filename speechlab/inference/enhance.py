@@ -40,15 +40,17 @@ POSTS: dict[str, Callable[[Iterable[Tensor], int], Iterator[Tensor]]] = {  # pos
 }
 
 
-def load_causal(checkpoint: str | Path) -> Model:
+def load_causal(checkpoint: str | Path, **overrides: Any) -> Model:
     """A checkpoint for a live stream: with the running level where its own is not causal.
+
+    overrides: as in `load`.
 
     UserError for a model that cannot stream with any level, or that separates.
     """
-    model = checkpoints.load(checkpoint)
+    model = checkpoints.load(checkpoint, **overrides)
     _refuse_separators(model)
     if model.look_ahead is None and model.needs_whole is None:
-        model = checkpoints.load(checkpoint, normalize="running")
+        model = checkpoints.load(checkpoint, **overrides, normalize="running")
     if reason := refusal(model):
         raise UserError(f"{checkpoint}: {reason}")
     return model

@@ -10,20 +10,21 @@ Callers read these properties. They do not ask for a model's class.
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechlab.audio.level import LEVELS, Level
-from speechlab.config import check
+from speechlab.config import Range, check
 from speechlab.errors import UserError
 from speechlab.layers.channels import Group
 from speechlab.models.macs import macs_per_second
 
 LONGEST_HOP = 2**20  # samples; an input is padded to whole hops
 MOST_OVERLAP = 64  # frames that a sample is in; a spectrogram is as many times its signal
+StateLeak = Annotated[float, Range(0.1, 86_400)] | None  # seconds to 1/e of a state; None: no leak
 
 
 def check_hop(hop_length: int) -> None:
@@ -41,6 +42,13 @@ def check_overlap(n_fft: int, hop_length: int) -> None:
         raise UserError(
             f"hop_length must be n_fft / {MOST_OVERLAP} or more, not {hop_length} of {n_fft}"
         )
+
+
+def leak(config: Any, hop_length: int) -> dict[str, float]:
+    """The argument `leak` of Mamba layers with a frame per `hop_length` samples; none if off."""
+    if config.state_leak_s is None:
+        return {}
+    return {"leak": hop_length / config.sample_rate / config.state_leak_s}
 
 
 class Model(nn.Module):

@@ -38,10 +38,11 @@ from speechlab.layers.channels import (
 )
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.stacks import STACKS, check_options, init_residual
-from speechlab.models.base import ChunkedModel, check_hop
+from speechlab.models.base import ChunkedModel, StateLeak, check_hop, leak
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 Layers = Annotated[tuple[dict[str, Any], ...], Range(1, 256)]  # settings of each layer
+LEAKING = ("mamba", "mamba2", "mamba_s4")  # mixers with a leak
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class CleanUMambaConfig:
     mixer: Literal["mamba", "mamba2", "mamba_s4", "lstm", "mha"] = "mamba"
     d_model: Size = 512
     layers: Layers = ({"d_state": 64, "expand": 4},) * 3
+    state_leak_s: StateLeak = None  # of the Mambas; noise suppression then lasts in long streams
     # signal
     sample_rate: SampleRate = 16000  # Hz
     normalize: Literal["utterance", "running", "none"] = "utterance"
@@ -79,7 +81,8 @@ class CleanUMamba(ChunkedModel):
         self.decoder = nn.ModuleList(up for _, up in reversed(pairs))
         deepest = config.skip_channels[-1]
         self.conv_in = nn.Conv1d(deepest, config.d_model, 1)
-        self.bottleneck = STACKS[config.mixer](config.mixer, config.d_model, config.layers)
+        layers = [{**layer, **leak(config, self.hop_length)} for layer in config.layers]
+        self.bottleneck = STACKS[config.mixer](config.mixer, config.d_model, layers)
         self.conv_out = nn.Conv1d(config.d_model, deepest, 1)
         self.apply(_rescale_convolution)
         self.bottleneck.apply(partial(init_residual, n_layers=len(config.layers)))
@@ -230,6 +233,9 @@ def _check(config: CleanUMambaConfig) -> None:
         raise UserError(f"stride {config.stride} is not in 1 to kernel_size {config.kernel_size}")
     check_hop(config.stride ** len(widths[0]))
     check_options(config.mixer, config.layers)
+    if config.state_leak_s is not None and config.mixer not in LEAKING:
+        mixers = ", ".join(LEAKING)
+        raise UserError(f"state_leak_s is for {mixers}, not for {config.mixer}; leave it out")
 
 
 def _rescale_convolution(module: nn.Module) -> None:

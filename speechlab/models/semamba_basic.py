@@ -46,9 +46,9 @@ from speechlab.layers.channels import (
     outputs,
 )
 from speechlab.layers.mixers import Mamba
-from speechlab.layers.stacks import Block, Stack, check_number, check_settings
+from speechlab.layers.stacks import GIVEN, Block, Stack, check_number, check_settings
 from speechlab.layers.transformer import CausalTransformerLayer, WholeTransformerLayer
-from speechlab.models.base import ChunkedModel, check_overlap
+from speechlab.models.base import ChunkedModel, StateLeak, check_overlap, leak
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 SLOPE = 0.2  # of LeakyReLU below zero
@@ -108,6 +108,7 @@ class SEMambaBasicConfig:
     direction: Direction = "forward"
     layer: Mapping[str, Any] = field(default_factory=lambda: {"d_state": 16, "expand": 2})
     layers: Layers = ()  # of a pruned model: settings of each layer, forward first; else `layer`
+    state_leak_s: StateLeak = None  # of Mamba with direction "forward"
     # signal
     front_end: LogFrontEnd = LogFrontEnd()
     sample_rate: SampleRate = 16000  # Hz
@@ -251,7 +252,7 @@ class WholeMagnitudes(nn.Module):
 MAGNITUDES = {"forward": CausalMagnitudes, "both": WholeMagnitudes}
 
 
-def causal_mamba(d_model: int, options: Mapping[str, int]) -> Block:
+def causal_mamba(d_model: int, options: Mapping[str, Any]) -> Block:
     """x + Mamba(RMSNorm(x)), with state."""
     return Block(Mamba(d_model, **options), d_model, nn.RMSNorm(d_model, eps=1e-5))
 
@@ -266,7 +267,8 @@ LAYERS: dict[tuple[str, Direction], Callable[..., nn.Module]] = {  # (d_model, *
 
 def _layers(config: SEMambaBasicConfig) -> list[nn.Module]:
     kind, d_model = LAYERS[config.sequence_layer, config.direction], config.channels[-1]
-    layers = iter(config.layers or repeat(config.layer))
+    leaks = leak(config, config.front_end.hop_length)
+    layers = ({**layer, **leaks} for layer in config.layers or repeat(config.layer))
     n = n_layers(config.sequence_layer, config.direction)
     try:
         return [kind(d_model, *islice(layers, n)) for _ in range(config.n_blocks)]
@@ -288,7 +290,10 @@ def _check(config: SEMambaBasicConfig) -> None:
         frames = f"n_fft {front_end.n_fft}, hop_length {front_end.hop_length}"
         raise UserError(f"hop_length must be half of n_fft or divide that, not {frames}")
     for layer in (config.layer, *config.layers):
-        check_settings("layer", layer, layer)
+        check_settings("layer", set(layer) - GIVEN, layer)
+    causal_mamba = (config.sequence_layer, config.direction) == ("mamba", "forward")
+    if config.state_leak_s is not None and not causal_mamba:
+        raise UserError('state_leak_s is for Mamba with direction "forward"; leave it out')
     n = n_layers(config.sequence_layer, config.direction)
     check_number("layers", config.layers, config.n_blocks * n)
     heads, width = (config.layer.get(name, 1) for name in ("n_heads", "d_inner"))

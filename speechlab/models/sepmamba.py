@@ -51,7 +51,7 @@ from speechlab.layers.channels import (
 from speechlab.layers.conv import strided, transposed
 from speechlab.layers.mixers import Mamba
 from speechlab.layers.stacks import Block, Stack, check_number, check_options, init_residual
-from speechlab.models.base import ChunkedModel, check_hop
+from speechlab.models.base import ChunkedModel, StateLeak, check_hop, leak
 
 State = tuple[Any, ...]  # nested tuples of tensors; None before the first chunk
 Settings = Iterator[Mapping[str, Any]]  # of one Mamba after the other
@@ -79,6 +79,7 @@ class SepMambaConfig:
     n_sources: Count = 2
     sample_rate: SampleRate = 8000  # Hz
     normalize: Literal["utterance", "running", "none"] = "none"
+    state_leak_s: StateLeak = None  # with direction "forward"
 
 
 class SepMamba(ChunkedModel):
@@ -92,7 +93,7 @@ class SepMamba(ChunkedModel):
         config = config or SepMambaConfig()
         super().__init__(config)
         _check(config)
-        channels, layers = config.channels, iter(config.layers or repeat(config.layer))
+        channels, layers = config.channels, _settings(config)
         up, decode = (w or channels[:-1] for w in (config.up_channels, config.decode_channels))
         convs = zip(pairwise((1, *channels)), config.kernel_sizes, strict=True)
         self.encoder = nn.ModuleList(EncoderLayer(*c, k, config, layers) for c, k in convs)
@@ -250,6 +251,14 @@ class DecoderLayer(nn.Module):
         return x, (overlap, between)
 
 
+def _settings(config: SepMambaConfig) -> Settings:
+    """In the order of `config.layers`, each with the leak of its level."""
+    layers, n_levels = iter(config.layers or repeat(config.layer)), len(config.channels)
+    for level in (*range(1, n_levels + 1), *range(n_levels - 1, 0, -1)):
+        for _ in range(config.n_blocks * N_DIRECTIONS[config.direction]):
+            yield {**next(layers), **leak(config, config.stride**level)}
+
+
 def _stack(d_model: int, n_blocks: int, layers: Settings) -> Stack:
     """Blocks with residuals and no last norm; takes their settings off `layers`."""
     blocks = [Block(Mamba(d_model, **next(layers)), d_model) for _ in range(n_blocks)]
@@ -281,6 +290,8 @@ def _check(config: SepMambaConfig) -> None:
             f"stride {config.stride} is not in 1 to the least of kernel_sizes {kernels}"
         )
     check_options("mamba", [config.layer, *config.layers])
+    if config.state_leak_s is not None and config.direction == "both":
+        raise UserError('state_leak_s is for direction "forward"; leave it out')
     n_inner, n_directions = len(widths) - 1, N_DIRECTIONS[config.direction]
     check_number("up_channels", config.up_channels, n_inner)
     check_number("decode_channels", config.decode_channels, n_inner)

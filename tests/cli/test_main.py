@@ -56,6 +56,21 @@ def test_import_then_load(shared, tmp_path, capsys):
     assert speechlab.load(running).look_ahead == 765
 
 
+def test_a_leak_is_given_to_the_model(shared, test_set, tmp_path, capsys):
+    """Files of another leak are not those of the model as published."""
+    source = str(shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_Mamba.pkl")
+    target = tmp_path / "leaky.safetensors"
+    assert main.main(["import", source, str(target), "--state-leak", "20"]) == 0
+    assert speechlab.load(target).config.state_leak_s == 20
+    words = ["enhance", str(test_set / "noisy"), "-c", source, "-o", str(tmp_path / "out")]
+    for leak, code in (("20", 0), ("20", 0), ("10", 2)):
+        assert main.main([*words, "--state-leak", leak]) == code
+    assert "made with another model or other settings" in capsys.readouterr().err
+    source = source.replace("Mamba.pkl", "LSTM.pkl")
+    assert main.main(["stream", "-c", source, "--state-leak", "20", "-o", "x.wav"]) == 2
+    assert "mamba_s4, not for lstm; leave it out" in capsys.readouterr().err
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     return str(save(tmp_path / "model.safetensors", CleanUMamba(CONFIGS["ablation"])))

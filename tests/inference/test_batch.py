@@ -3,12 +3,14 @@
 import csv
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from speechlab.errors import UserError
-from speechlab.inference.batch import Log, Result, alone
+from speechlab.inference.batch import Log, Result, alone, digest
 from speechlab.inference.jobs import Job, plan
+from speechlab.models.cleanumamba import CleanUMambaConfig
 
 
 @pytest.fixture
@@ -184,3 +186,12 @@ def test_one_run_at_a_time(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="no folder to write to"), alone(tmp_path / "file"):
         pass
+
+
+def test_a_folder_of_before_is_continued_where_no_leak_is_set():
+    """The digest of version 0.1, which had no such setting; with a leak another one."""
+    plain, leaky = (
+        digest(SimpleNamespace(config=CleanUMambaConfig(state_leak_s=s), state_dict=dict), 1.0)
+        for s in (None, 10.0)
+    )
+    assert plain == "5216cf400890" and leaky != plain

@@ -40,6 +40,11 @@ CASES = {
     for name, config in BASICS.items()
     for hop in (8, 4)
 }
+CASES |= {
+    f"{name}, leak": (override(config, sample_rate=1000, state_leak_s=0.1), (24, 150))
+    for name, config in STREAMING.items()
+    if name != "transformer"
+}
 CHECKPOINTS = [
     *(f"Experiment_CleanU_{mixer}" for mixer in ("Mamba", "Mamba2", "MambaS4", "LSTM", "MHA")),
     *(f"CleanUMamba-3N-E8_pruned-{size}" for size in ("200K", "500K", "1M", "2M")),
@@ -113,6 +118,22 @@ def test_chunk_law_on_speech_with_published_weights(shared, name):
         estimate = streamed(Stream(model, path), noisy, sizes)
         assert estimate.shape == offline.shape
         assert (estimate - offline).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["Mamba", "Mamba2", "MambaS4"])
+def test_a_leaking_stream_is_the_leaking_file(shared, name, path):
+    """A leak of 0.16 per frame; without it the samples are others."""
+    noisy = np.load(shared / "golden/cleanumamba/p257_152.input.npy").ravel()[8000:17001]
+    noisy = torch.from_numpy(noisy)[None, None]
+    checkpoint = shared / f"upstream_checkpoints/cleanumamba/Experiment_CleanU_{name}.pkl"
+    plain, leaky = (
+        speechlab.load(checkpoint, normalize="none", state_leak_s=s) for s in (None, 0.1)
+    )
+    with torch.inference_mode():
+        offline = leaky(noisy)
+        assert (plain(noisy) - offline).abs().max() > 1e-3
+    assert (streamed(Stream(leaky, path), noisy, [997]) - offline).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """CleanUMamba: published numbers, causality, level, shapes and start."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -51,6 +52,18 @@ def test_published_weights_give_the_published_output(shared, name):
         with torch.no_grad():
             estimate = model(torch.from_numpy(noisy)[None, None]).numpy().ravel()
         assert np.abs(estimate - wanted).max() <= (1e-4 if "S4" in name else 2e-5)
+
+
+@torch.inference_mode()
+def test_a_leak_fades_the_past_in_its_time(shared):
+    """Two pasts, then silence: 62 frames, 0.992 s, leave exp(-0.992 / 0.5) of them, or less."""
+    path = shared / "upstream_checkpoints/cleanumamba/Experiment_CleanU_Mamba.pkl"
+    model = speechlab.load(path, normalize="none", state_leak_s=0.5).double()
+    past, silence = torch.randn(2, 1, 4000).double(), torch.zeros(2, 1, 62 * 256).double()
+    _, between = model.network(torch.cat([past, silence[..., :4096]], -1), None, False)
+    _, after = model.network(silence, between, False)
+    left, right = ((state[1][0][1][0] - state[1][0][1][1]).abs() for state in (between, after))
+    assert left.max() > 1e-3 and (right <= math.exp(-0.992 / 0.5) * left + 1e-12).all()
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -7,6 +7,7 @@ import pytest
 from speechlab.audio.spectrum import FrontEnd
 from speechlab.config import override
 from speechlab.errors import UserError
+from speechlab.layers.mixers import Mamba
 from tests.models.test_base import CONFIGS, KINDS
 
 WIDTHS = ("down_channels", "skip_channels", "up_channels")
@@ -29,6 +30,10 @@ REFUSED = {
         ({"layers": ({"d_state": "3"},)}, "d_state must be a positive int, not '3'"),
         ({"mixer": "lstm"}, "mixer lstm has no setting 'd_state'; it has: none"),
         ({"mixer": "mha", "layers": ({"n_heads": 5},)}, "n_heads 5"),
+        ({"state_leak_s": 0}, "state_leak_s must be 0.1 to 86400, not 0"),
+        ({"layers": ({"leak": 1},)}, "mixer mamba has no setting 'leak'"),
+        ({"mixer": "lstm", "layers": ({},), "state_leak_s": 10}, "not for lstm; leave it out"),
+        ({"mixer": "mha", "layers": ({},), "state_leak_s": 10}, "not for mha; leave it out"),
         ({"mixer": "mamba2", "layers": ({"d_head": 5},)}, "not a multiple of d_head 5"),
     ),
     "semamba_basic": (
@@ -41,11 +46,15 @@ REFUSED = {
         ({"layer": {"d_sate": 3}}, "d_sate"),
         ({"layer": {"d_state": 0}}, "d_state must be a positive int"),
         ({"sequence_layer": "transformer", "layer": {"n_heads": 2}}, "d_inner"),
+        ({"layer": {"leak": 1}}, "layer has no setting 'leak'"),
+        ({"direction": "both", "state_leak_s": 10}, 'for Mamba with direction "forward"'),
+        ({"sequence_layer": "transformer", "state_leak_s": 10}, "state_leak_s is for Mamba"),
     ),
     "semamba_advanced": (
         ({"n_blocks": 0}, "n_blocks must be 1 to 256"),
         ({"front_end": {"hop_length": 1}}, "hop_length must be n_fft / 64 or more, not 1"),
         ({"layer": {"d_stat": 3}}, r"mamba has no setting 'd_stat'.*; it has: d_conv, d_inner"),
+        ({"layer": {"leak": 1}}, "mamba has no setting 'leak'"),
         ({"layer": {"d_state": 0}}, "d_state must be a positive int, not 0"),
         ({"sequence_layer": "transformer"}, "transformer has no setting 'd_state'"),
         ({"sequence_layer": "transformer", "layer": {"n_heads": 3}}, "cannot have 3 heads"),
@@ -72,6 +81,7 @@ REFUSED = {
         ({"stride": 5}, r"stride 5 is not in 1 to the least of kernel_sizes \(6, 4, 3\)"),
         ({"layer": {"d_sate": 3}}, "mixer mamba has no setting 'd_sate'"),
         ({"layer": {"d_state": 0}}, "d_state must be a positive int"),
+        ({"direction": "both", "state_leak_s": 10}, 'is for direction "forward"'),
     ),
     "umambanet": (
         ({"unet_kernel_size": 4}, "unet_kernel_size must be odd, not 4"),
@@ -128,3 +138,17 @@ def test_a_value_of_a_wrong_type_is_named(name):
                 said = rf"^{type(part).__name__}\.{field.name} must be "
                 with pytest.raises(UserError, match=said):
                     build(changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "hops"),  # samples between the frames of each Mamba
+    [
+        ("cleanumamba", [8, 8]),
+        ("semamba_basic", [4, 4]),
+        ("sepmamba", [2, 2, 4, 4, 8, 8, 4, 4, 2, 2]),
+    ],
+)
+def test_a_leak_is_that_of_a_frame(name, hops):
+    model = KINDS[name][1](override(CONFIGS[name], state_leak_s=10))
+    found = [module.leak for module in model.modules() if isinstance(module, Mamba)]
+    assert found == pytest.approx([hop / model.sample_rate / 10 for hop in hops])

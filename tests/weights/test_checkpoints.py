@@ -56,6 +56,18 @@ def test_overrides_are_deltas(checkpoint):
         speechlab.load(checkpoint, normalise="running")
 
 
+def test_a_leak_is_kept_and_off_where_it_is_not_named(model, checkpoint, tmp_path):
+    """Also in a file of before, whose header has no such setting."""
+    leaky = speechlab.load(checkpoint, state_leak_s=10)
+    assert speechlab.load(save(tmp_path / "leaky.safetensors", leaky)).config.state_leak_s == 10
+    header = {"system": "cleanumamba", "config": to_dict(model.config), "record": {}}
+    del header["config"]["state_leak_s"]
+    save_file(model.state_dict(), tmp_path / "old.safetensors", {"speechlab": json.dumps(header)})
+    old, noisy = speechlab.load(tmp_path / "old.safetensors"), torch.randn(1, 1, 2000)
+    assert old.config == model.config and torch.equal(old(noisy), model(noisy))
+    assert not torch.equal(leaky(noisy), model(noisy))
+
+
 @pytest.mark.parametrize("mixer", ABLATION)
 def test_import_keeps_the_numbers(shared, tmp_path, mixer):
     """Published file -> ours -> the same output, bit for bit, with the configuration as JSON."""
