@@ -29,36 +29,29 @@ def targets(*inputs, output="out"):
     return sorted(job.target.as_posix() for job in plan(inputs, Path(output)))
 
 
-def test_a_folder_is_searched_all_through(folder):
-    """A folder that is named like a file is a folder; hidden and other files are not sound."""
-    every = ["out/a.wav", "out/sub/b.wav", "out/sub/deep/c.wav", "out/x.wav/d.wav"]
-    assert targets("noisy") == every
-    assert targets(folder / "noisy/") == every
-    assert targets("noisy/x.wav") == ["out/d.wav"]
-
-
-def test_files_go_by_their_names(folder):
-    assert targets("noisy/a.wav", "noisy/sub/b.flac") == ["out/a.wav", "out/b.wav"]
-    assert targets("noisy/notes.txt") == ["out/notes.txt.wav"]  # whoever names it, gets it tried
+EVERY = ["out/a.wav", "out/sub/b.wav", "out/sub/deep/c.wav", "out/x.wav/d.wav"]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("inputs", "found"),
     [
-        ("noisy/*.wav", ["out/a.wav", "out/x.wav/d.wav"]),
-        ("noisy/*/*.flac", ["out/sub/b.wav"]),
-        ("noisy/**/*.flac", ["out/sub/b.wav"]),
-        ("noisy/**/[ad].*", ["out/a.wav", "out/x.wav/d.wav"]),
-        ("nois?/sub/*", ["out/noisy/sub/b.wav", "out/noisy/sub/deep/c.wav"]),
+        (["noisy"], EVERY),  # x.wav is a folder; hidden and other files are not sound
+        (["noisy/"], EVERY),
+        (["noisy/x.wav"], ["out/d.wav"]),
+        (["noisy/a.wav", "noisy/sub/b.flac"], ["out/a.wav", "out/b.wav"]),
+        (["noisy/a.wav", "noisy/./a.wav", "noisy/*.wav"], ["out/a.wav", "out/x.wav/d.wav"]),
+        (["noisy/notes.txt"], ["out/notes.txt.wav"]),  # a file that is named is tried
+        (["take[1].wav"], ["out/take[1].wav"]),  # a name with brackets is a name
+        (["noisy/*.wav"], ["out/a.wav", "out/x.wav/d.wav"]),
+        (["noisy/*/*.flac"], ["out/sub/b.wav"]),
+        (["noisy/**/*.flac"], ["out/sub/b.wav"]),
+        (["noisy/**/[ad].*"], ["out/a.wav", "out/x.wav/d.wav"]),
+        (["nois?/sub/*"], ["out/noisy/sub/b.wav", "out/noisy/sub/deep/c.wav"]),
     ],
 )
-def test_patterns(folder, pattern, found):
-    assert targets(pattern) == found
-
-
-def test_a_name_with_brackets_is_a_name(folder):
-    (folder / "noisy/take[1].wav").touch()
-    assert targets("noisy/take[1].wav") == ["out/take[1].wav"]
+def test_files_folders_and_patterns(folder, inputs, found):
+    (folder / "take[1].wav").touch()
+    assert targets(*inputs) == found
 
 
 def test_an_output_inside_the_input_is_no_input(folder):
@@ -66,10 +59,6 @@ def test_an_output_inside_the_input_is_no_input(folder):
     (folder / "noisy/out/a.wav").touch()
     assert targets("noisy", output="noisy/out")[:2] == ["noisy/out/a.wav", "noisy/out/sub/b.wav"]
     assert len(targets("noisy", output="noisy/out")) == 4
-
-
-def test_the_same_file_twice_is_one_job(folder):
-    assert targets("noisy/a.wav", "noisy/./a.wav", "noisy/*.wav")[0] == "out/a.wav"
 
 
 @pytest.fixture

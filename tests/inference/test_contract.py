@@ -182,6 +182,24 @@ def test_files_of_other_settings_are_neither_skipped_nor_lost(tmp_path, command,
     assert result.status == "ok" and contents(command.outputs(out)) != before
 
 
+def test_the_log_distinguishes_robust_and_published_levels(tmp_path, command, model):
+    files.save(tmp_path / "a.wav", noise(), 16000)
+    for level, other in itertools.permutations(("robust", "published")):
+        settings = {"output": tmp_path / level}
+        command.run(model, tmp_path / "a.wav", **settings, **{command.level: level})
+        with pytest.raises(UserError, match="another model or other settings"):
+            command.run(model, tmp_path / "a.wav", **settings, **{command.level: other})
+
+
+def test_wrong_settings_are_errors_before_any_work(tmp_path, command, model):
+    files.save(tmp_path / "a.wav", noise(), 16000)
+    common = {"no subtype 'X'": {"subtype": "X"}, r"no level .*'loud'": {command.level: "loud"}}
+    for said, settings in (command.wrong | common).items():
+        with pytest.raises(UserError, match=said):
+            command.run(model, tmp_path / "a.wav", output=tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_that_failed_to_be_replaced_is_made_again(tmp_path, command, model):
     """It is the first model's; the second model does not skip it as its own."""
     source, out, second = tmp_path / "a.wav", tmp_path / "out", command.model(1)

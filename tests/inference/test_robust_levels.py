@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 
 import speechlab
 from speechlab.audio import files
-from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.evaluation.metrics import METRICS
-from speechlab.inference.enhance import enhance_all, enhance_blocks, enhance_file
+from speechlab.inference.enhance import enhance_blocks
 from speechlab.inference.stream import LEVELS, Stream
 from speechlab.models.cleanumamba import CleanUMamba
 from tests.audio.test_robust import bang, joined, sound
 from tests.inference.test_enhance import tiny
-from tests.support.signals import noise
 
 RATE = 16000
 WEIGHTS = "upstream_checkpoints/cleanumamba/CleanUMamba-3N-E8_pruned-200K.pkl"
@@ -149,19 +147,3 @@ def test_a_wrong_chunk_or_a_failing_model_leaves_the_stream_usable(monkeypatch):
         parts += [stream.feed(x[..., 5000:]), stream.flush()]
         whole = streamed(model, x[:, 0], level, 16000)
         assert (torch.cat(parts, -1)[:, 0] - whole).abs().max() < 1e-5
-
-
-def test_the_log_tells_both_levels_apart(tmp_path):
-    model = CleanUMamba(override(tiny().config)).eval()
-    files.save(tmp_path / "in.wav", 0.1 * noise(1, 2000), RATE)
-    for level in ("robust", "published"):
-        output = tmp_path / level
-        [result] = enhance_all(model, [tmp_path / "in.wav"], output, level=level, progress=False)
-        assert result.status == "ok"
-        other = {"robust": "published", "published": "robust"}[level]
-        with pytest.raises(UserError, match="settings"):
-            enhance_all(model, [tmp_path / "in.wav"], output, level=other, progress=False)
-    with pytest.raises(UserError, match="no level 'loud'"):
-        enhance_file(model, tmp_path / "in.wav", tmp_path / "out.wav", level="loud")
-    with pytest.raises(UserError, match="no level of a stream 'loud'"):
-        Stream(tiny("running"), level="loud")

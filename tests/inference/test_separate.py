@@ -133,17 +133,6 @@ def test_each_command_names_the_other(tmp_path, checkpoint, model):
             refused()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"chunk_s": 0.5}, {"chunk_s": float("nan")}, {"subtype": "X"}, {"level": "loud"}],
-)
-def test_wrong_settings_are_told_before_any_work(tmp_path, model, settings):
-    files.save(tmp_path / "a.wav", noise(), 8000)
-    with pytest.raises(UserError, match=r"chunks of|no subtype|no level"):
-        run(model, tmp_path / "a.wav", output=tmp_path / "out", **settings)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_no_speaker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, overwrite):
     """Of three speakers, the third would pass for an estimate of a model that has two."""
@@ -245,9 +234,6 @@ def test_the_command(tmp_path, checkpoint, capsys):
         main.main(["separate", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"Default: {separate.CHUNK_S:g}" in printed
-    assert f"{{{','.join(separate.LEVELS)}}}" in printed
-    assert "Default: mixture" in printed
-    enhance = ["enhance", *words[1:], str(tmp_path / "set/mix")]
-    capsys.readouterr()
-    assert main.main(enhance) == 2
-    assert "use `speechlab separate`" in capsys.readouterr().err
+    assert "Default: mixture" in printed and "Default: robust" in printed
+    for levels in (separate.LEVELS, separate.INPUT_LEVELS):
+        assert f"{{{','.join(levels)}}}" in printed

@@ -285,3 +285,5 @@ def test_the_fast_path_is_chosen_where_it_can_be(tiny):
         Stream(tiny, "fused")
     with pytest.raises(UserError, match="no path 'quick'"):
         Stream(tiny, "quick")
+    with pytest.raises(UserError, match="no level of a stream 'loud'"):
+        Stream(tiny, level="loud")

@@ -1,6 +1,7 @@
 """`enhance` and `separate` with small models, for the laws that both commands share."""
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class Command:
     model: Callable  # of a seed
     kinds: tuple[Callable, ...]  # models that read a file once, and twice
     other: dict  # a setting that changes the outputs
+    level: str  # the setting that is robust or published
+    wrong: dict  # part of an error -> settings
     step: str  # method of the model that processes samples
     low: Callable  # a cheap model of a low rate, for long files
 
@@ -63,6 +66,8 @@ COMMANDS = {
         model=enhancer,
         kinds=(enhancer, lambda: enhancer(normalize="running")),
         other={"mix": 0.5},
+        level="level",
+        wrong={"mix is 1.5": {"mix": 1.5}, "mix is nan": {"mix": math.nan}},
         step="network",
         low=lambda: enhancer(sample_rate=RATE),
     ),
@@ -73,6 +78,12 @@ COMMANDS = {
         model=separator,
         kinds=(separator, streaming_separator),
         other={"level": "model"},
+        level="input_level",
+        wrong={
+            "chunks of 0.5 s": {"chunk_s": 0.5},
+            "chunks of nan s": {"chunk_s": math.nan},
+            "no level 'loud'": {"level": "loud"},
+        },
         step="forward",
         low=Splitter,
     ),
