@@ -10,7 +10,7 @@ and `pesq_nb`, `si_sdr` (no mean removal) and `si_snr` (zero mean), `csig_float`
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 import fast_bss_eval
 import numpy as np
@@ -175,7 +175,10 @@ def score(
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of the packages that the numbers depend on."""
-    return {package: importlib.metadata.version(package) for package in packages}
+    return {package: _version(package) for package in packages}
+
+
+_version = lru_cache(importlib.metadata.version)  # reads files
 
 
 def truncated(estimate: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def pairs(tmp_path):
 @pytest.fixture
 def mixtures(tmp_path):
     """Mixtures of two speakers, 1 s: noise that comes and goes."""
-    metrics = ("si_sdri", "si_sdr", "sir", "stoi")
+    metrics = ("si_sdri", "si_sdr", "stoi")
     made = TinySet(tmp_path / "private" / "tiny_set", ("mix", "s1", "s2"), 8000, metrics)
     for i, name in enumerate(made.names):
         tide = np.sin(np.arange(8000) / (1500 + 100 * i)) ** 2
