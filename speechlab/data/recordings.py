@@ -4,6 +4,7 @@ Only the part of a file that a segment needs is read. The first channel is used.
 """
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def _read(source: Source, path: str, begin: int, n_frames: int) -> np.ndarray:
     if not file.is_file():
         raise UserError(f"{file}: no such file; prepare the corpus again")
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(os.fsencode(file)) as sound:
             found = f"{sound.frames} samples at {sound.samplerate} Hz"
             if found != wanted:
                 raise UserError(f"{file}: {found}, not {wanted}; prepare the corpus again")

@@ -1,5 +1,7 @@
 """Segments of recordings are what the whole has there."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -13,7 +15,10 @@ RATE = 8000
 
 
 def write(folder, samples, rate, **fields):
-    soundfile.write(folder / "x.wav", samples, rate, subtype="FLOAT")
+    """In a folder whose name is not UTF-8."""
+    folder = folder / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    soundfile.write(os.fsencode(folder / "x.wav"), samples, rate, subtype="FLOAT")
     return Source(folder, Item("x", "speech", "x.wav", len(samples), rate, **fields))
 
 
