@@ -284,7 +284,7 @@ def refuse_changed(target: Path, raw: Path, jobs: int) -> None:
     if changed:
         raise UserError(
             f"{target} is prepared, but {len(changed)} file(s) of {raw} have changed since: "
-            f"{some(changed)}; name another folder, or remove {target} to prepare it again"
+            f"{some(changed)}; prepare into another folder (--folder)"
         )
 
 
