@@ -281,7 +281,8 @@ class Preparation:
         if names:
             what = ", ".join(f"{k} {known.get(k)} there, {wanted.get(k)} asked" for k in names)
             raise UserError(
-                f"{self.target} was made with other options ({what}): name another folder (--folder)"
+                f"{self.target} was made with other options ({what}): "
+                "name another folder (--folder)"
             )
 
 
