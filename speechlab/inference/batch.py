@@ -12,6 +12,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,6 +53,7 @@ class Result:
 COLUMNS = tuple(field.name for field in fields(Result))
 FORMER_COLUMNS = COLUMNS[:-2]  # of version 0.1: without digests
 LONGEST_CELL = 2**16  # characters; paths are shorter
+NEW_SETTINGS = r", (state_leak_s=None|(layers|\w+_channels)=\(\))"  # of models since, and not used
 NUMBERS = {"seconds": float, "sample_rate": int, "channels": int, "clipped": int, "rtf": float}
 
 
@@ -139,7 +141,7 @@ def _digest(path: Path) -> str:
 
 def digest(model: Model, *settings: Any) -> str:
     """Identifies a model and settings: 12 hex digits."""
-    made_with = repr((model.config, *settings)).replace(", state_leak_s=None", "")  # as in 0.1
+    made_with = re.sub(NEW_SETTINGS, "", repr((model.config, *settings)))
     total = hashlib.sha256(made_with.encode())
     for name, tensor in model.state_dict().items():
         total.update(name.encode())

@@ -10,6 +10,7 @@ import pytest
 from speechlab.errors import UserError
 from speechlab.inference.batch import Log, Result, alone, digest
 from speechlab.inference.jobs import Job, plan
+from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CleanUMambaConfig
 
 
@@ -177,10 +178,24 @@ def test_one_run_at_a_time(tmp_path):
         pass
 
 
-def test_a_folder_of_before_is_continued_where_no_leak_is_set():
-    """The digest of version 0.1, which had no such setting; with a leak another one."""
-    plain, leaky = (
+@pytest.mark.parametrize(
+    ("system", "before"),
+    [
+        ("cleanumamba", "5216cf400890"),
+        ("semamba_basic", "bda69ad97387"),
+        ("semamba_advanced", "8beb0a08844a"),
+        ("sepmamba", "eb3c9993b796"),
+    ],
+)
+def test_a_folder_of_before_is_continued(system, before):
+    """The digest of version 0.1, which had no leak and no widths of pruned models."""
+    config = SYSTEMS[system][0]()
+    assert digest(SimpleNamespace(config=config, state_dict=dict), 1.0) == before
+
+
+def test_a_leak_makes_other_files():
+    digests = {
         digest(SimpleNamespace(config=CleanUMambaConfig(state_leak_s=s), state_dict=dict), 1.0)
-        for s in (None, 10.0)
-    )
-    assert plain == "5216cf400890" and leaky != plain
+        for s in (None, 10.0, 20.0)
+    }
+    assert len(digests) == 3
