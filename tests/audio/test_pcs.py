@@ -97,10 +97,11 @@ def test_no_block_and_another_rate():
 
 def test_enhance_stretches_where_it_is_asked_to(tmp_path, monkeypatch):
     """The estimate's samples through PCS, at their level; off unless given; other settings."""
-    from tests.inference.test_enhance import run, tiny
+    from tests.inference.test_enhance import run
+    from tests.support.commands import enhancer
 
     monkeypatch.setattr(module, "BLOCK_S", 0.05)
-    model, path = tiny(), tmp_path / "in.wav"
+    model, path = enhancer(), tmp_path / "in.wav"
     soundfile.write(path, noise(4001).numpy(), 16000, "FLOAT")
     for post in ("none", "pcs400"):
         run(model, path, output=tmp_path / post, post=post)

@@ -4,23 +4,16 @@ import pytest
 import torch
 
 from speechlab.audio import files
-from speechlab.config import override
 from speechlab.errors import UserError
 from speechlab.inference import enhance
-from speechlab.models.cleanumamba import CleanUMamba
 from speechlab.weights.checkpoints import load
-from tests.support.small_models import SMALL
+from tests.support.commands import enhancer
 from tests.support.sound_files import noise
-
-
-def tiny(normalize="utterance"):
-    torch.manual_seed(0)
-    return CleanUMamba(override(SMALL["cleanumamba"], normalize=normalize)).eval()
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny()
+    return enhancer()
 
 
 def whole(model, waveform):
@@ -36,7 +29,7 @@ def run(model, *inputs, output, **settings):
 @pytest.mark.parametrize("normalize", ["utterance", "running", "none"])
 @pytest.mark.parametrize("sizes", [[1] * 300, [5000], [3, 1999, 997, 0, 2001], [7]])
 def test_blocks_give_the_samples_of_the_whole(normalize, sizes):
-    model = tiny(normalize)
+    model = enhancer(normalize)
     waveform = noise(2, sum(sizes)) * torch.tensor([[1.0], [0.1]])  # a level per channel
     blocks = list(waveform.split(sizes, -1))
     estimate = torch.cat(list(enhance.enhance_blocks(model, blocks, chunk_s=0.01)), -1)
@@ -46,7 +39,7 @@ def test_blocks_give_the_samples_of_the_whole(normalize, sizes):
 
 @pytest.mark.parametrize("n_channels", [8, 9, 20])
 def test_channels_pass_the_network_in_groups(monkeypatch, n_channels):
-    model, seen = tiny(), []
+    model, seen = enhancer(), []
     step = model.network
     waveform = noise(n_channels, 40000) * torch.linspace(0.1, 1, n_channels)[:, None]
     wanted = whole(model, waveform)
@@ -60,7 +53,7 @@ def test_channels_pass_the_network_in_groups(monkeypatch, n_channels):
 def test_blocks_that_come_once_are_refused_where_they_are_needed_twice(model):
     with pytest.raises(UserError, match="twice"):
         enhance.enhance_blocks(model, iter([noise()]))
-    blocks = enhance.enhance_blocks(tiny("none"), iter([noise()]))
+    blocks = enhance.enhance_blocks(enhancer("none"), iter([noise()]))
     assert sum(block.shape[-1] for block in blocks) == 5000
 
 
@@ -68,7 +61,7 @@ def test_blocks_that_come_once_are_refused_where_they_are_needed_twice(model):
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_file_in_chunks_is_the_file_at_once(tmp_path, normalize, rate):
     """At the model's rate; at another the whole is resampled there and back."""
-    model = tiny(normalize)
+    model = enhancer(normalize)
     files.save(tmp_path / "in.wav", noise(2, 30011), rate, "FLOAT")
     result = enhance.enhance_file(
         model, tmp_path / "in.wav", tmp_path / "out.wav", chunk_s=0.1, level="published"

@@ -22,14 +22,14 @@ from speechlab.errors import UserError
 from speechlab.inference import devices, live
 from speechlab.inference.enhance import enhance_file
 from tests.inference.test_devices import Card
-from tests.inference.test_enhance import tiny
 from tests.inference.test_enhance import whole as offline
+from tests.support.commands import enhancer
 from tests.support.sound_files import noise
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny("running")
+    return enhancer("running")
 
 
 @pytest.mark.parametrize("block_ms", [1, 16, 33.3])

@@ -15,7 +15,7 @@ from speechlab.inference.enhance import enhance_blocks
 from speechlab.inference.stream import LEVELS, Stream
 from speechlab.models.cleanumamba import CleanUMamba
 from tests.audio.test_robust import bang, joined, sound
-from tests.inference.test_enhance import tiny
+from tests.support.commands import enhancer
 
 RATE = 16000
 WEIGHTS = "upstream_checkpoints/cleanumamba/CleanUMamba-3N-E8_pruned-200K.pkl"
@@ -43,13 +43,13 @@ def pair(shared):
 
 
 def test_an_ordinary_file_is_enhanced_as_published():
-    x, model = sound(2.0), tiny()
+    x, model = sound(2.0), enhancer()
     assert torch.equal(enhanced(model, x), enhanced(model, x, "published"))
 
 
 @pytest.mark.parametrize("offset", [0.05, -0.5])
 def test_an_offset_changes_nothing_and_comes_back(offset):
-    x, model = sound(3.0), tiny()
+    x, model = sound(3.0), enhancer()
     difference = enhanced(model, x + offset) - offset - enhanced(model, x)
     assert difference.abs().max() < 1e-3
 
@@ -58,7 +58,7 @@ def test_an_offset_changes_nothing_and_comes_back(offset):
 @given(cuts=st.lists(st.integers(1, 7999), max_size=6, unique=True))
 def test_a_stream_has_the_samples_of_the_file(cuts):
     """Offset and glitch included, with high-pass and guarded level in both."""
-    x, model = torch.cat([sound(0.5), sound(0.5, seed=1)]) + 0.05, tiny("running")
+    x, model = torch.cat([sound(0.5), sound(0.5, seed=1)]) + 0.05, enhancer("running")
     x[:, 3000:3500] *= 1e4
     sizes = [b - a for a, b in itertools.pairwise([0, *sorted(cuts), 8000])]
     whole = enhanced(model, x)
@@ -67,7 +67,7 @@ def test_a_stream_has_the_samples_of_the_file(cuts):
 
 @pytest.mark.parametrize("cut", [1, 4000, 30000])
 def test_prefix_law(cut):
-    x, model = sound(3.0) + 0.02, tiny("running")
+    x, model = sound(3.0) + 0.02, enhancer("running")
     x[:, 10000:11000] *= 100
     settled = cut - model.look_ahead
     whole, part = (streamed(model, y, "robust", 4000) for y in (x, x[:, :cut]))
@@ -75,7 +75,7 @@ def test_prefix_law(cut):
 
 
 def test_without_a_glitch_a_guarded_stream_is_the_published_one():
-    x, model = sound(4.0), tiny("running")
+    x, model = sound(4.0), enhancer("running")
     guarded, published = (streamed(model, x, level, 3000) for level in ("guarded", "published"))
     assert (guarded - published).abs().max() < 1e-6
 
@@ -90,7 +90,7 @@ def test_a_second_after_a_glitch_the_level_is_right(level, gain, seconds):
     glitch[:, begin:end] *= gain
     found = []
     for signal in (x, glitch):
-        stream = Stream(tiny("running"), "modules", level)
+        stream = Stream(enhancer("running"), "modules", level)
         stream.feed(signal[:, None, : end + RATE])
         found.append(stream.level.step(x[:, None, :480], RATE, stream._level_state)[0][..., -1])
     assert abs(20 * torch.log10(found[1] / found[0]).item()) < 1.0
@@ -127,7 +127,7 @@ def test_quiet_input_is_enhanced_as_loud_input(shared, pair):
 
 
 def test_a_wrong_chunk_or_a_failing_model_leaves_the_stream_usable(monkeypatch):
-    x, model = sound(1.0)[:, None], tiny("running")
+    x, model = sound(1.0)[:, None], enhancer("running")
     wrong = [(y, r"is \(B, 1, n\)") for y in (x[0], x[..., :0], x[:0], x.expand(1, 2, -1))]
     wrong += [(y, r"a chunk is torch\.float32 on cpu") for y in (x.double(), x.short())]
     wrong += [(y, "NaN or infinite") for y in (x / 0, torch.nan * x)]

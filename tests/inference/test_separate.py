@@ -11,35 +11,21 @@ from speechlab.errors import UserError
 from speechlab.inference import separate
 from speechlab.inference.enhance import enhance_all, enhance_blocks, enhance_file, load_causal
 from speechlab.inference.separate import separate_all, separate_blocks, separate_file
-from speechlab.models.baselines.conv_tasnet import ConvTasNet, ConvTasNetConfig
-from speechlab.models.cleanumamba import CleanUMamba
-from speechlab.models.sepmamba import SepMamba, SepMambaConfig
+from speechlab.models.sepmamba import SepMamba
 from speechlab.weights.checkpoints import save
+from tests.support.commands import TINY, WHOLE, enhancer, separator
 from tests.support.separation_toys import RATE, Splitter, flips, talk
-from tests.support.small_models import SMALL
 from tests.support.sound_files import noise
-
-TINY = ConvTasNetConfig(
-    n_filters=8, d_model=6, d_skip=6, d_hidden=8, n_blocks=2, n_repeats=1, n_sources=2
-)
-WHOLE = SepMambaConfig(
-    channels=(4, 6), kernel_sizes=(6, 4), n_blocks=1, layer={"d_state": 3}, n_sources=3
-)
-
-
-def tiny(config=TINY):
-    torch.manual_seed(0)
-    return {ConvTasNetConfig: ConvTasNet, SepMambaConfig: SepMamba}[type(config)](config).eval()
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny()
+    return separator()
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", tiny())
+    return save(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", separator())
 
 
 def whole(model, waveform):
@@ -58,14 +44,14 @@ def run(model, *inputs, output, **settings):
 @pytest.mark.parametrize("config", [TINY, WHOLE], ids=["conv_tasnet", "sepmamba"])
 @pytest.mark.parametrize("sizes", [[1] * 50, [5000], [3, 1999, 0, 2998], [7]])
 def test_what_fits_into_a_chunk_is_the_model_itself(config, sizes):
-    model, mixture = tiny(config), noise(1, sum(sizes))
+    model, mixture = separator(config), noise(1, sum(sizes))
     estimate = torch.cat(list(separate_blocks(model, iter(mixture.split(sizes, -1)))), -1)
     assert torch.equal(estimate, whole(model, mixture))
 
 
 def test_chunks_agree_with_the_whole():
     """Of a model that sees both directions, and no more of the whole than its states remember."""
-    model, mixture = tiny(WHOLE), noise(2, 50000)
+    model, mixture = separator(WHOLE), noise(2, 50000)
     estimate = torch.cat(list(separate_blocks(model, mixture.split(7001, -1), chunk_s=2.0)), -1)
     wanted = whole(model, mixture)
     assert estimate.shape == wanted.shape
@@ -74,7 +60,7 @@ def test_chunks_agree_with_the_whole():
 
 @pytest.mark.parametrize("sizes", [[1] * 300, [20001], [3, 8000, 0, 9001], [7]])
 def test_a_model_that_streams_has_no_seams(sizes):
-    model, mixture = tiny(override(WHOLE, direction="forward")), noise(1, sum(sizes))
+    model, mixture = separator(override(WHOLE, direction="forward")), noise(1, sum(sizes))
     blocks = separate_blocks(model, mixture.split(sizes, -1), chunk_s=1.0)
     estimate = torch.cat(list(blocks), -1)
     assert estimate.shape == (1, 3, sum(sizes))
@@ -83,7 +69,7 @@ def test_a_model_that_streams_has_no_seams(sizes):
 
 def test_channels_of_a_stream_have_one_order():
     """A model that swaps the channels' speakers, once and for all."""
-    streaming = tiny(override(WHOLE, direction="forward"))
+    streaming = separator(override(WHOLE, direction="forward"))
     network = streaming.network
 
     def swapping(x, state, last):
@@ -118,11 +104,10 @@ def test_ten_minutes_without_a_flip(tmp_path):
 
 
 def test_each_command_names_the_other(tmp_path, checkpoint, model):
-    enhancer = CleanUMamba(SMALL["cleanumamba"])
     with pytest.raises(UserError, match=r"CleanUMamba .*`speechlab enhance`"):
-        run(enhancer, tmp_path, output=tmp_path / "out")
+        run(enhancer(), tmp_path, output=tmp_path / "out")
     with pytest.raises(UserError, match="`speechlab enhance`"):
-        separate_blocks(enhancer, [noise()])
+        separate_blocks(enhancer(), [noise()])
     for refused in (
         lambda: enhance_all(model, [tmp_path], tmp_path / "out"),
         lambda: enhance_file(model, tmp_path / "a.wav", tmp_path / "b.wav"),
@@ -137,7 +122,7 @@ def test_each_command_names_the_other(tmp_path, checkpoint, model):
 def test_no_speaker_of_an_earlier_run_is_left_among_the_new(tmp_path, model, overwrite):
     """Of three speakers, the third would pass for an estimate of a model that has two."""
     files.save(tmp_path / "a.wav", noise(), 8000)
-    run(tiny(WHOLE), tmp_path / "a.wav", output=tmp_path / "out")
+    run(separator(WHOLE), tmp_path / "a.wav", output=tmp_path / "out")
     before = (tmp_path / "out/s1/a.wav").read_bytes()
     with pytest.raises(UserError, match=r"s3/a.wav: exists, and this model has 2 speakers; move"):
         run(model, tmp_path / "a.wav", output=tmp_path / "out", overwrite=overwrite)
@@ -186,7 +171,7 @@ def test_a_file_of_many_channels_is_refused_by_its_header(tmp_path, model):
 @pytest.mark.parametrize("config", [TINY, WHOLE], ids=["conv_tasnet", "sepmamba"])
 def test_an_offset_changes_no_estimate(tmp_path, config, level):
     """5 % of full scale in the second channel: the estimates are those without it."""
-    mixture, model = noise(2, 16000), tiny(config)
+    mixture, model = noise(2, 16000), separator(config)
     mixture -= mixture.mean(-1, keepdim=True)
     estimates = []
     for offset in (0.0, 0.05):
@@ -199,7 +184,7 @@ def test_an_offset_changes_no_estimate(tmp_path, config, level):
 
 
 def test_a_file_is_not_written_over_itself(tmp_path):
-    model = tiny()
+    model = separator()
     source, other = tmp_path / "x.wav", tmp_path / "y.wav"
     files.save(source, noise(), 8000)
     (tmp_path / "link.wav").hardlink_to(source)

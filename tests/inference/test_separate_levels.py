@@ -11,8 +11,9 @@ from speechlab.errors import UserError
 from speechlab.inference import separate
 from speechlab.inference.separate import mixing_gains, separate_blocks, separate_file
 from speechlab.losses.waveform import si_sdr
-from tests.inference.test_separate import TINY, WHOLE, run, tiny, whole
+from tests.inference.test_separate import run, whole
 from tests.storage.test_kept import fill_the_disk
+from tests.support.commands import TINY, WHOLE, separator
 from tests.support.separation_toys import RATE, Splitter, talk
 from tests.support.sound_files import noise
 
@@ -101,7 +102,7 @@ def test_levels_may_be_the_model_s(tmp_path):
 
 @pytest.mark.parametrize("rate", [8000, 44100])
 def test_a_file_is_resampled_there_and_back(tmp_path, rate):
-    model, mixture = tiny(), noise(2, 30011)
+    model, mixture = separator(), noise(2, 30011)
     mixture -= mixture.mean(-1, keepdim=True)  # an offset is removed
     files.save(tmp_path / "in.wav", mixture, rate, "FLOAT")
     targets = [tmp_path / f"out{i}.wav" for i in range(2)]
@@ -119,7 +120,7 @@ def test_what_is_done_is_told_and_is_all_in_the_end(tmp_path):
     files.save(tmp_path / "in.wav", noise(2, 100000), 16000)
     told = []
     targets = [tmp_path / f"out{i}.wav" for i in range(2)]
-    separate_file(tiny(), tmp_path / "in.wav", targets, chunk_s=2.0, advance=told.append)
+    separate_file(separator(), tmp_path / "in.wav", targets, chunk_s=2.0, advance=told.append)
     assert len(told) > 3
     assert sum(told) == pytest.approx(1)
 
@@ -157,7 +158,7 @@ def apart(model, mixture, folder, level, chunk_s=1.0, input_level="robust"):
 @pytest.mark.parametrize("name", ["chunks", "stream"])
 def test_soft_and_loud_recordings_come_apart_alike(tmp_path, name, level):
     """separate_file(g x) = g separate_file(x), of models that a level changes."""
-    model, mixture = tiny(SYSTEMS[name]), talking(2) * torch.tensor([[1.0], [0.03]])
+    model, mixture = separator(SYSTEMS[name]), talking(2) * torch.tensor([[1.0], [0.03]])
     wanted = apart(model, mixture, tmp_path, level)
     assert not torch.allclose(1e-3 * whole(model, mixture), whole(model, 1e-3 * mixture), rtol=0.1)
     for gain in (1e-3, 0.3, 10.0):
@@ -168,7 +169,7 @@ def test_soft_and_loud_recordings_come_apart_alike(tmp_path, name, level):
 @pytest.mark.parametrize("name", ["chunks", "stream"])
 def test_the_network_gets_each_channel_at_the_published_peak(tmp_path, name):
     """And its estimates come back in the mixture's scale; of a single chunk, all are seen."""
-    model, mixture = tiny(SYSTEMS[name]), talking(2) * torch.tensor([[0.01], [2.0]])
+    model, mixture = separator(SYSTEMS[name]), talking(2) * torch.tensor([[0.01], [2.0]])
     level = mixture.abs().amax(-1, keepdim=True) / separate.PEAK
     wanted = (whole(model, mixture / level) * level[..., None]).transpose(0, 1)
     estimate = apart(model, mixture, tmp_path, "model", chunk_s=4.0)
@@ -179,7 +180,7 @@ def test_the_network_gets_each_channel_at_the_published_peak(tmp_path, name):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_silence_stays_silence(tmp_path, name, level):
     """A channel of it beside one that is heard, and nothing else."""
-    model = tiny(SYSTEMS[name])
+    model = separator(SYSTEMS[name])
     for mixture in (talking(2) * torch.tensor([[1.0], [0.0]]), torch.zeros(2, 9000)):
         estimate = apart(model, mixture, tmp_path, level)
         assert estimate.isfinite().all()
@@ -190,7 +191,7 @@ def test_silence_stays_silence(tmp_path, name, level):
 
 @pytest.mark.parametrize("gain", [1e-20, 1e-38])
 def test_what_is_hardly_more_than_silence_passes(tmp_path, gain):
-    model = tiny(LEVELLED)
+    model = separator(LEVELLED)
     estimate = apart(model, gain * talking(), tmp_path, "model")
     assert estimate.isfinite().all() and estimate.abs().max() < 1e3 * gain
 
@@ -199,7 +200,7 @@ def test_the_utterance_level_is_that_of_the_whole_recording(tmp_path):
     """Of a recording in chunks, each of which has another level; a causal network has no seams."""
     mixture = talking(2, 6.0) * torch.linspace(0.001, 1, 48000) * torch.tensor([[1.0], [0.1]])
     for name in ("utterance", "utterance, causal"):
-        model = tiny(SYSTEMS[name])
+        model = separator(SYSTEMS[name])
         wanted = whole(model, mixture)  # (C, S, n)
         blocks = separate_blocks(model, mixture.split(7001, -1), chunk_s=2.0)
         estimate = torch.cat(list(blocks), -1)
@@ -212,12 +213,12 @@ def test_the_utterance_level_is_that_of_the_whole_recording(tmp_path):
 @pytest.mark.parametrize("name", ["utterance", "utterance, causal"])
 def test_the_utterance_level_needs_the_blocks_twice(name):
     with pytest.raises(UserError, match="twice; pass them as a list"):
-        separate_blocks(tiny(SYSTEMS[name]), iter([noise()]))
+        separate_blocks(separator(SYSTEMS[name]), iter([noise()]))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_model_is_left_as_it_was(name):
-    model, mixture = tiny(SYSTEMS[name]), noise()
+    model, mixture = separator(SYSTEMS[name]), noise()
     before = model.config, model.level, whole(model, mixture)
     list(separate_blocks(model, [mixture]))
     assert (model.config, model.level) == before[:2]
@@ -228,7 +229,7 @@ def test_the_model_is_left_as_it_was(name):
 def test_more_than_a_minute_at_8_khz(tmp_path, name):
     """The file's pass gives the samples of chunks in memory; those of a stream are the whole's."""
     config = override(SYSTEMS[name], channels=(2, 3), layer={"d_state": 2})
-    model, mixture = tiny(config), talking(1, 65.0)
+    model, mixture = separator(config), talking(1, 65.0)
     mixture *= separate.PEAK / mixture.abs().max()
     estimate = apart(model, mixture, tmp_path, "model", separate.CHUNK_S)[:, 0]
     wanted = torch.cat(list(separate_blocks(model, [mixture])), -1)[0]
@@ -272,7 +273,7 @@ def test_a_bang_costs_less_than_1_db(tmp_path):
 @pytest.mark.parametrize("name", [*SYSTEMS, "conv_tasnet"])
 def test_a_bang_changes_no_estimate_after_it(tmp_path, name):
     """Neither by the level nor by norms and states; without one, the level is the published."""
-    model, mixture = tiny(SYSTEMS.get(name, TINY)), talking()
+    model, mixture = separator(SYSTEMS.get(name, TINY)), talking()
     wanted, published = (
         apart(model, mixture, tmp_path, "model", 30.0, level) for level in separate.INPUT_LEVELS
     )

@@ -8,20 +8,7 @@ import torch
 from speechlab.errors import UserError
 from speechlab.inference.enhance import enhance_all
 from speechlab.inference.separate import separate_all
-from speechlab.models.base import Model
-from speechlab.models.cleanumamba import CONFIGS
-
-
-class Halving(Model):
-    """Half of its input for each source."""
-
-    def __init__(self, n_sources: int) -> None:
-        super().__init__(CONFIGS["ablation"])
-        self.n_sources = n_sources
-
-    def forward(self, noisy):
-        return 0.5 * noisy.expand(-1, self.n_sources, -1)
-
+from tests.support.commands import Halving
 
 PROCESS = {1: enhance_all, 2: separate_all}
 

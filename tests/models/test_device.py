@@ -15,21 +15,9 @@ from speechlab.models import SYSTEMS, device
 from speechlab.models.base import Model
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 from speechlab.study.experiments import EXPERIMENTS
+from tests.support.commands import Halving
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-
-
-class Halving(Model):
-    """Half of its input for each source, computed where its weight is."""
-
-    def __init__(self, n_sources: int) -> None:
-        super().__init__(CONFIGS["ablation"])
-        self.n_sources = n_sources
-        self.weight = torch.nn.Parameter(torch.ones(()))
-
-    def forward(self, noisy):
-        assert noisy.device == self.device
-        return 0.5 * self.weight * noisy.expand(-1, self.n_sources, -1)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`enhance` and `separate` with small models, for the laws that both commands share."""
+"""`enhance` and `separate`, and small models for them: laws that both commands share."""
 
 import csv
 import math
@@ -7,31 +7,42 @@ from dataclasses import dataclass
 
 import torch
 
+from speechlab.config import override
 from speechlab.inference.enhance import enhance_all
 from speechlab.inference.separate import separate_all
 from speechlab.models import ConvTasNet, ConvTasNetConfig, SepMamba, SepMambaConfig
-from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
+from speechlab.models.base import Model
+from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 from tests.support.separation_toys import RATE, Splitter
+from tests.support.small_models import SMALL
+
+TINY = ConvTasNetConfig(n_filters=8, d_model=6, d_skip=6, d_hidden=8, n_blocks=2, n_repeats=1)
+WHOLE = SepMambaConfig(
+    channels=(4, 6), kernel_sizes=(6, 4), n_blocks=1, layer={"d_state": 3}, n_sources=3
+)
 
 
-def enhancer(seed=0, **changes):
+def enhancer(normalize="utterance", seed=0, **changes):
     torch.manual_seed(seed)
-    sizes = dict.fromkeys(("down_channels", "skip_channels", "up_channels"), (4, 6))
-    config = CleanUMambaConfig(**sizes, d_model=8, layers=({"d_state": 4},), **changes)
-    return CleanUMamba(config).eval()
+    return CleanUMamba(override(SMALL["cleanumamba"], normalize=normalize, **changes)).eval()
 
 
-def separator(seed=0):
+def separator(config=TINY, seed=0):
     torch.manual_seed(seed)
-    sizes = {"n_filters": 8, "d_model": 6, "d_skip": 6, "d_hidden": 8}
-    return ConvTasNet(ConvTasNetConfig(**sizes, n_blocks=2, n_repeats=1)).eval()
+    return {ConvTasNetConfig: ConvTasNet, SepMambaConfig: SepMamba}[type(config)](config).eval()
 
 
-def streaming_separator():
-    config = SepMambaConfig(
-        channels=(4, 6), kernel_sizes=(6, 4), n_blocks=1, layer={"d_state": 3}, direction="forward"
-    )
-    return SepMamba(config).eval()
+class Halving(Model):
+    """Half of its input for each source, computed where its weight is."""
+
+    def __init__(self, n_sources: int) -> None:
+        super().__init__(CONFIGS["ablation"])
+        self.n_sources = n_sources
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, noisy):
+        assert noisy.device == self.device
+        return 0.5 * self.weight * noisy.expand(-1, self.n_sources, -1)
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,8 @@ COMMANDS = {
         function=enhance_all,
         log="enhance.csv",
         parts=("",),
-        model=enhancer,
-        kinds=(enhancer, lambda: enhancer(normalize="running")),
+        model=lambda seed=0: enhancer(seed=seed),
+        kinds=(enhancer, lambda: enhancer("running")),
         other={"mix": 0.5},
         level="level",
         wrong={"mix is 1.5": {"mix": 1.5}, "mix is nan": {"mix": math.nan}},
@@ -75,8 +86,8 @@ COMMANDS = {
         function=separate_all,
         log="separate.csv",
         parts=("s1", "s2"),
-        model=separator,
-        kinds=(separator, streaming_separator),
+        model=lambda seed=0: separator(seed=seed),
+        kinds=(separator, lambda: separator(override(WHOLE, direction="forward", n_sources=2))),
         other={"level": "model"},
         level="input_level",
         wrong={
