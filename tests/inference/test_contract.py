@@ -174,21 +174,13 @@ def test_files_of_other_settings_are_neither_skipped_nor_lost(tmp_path, command,
     out = tmp_path / "out"
     command.run(model, tmp_path / "a.wav", output=out)
     before = contents(command.outputs(out))
-    for other, settings in ((model, command.other), (command.model(1), {})):
+    level = {command.level: "published"}
+    for other, settings in ((model, command.other), (model, level), (command.model(1), {})):
         with pytest.raises(UserError, match="another model or other settings; use --overwrite"):
             command.run(other, tmp_path / "a.wav", output=out, **settings)
     assert contents(command.outputs(out)) == before
     [result] = command.run(model, tmp_path / "a.wav", output=out, overwrite=True, **command.other)
     assert result.status == "ok" and contents(command.outputs(out)) != before
-
-
-def test_the_log_distinguishes_robust_and_published_levels(tmp_path, command, model):
-    files.save(tmp_path / "a.wav", noise(), 16000)
-    for level, other in itertools.permutations(("robust", "published")):
-        settings = {"output": tmp_path / level}
-        command.run(model, tmp_path / "a.wav", **settings, **{command.level: level})
-        with pytest.raises(UserError, match="another model or other settings"):
-            command.run(model, tmp_path / "a.wav", **settings, **{command.level: other})
 
 
 def test_wrong_settings_are_errors_before_any_work(tmp_path, command, model):
