@@ -25,6 +25,7 @@ CONFIGS = {
     for mixer, layer in LAYERS.items()
 }
 CONFIGS |= {
+    "cleanumamba-leak": override(CONFIGS["cleanumamba-mamba2"], state_leak_s=0.1),
     "sepmamba-forward": SMALL["sepmamba"],
     "sepmamba-both": override(
         SMALL["sepmamba"], direction="both", n_blocks=1, channels=(4, 6), kernel_sizes=(6, 4)
