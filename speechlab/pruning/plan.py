@@ -45,6 +45,7 @@ class PruningConfig:
     ranking: RankingConfig = field(default_factory=RankingConfig)
     n_scored: Number = 128  # examples
     calibrate_every: Annotated[int, Range(0, 10**9)] = 20  # removals; 0: never
+    n_calibrated: Number = 128  # of the scored examples; each group is tried on them
     # a cycle
     n_removals: Number = 5
     n_trained: Annotated[int, Range(0, 10**9)] = 5 * 8192  # examples
@@ -61,6 +62,7 @@ SCHEDULES = {
         ranking=RankingConfig(share=0.05),
         n_scored=32,
         calibrate_every=4,
+        n_calibrated=8,
         n_removals=2,
         n_trained=400,
         n_recover=4000,

@@ -197,7 +197,9 @@ class Pruning:
         scores = importance(model, config.measure, config.pairing, self.state.step)
         if config.calibrate_every and self.n_removals % config.calibrate_every == 0:
             costs = divisors(model, config.measure)
-            results = trials(model, scores, partial(self._loss_of, portion), config.ranking, costs)
+            n_batches = math.ceil(config.n_calibrated / self.training.batch_size)
+            loss_of = partial(self._loss_of, portion[:n_batches])
+            results = trials(model, scores, loss_of, config.ranking, costs)
             self.scales = scales(results, scores, self.scales or None)
         scaled = {name: self.scales.get(name, 1.0) * values for name, values in scores.items()}
         chosen = enough(model, least_important(scaled, config.ranking), config)

@@ -21,7 +21,13 @@ from tests.support.training_toys import contents
 
 FEW = RankingConfig(share=0.1, at_least=4, n_least=2, multiples={})
 TOY = PruningConfig(
-    ranking=FEW, n_scored=4, calibrate_every=2, n_removals=2, n_trained=8, n_recover=16
+    ranking=FEW,
+    n_scored=8,
+    calibrate_every=2,
+    n_calibrated=4,
+    n_removals=2,
+    n_trained=8,
+    n_recover=16,
 )
 FILES = ("last.safetensors", "best.safetensors", "history.csv", "validations.csv", "dev.csv")
 
