@@ -111,6 +111,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)  # noqa: PTH112
 
 
+def names_of_sources(n_sources: int) -> tuple[str, ...]:
+    """Folders of the sources of mixtures, or of their estimates: s1, s2, ..."""
+    return tuple(f"s{n}" for n in range(1, n_sources + 1))
+
+
 def identity(path: Path) -> Identity:
     """The same value for all names of a file; the path itself where there is no file."""
     try:

@@ -24,7 +24,7 @@ from typing import Any
 import soundfile
 
 from speechlab.audio.files import SUFFIXES
-from speechlab.audio.folders import listing
+from speechlab.audio.folders import listing, names_of_sources
 from speechlab.errors import UserError, shown, some
 
 LONGEST_NAME = 2**16  # characters; paths are shorter
@@ -148,11 +148,6 @@ def _parts(folder: Path) -> tuple[Path, tuple[str, ...]]:
         raise UserError(f"{place}: has {found} beside s1/; name one, as {place / 'mix_both'}")
     n_sources = next(n for n in count(1) if not (place / f"s{n + 1}").is_dir())
     return place, (kinds[0], *names_of_sources(n_sources))
-
-
-def names_of_sources(n_sources: int) -> tuple[str, ...]:
-    """Folders of the sources, or of their estimates: s1, s2, ..."""
-    return tuple(f"s{n}" for n in range(1, n_sources + 1))
 
 
 def _is_mix(name: str) -> bool:

@@ -1,19 +1,26 @@
-"""Scores of a model on whole dev files, for validation in training and for the notebooks."""
+"""Scores of a model on whole dev files, for validation in training and for the notebooks.
+
+A file of at most `Model.chunk_s` goes through the model at once, a longer one as `enhance` and
+`separate` give it: the memory of a pass does not grow with the file. Test sets are scored so, too.
+"""
 
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechlab.data.mixing import whole_pairs
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
 from speechlab.evaluation import separation_metrics
 from speechlab.evaluation.separation_metrics import Speaker
+from speechlab.inference.enhance import enhance_blocks
+from speechlab.inference.separate import separate_blocks
+from speechlab.models.base import Model
 
 
 def score_files(
-    model: nn.Module, mixtures: Sequence[Source], names: Sequence[str]
+    model: Model, mixtures: Sequence[Source], names: Sequence[str]
 ) -> Iterator[tuple[str, float, list[Speaker]]]:
     """Name and seconds of each ready mixture, and the scores of its sources in the best order.
 
@@ -30,8 +37,12 @@ def score_files(
         yield name, len(mixture[0]) / rate, separation_metrics.score(*signals, rate, names)
 
 
-def estimated(model: nn.Module, mixture: Tensor) -> Tensor:
+@torch.inference_mode()
+def estimated(model: Model, mixture: Tensor) -> Tensor:
     """mixture (1, T) -> estimates (S, T) on the CPU, in the order in which the model gives them."""
-    device = next(model.parameters(), mixture).device
-    with torch.inference_mode():
-        return model(mixture[None].to(device))[0].cpu()
+    blocks = mixture.split(round(model.chunk_s * model.sample_rate), -1)
+    if len(blocks) == 1:
+        return model(mixture[None].to(model.device))[0].cpu()
+    if model.n_sources > 1:
+        return torch.cat(list(separate_blocks(model, blocks)), -1)[0]
+    return torch.cat(list(enhance_blocks(model, blocks)), -1)

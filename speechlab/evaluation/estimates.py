@@ -1,8 +1,4 @@
-"""Where the estimates of a test set come from: a model, files, or the unprocessed mixtures.
-
-A model gets a file of at most `Model.chunk_s` at once, and a longer one as `enhance` and `separate`
-do: memory does not grow with it as that of one pass.
-"""
+"""Where the estimates of a test set come from: a model, files, or the unprocessed mixtures."""
 
 import functools
 import hashlib
@@ -14,15 +10,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from speechlab.audio import files as audio
+from speechlab.audio.folders import names_of_sources
 from speechlab.data.pairs import channel_faults
-from speechlab.data.test_sets import Mixture, names_of_sources, sample_rates, sound_files
+from speechlab.data.test_sets import Mixture, sample_rates, sound_files
 from speechlab.errors import UserError
+from speechlab.evaluation.dev_files import estimated
 from speechlab.evaluation.metrics import PACKAGES, RESAMPLER, versions
-from speechlab.inference.enhance import enhance_blocks
-from speechlab.inference.separate import separate_blocks
 from speechlab.models import device as devices
 from speechlab.models.base import Model, check_finite
 from speechlab.models.macs import n_params
@@ -181,8 +176,7 @@ def processed(
         raise UserError(f"the model is for {model.sample_rate} Hz, the file has {sample_rate} Hz")
     batch = torch.from_numpy(noisy.astype(np.float32))[None, None]  # (1, 1, T)
     try:
-        with torch.inference_mode():
-            estimate = _estimated(model, batch)
+        estimate = estimated(model, batch[0])[None]
     except UserError:
         raise
     except Exception as error:  # whatever a model raises is the row's reason
@@ -193,16 +187,6 @@ def processed(
         shapes = f"{tuple(estimate.shape)} for {tuple(batch.shape)}{of}"
         raise UserError(f"the model gave {shapes}")
     return check_finite(estimate)[0].double().numpy()
-
-
-def _estimated(model: Model, noisy: Tensor) -> Tensor:
-    """(1, 1, T) -> (1, S, T), at the model's own level."""
-    blocks = noisy[0].split(round(model.chunk_s * model.sample_rate), -1)
-    if len(blocks) == 1:
-        return model(noisy.to(model.device)).cpu()
-    if model.n_sources > 1:
-        return torch.cat(list(separate_blocks(model, blocks)), -1)
-    return torch.cat(list(enhance_blocks(model, blocks)), -1)[:, None]
 
 
 @functools.lru_cache(maxsize=1)

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import files
+from speechlab.audio.folders import names_of_sources
 from speechlab.audio.level import LEVELS as MODEL_LEVELS
 from speechlab.audio.robust import Prepared, Softened, Survey
-from speechlab.data.test_sets import names_of_sources
 from speechlab.errors import UserError, unknown
 from speechlab.inference.batch import Result, check_subtype, digest, run, write
 from speechlab.inference.jobs import OTHER, Job, plan, single

@@ -321,7 +321,7 @@ def _dev_scores(
     return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
 
 
-def scores(model: nn.Module, mixtures: list[Source], names: tuple[str, ...]) -> pd.DataFrame:
+def scores(model: Model, mixtures: list[Source], names: tuple[str, ...]) -> pd.DataFrame:
     """Metrics of whole ready mixtures, a row per file: of several sources the mean.
 
     A metric that fails is NaN. names: in `separation_metrics.METRICS`.

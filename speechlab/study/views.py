@@ -30,6 +30,7 @@ from speechlab.evaluation.dev_files import estimated, score_files
 from speechlab.evaluation.rows import failures
 from speechlab.evaluation.statistics import judged, mean_intervals, paired_difference
 from speechlab.models import SYSTEMS
+from speechlab.models.base import Model
 from speechlab.models.macs import n_params
 from speechlab.models.spectral import SpectralModel
 from speechlab.progress import Report
@@ -149,23 +150,30 @@ def save(chosen: Chosen, rows: pd.DataFrame, shown: Mapping[str, Figure]) -> Non
         figures.save(figure, chosen.output / "figures" / f"{chosen.name}_{key}.{suffix}")
 
 
-class Untouched(nn.Module):
+class Untouched(Model):
     """(B, 1, T) -> (B, S, T): the input as each source, to score the unprocessed mixtures."""
 
+    sample_rate = 0  # Hz
+
     def __init__(self, sample_rate: int, n_sources: int = 1) -> None:
-        super().__init__()
+        super().__init__(None)
         self.sample_rate, self.n_sources = sample_rate, n_sources
 
     def forward(self, noisy: Tensor) -> Tensor:
         return noisy.expand(-1, self.n_sources, -1)
 
 
-class Stretched(nn.Module):
+class Stretched(Model):
     """A model and `pcs` behind it, (B, 1, T) -> (B, S, T)."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.sample_rate = model, model.sample_rate
+    def __init__(self, model: Model) -> None:
+        super().__init__(None)
+        self.model = model
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
+        return self.model.sample_rate
 
     def forward(self, noisy: Tensor) -> Tensor:
         return pcs(self.model(noisy))
@@ -197,7 +205,7 @@ def dev_mixtures(experiment: Experiment, n_sources: int) -> list[Source]:
     return mixtures[: experiment.n_dev or None]
 
 
-def dev_rows(systems: Mapping[str, nn.Module], mixtures: Sequence[Source]) -> pd.DataFrame:
+def dev_rows(systems: Mapping[str, Model], mixtures: Sequence[Source]) -> pd.DataFrame:
     """Whole mixtures through each system: a row per system, file and source.
 
     One source: file, snr_db, metrics, system. snr_db is the manifest's; where that has none it is
@@ -314,7 +322,7 @@ def rank_correlations(gained: pd.DataFrame) -> pd.DataFrame:
 
 
 def examples(
-    systems: Mapping[str, nn.Module], mixtures: Sequence[Source], gains: pd.Series
+    systems: Mapping[str, Model], mixtures: Sequence[Source], gains: pd.Series
 ) -> dict[str, dict[str, Tensor]]:
     """The files with the median and the least gain: title -> `signals`. gains: in dB, by file."""
     sample_rate = next(iter(systems.values())).sample_rate
@@ -333,9 +341,7 @@ def whole(mixtures: Sequence[Source], file: str, sample_rate: int) -> tuple[Tens
     return mixture, sources
 
 
-def signals(
-    systems: Mapping[str, nn.Module], mixture: Tensor, sources: Tensor
-) -> dict[str, Tensor]:
+def signals(systems: Mapping[str, Model], mixture: Tensor, sources: Tensor) -> dict[str, Tensor]:
     """Signals (1, T) to show and to play, by title. mixture: (1, T); sources: (S, T).
 
     One source: the estimate of every system by its name in figures, then the clean speech. Several:

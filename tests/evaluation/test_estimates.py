@@ -1,4 +1,4 @@
-"""Estimates of a model: a long file in chunks scores as the file at once."""
+"""Estimates of a model: a long file in chunks scores as the file at once, in validation too."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechlab.evaluation import estimates
+from speechlab.evaluation import dev_files, estimates
 from speechlab.evaluation.metrics import METRICS
 from speechlab.models import SYSTEMS
 from tests.evaluation.conftest import drawn
@@ -30,6 +30,8 @@ def test_a_long_file_scores_as_at_once_and_the_model_gets_chunks(monkeypatch, na
         lengths[chunk_s] = [x.shape[-1] for x in seen]
         seen.clear()
     assert len(lengths[30.0]) == 1 and max(lengths[1.0]) <= rate
+    of_dev = dev_files.estimated(model, torch.from_numpy(noisy.astype(np.float32))[None])
+    assert np.array_equal(of_dev.double().numpy(), made[1.0])
     for at_once, in_chunks in zip(made[30.0], made[1.0], strict=True):
         rms = np.sqrt(np.mean(at_once**2))
         clean = at_once + 0.1 * rms * drawn(1, len(noisy))

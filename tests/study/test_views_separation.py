@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from torch import nn
 
 from speechlab.config import replaced
 from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.data.recordings import Source
 from speechlab.errors import UserError
+from speechlab.models.base import Model
 from speechlab.report import figures
 from speechlab.study import views
 from speechlab.study.experiments import EXPERIMENTS
@@ -45,10 +45,13 @@ def mixtures(tmp_path):
     return made
 
 
-class Knows(nn.Module):
+class Knows(Model):
     """Gives the speakers of `mixtures`, always the soft one first, at levels of its own."""
 
     sample_rate, n_sources = RATE, 2
+
+    def __init__(self):
+        super().__init__(None)
 
     def forward(self, mixture):
         noise = torch.randn(2, N_FRAMES, generator=torch.Generator().manual_seed(0))

@@ -17,6 +17,7 @@ from speechlab.data.mixing import MixtureConfig, PairConfig
 from speechlab.errors import UserError
 from speechlab.evaluation import separation_metrics
 from speechlab.models import SYSTEMS
+from speechlab.models.base import Model
 from speechlab.models.sepmamba import SepMamba
 from speechlab.study import launch
 from speechlab.study.experiment import Experiment, changed, check
@@ -33,12 +34,12 @@ class FiltersConfig:
     sample_rate: int = 8000
 
 
-class Filters(nn.Module):
+class Filters(Model):
     """Stands in for a model: one short filter for each source."""
 
     def __init__(self, config):
-        super().__init__()
-        self.config, self.sample_rate = config, config.sample_rate
+        super().__init__(config)
+        self.n_sources = config.n_sources
         self.conv = nn.Conv1d(1, config.n_sources, 33, padding=16, bias=False)
 
     def forward(self, mixture):
