@@ -7,6 +7,8 @@ from pathlib import Path
 # One thread: sums keep their order from run to run, and processes do not fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
+os.environ["SPEECHLAB_OFFLINE"] = "1"  # no test fetches published weights
+
 import pytest
 import torch
 

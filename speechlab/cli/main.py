@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from speechlab.cli import completion, data, doctor, evaluate, process, study, train, weights
-from speechlab.cli.output import escape_all, loudness
+from speechlab.cli.output import escape_all, surroundings
 from speechlab.cli.parser import Parser, complete
 from speechlab.errors import UserError, reason
 from speechlab.version import __version__
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_all()
     options = _parser().parse_args(arguments)
     try:
-        with loudness(options):
+        with surroundings(options):
             code = options.run(options) or 0
         sys.stdout.flush()
         return code
@@ -50,5 +50,5 @@ def _parser() -> argparse.ArgumentParser:
     for group in (doctor, weights, process, evaluate, data, train, study, completion):
         group.add(commands)
     complete(parser)
-    parser.set_defaults(parser=parser, quiet=False, verbose=False)
+    parser.set_defaults(parser=parser, quiet=False, verbose=False, offline=False)
     return parser

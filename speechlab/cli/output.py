@@ -15,6 +15,7 @@ from typing import Any
 from speechlab.errors import shown
 
 QUIET = "SPEECHLAB_QUIET"  # as in `speechlab.progress`, which imports tqdm
+OFFLINE = "SPEECHLAB_OFFLINE"  # as in `speechlab.weights.hub`
 
 
 def tell(line: str) -> None:
@@ -45,21 +46,38 @@ def _warning(message: Any, category: type, filename: str, lineno: int, line: str
 
 
 @contextlib.contextmanager
-def loudness(options: argparse.Namespace) -> Iterator[None]:
-    """How much a command prints: -q only errors and warnings, -v also what the package decided."""
+def surroundings(options: argparse.Namespace) -> Iterator[None]:
+    """What a command prints and fetches.
+
+    -q: only errors and warnings; -v: also what the package decided; --offline: nothing is fetched.
+    """
     logger, handler = logging.getLogger("speechlab"), _Told()
     with contextlib.ExitStack() as stack:
         stack.callback(logger.setLevel, logger.level)
         stack.callback(logger.removeHandler, handler)
         logger.addHandler(handler)
         if options.quiet:
-            stack.callback(os.environ.pop, QUIET, None)
-            os.environ[QUIET] = "1"
+            stack.enter_context(_variable(QUIET))
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         if options.verbose:
             logger.setLevel(logging.INFO)
+        if options.offline:
+            stack.enter_context(_variable(OFFLINE))
         yield
+
+
+@contextlib.contextmanager
+def _variable(name: str) -> Iterator[None]:
+    """The environment variable is set, also for the processes of the command."""
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 class _Told(logging.Handler):

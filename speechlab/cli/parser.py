@@ -16,6 +16,7 @@ from speechlab.errors import meant, shown, unknown
 SETTING = "KEY="  # begins the metavar of an option that takes one assignment and repeats
 BEGIN = "examples:\n"
 LISTS = ("doctor", "weights list", "data list", "data show", "runs", "completion")  # without -q
+OF_WEIGHTS = ("checkpoint", "source")  # arguments that may name published weights
 DECIDING = ("enhance", "separate", "stream")  # with -v
 PUBLISHED = "Experiment_CleanU_Mamba2"
 EXAMPLES = {  # command: what is typed behind it
@@ -154,13 +155,20 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[Parser]:
 
 
 def complete(parser: Parser) -> None:
-    """Give every command its examples, those that work -q, and those that decide something -v."""
+    """Give every command its examples and the options that many share.
+
+    Those that work have -q, those that decide something -v, those with weights --offline.
+    """
     for command in commands(parser):
         name = command.prog.partition(" ")[2]
         lines = EXAMPLES.get(name, ())
         command.epilog = BEGIN + "\n".join(f"  speechlab {name} {line}".rstrip() for line in lines)
         if name in LISTS:
             continue
+        if any(action.dest in OF_WEIGHTS for action in command._actions):
+            command.add_argument(
+                "--offline", action="store_true", help="never fetch published weights"
+            )
         loudness = command.add_mutually_exclusive_group()
         loudness.add_argument(
             "-q", "--quiet", action="store_true", help="print only errors and warnings"

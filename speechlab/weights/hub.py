@@ -9,6 +9,7 @@ Mamba publishes its best model twice.
 """
 
 import csv
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from urllib.parse import quote
 from speechlab.errors import UserError, meant, reason, unknown
 from speechlab.storage import download as downloads
 
+LOG = logging.getLogger(__name__)
 BASE_URL = "https://raw.githubusercontent.com"  # BASE_URL/owner/name/commit/path
 OFFLINE_VARIABLE = "SPEECHLAB_WEIGHTS"  # a folder with the files; if set, the network is not used
+OFFLINE = "SPEECHLAB_OFFLINE"  # if set, no file is fetched that nobody asked to download
+MOST_FETCHED = 8e6  # bytes of a file that is fetched on first use; larger ones are asked for
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,11 @@ def download(name: str, progress: bool = True) -> Path:
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint file of a path, a run directory or a published name."""
+    """The checkpoint file of a path, a run directory or a published name.
+
+    A published file that is not on this machine is downloaded and verified, if it is small
+    (MOST_FETCHED) and OFFLINE is not set. UserError where there is no such file.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -182,10 +190,18 @@ def locate(path: str | Path) -> Path:
         raise UserError(
             f"{path}: no such checkpoint{near}; `speechlab weights list` lists published ones"
         )
-    found = find(name)
-    if found is None:
-        raise UserError(f"{path}: not downloaded; run `speechlab weights download {name}`")
-    return found
+    return find(name) or _fetched(lookup(name))
+
+
+def _fetched(wanted: PublishedFile) -> Path:
+    """The file, downloaded from its authors' repository; UserError where it is to be asked for."""
+    small = wanted.n_bytes and int(wanted.n_bytes) <= MOST_FETCHED
+    if not small or os.environ.get(OFFLINE):
+        advice = f"run `speechlab weights download {wanted.name}`"
+        raise UserError(f"{wanted.name}: not downloaded; {advice}")
+    size = f"{int(wanted.n_bytes) / 1e6:.1f} MB"
+    LOG.warning("%s: fetching %s from github.com/%s", wanted.name, size, wanted.repository)
+    return download(wanted.name)
 
 
 def _in_directory(path: Path) -> Path:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-from speechlab.cli.output import escape_all, loudness, print_table, say
+from speechlab.cli.output import escape_all, print_table, say, surroundings
 
 NAME = os.fsdecode(b"a\xff") + "\x1b[2J\r\n²"
 
@@ -30,7 +30,7 @@ def test_a_warning_of_the_package_is_a_message(capsys):
     logger = logging.getLogger("speechlab")
     before = logger.level, [*logger.handlers]
     for quiet in (False, True):
-        with loudness(argparse.Namespace(quiet=quiet, verbose=False)):
+        with surroundings(argparse.Namespace(quiet=quiet, verbose=False, offline=False)):
             logging.getLogger("speechlab.data").warning("%s: changed", NAME)
             logging.getLogger("speechlab.data").info("not told")
         assert capsys.readouterr().err == "speechlab: a\\udcff\\x1b[2J\\r\\n²: changed\n"

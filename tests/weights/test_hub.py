@@ -1,5 +1,6 @@
 """A download gives the published bytes or an error, whatever the server does."""
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -97,6 +98,23 @@ def test_a_failed_download_is_one_line(server, behaviour, said, n_requests, left
     part = part_file()
     assert (part.read_bytes() if part.exists() else b"") == left
     assert hub.find("model") is None
+
+
+def test_a_small_published_file_is_fetched_on_first_use(server, monkeypatch, caplog):
+    """Named and verified; --offline, a large file and one of unknown size are only named."""
+    small = dataclasses.replace(row("runs/model.pkl"), n_bytes=str(N))
+    large = dataclasses.replace(row("other/best"), n_bytes="8000001")
+    monkeypatch.setattr(hub, "_rows", lambda: (small, large, row("other/unknown.pkl")))
+    with pytest.raises(UserError, match="model: not downloaded; run `speechlab weights download"):
+        hub.locate("model")  # the tests set OFFLINE
+    monkeypatch.delenv(hub.OFFLINE)
+    for name in ("best", "unknown"):
+        with pytest.raises(UserError, match=f"{name}: not downloaded; run `speechlab weights"):
+            hub.locate(name)
+    assert not server.paths
+    assert hub.locate("model").read_bytes() == CONTENT and len(server.paths) == 1
+    assert "model: fetching 1.0 MB from github.com/owner/toy" in caplog.text
+    assert hub.locate("model") and len(server.paths) == 1
 
 
 def test_no_network_is_one_line_that_says_what_to_do(server, monkeypatch):
