@@ -48,6 +48,7 @@ MACS_PER_FRAME: dict[type[nn.Module], Callable[[Any], int]] = {
 }
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 NORMS = (nn.InstanceNorm2d, nn.LayerNorm, nn.BatchNorm1d)  # norms that thop counts
+FREE = (*NORMS, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.ReLU)  # not counted; they keep the shape
 PROFILED = (*CONVOLUTIONS, *NORMS, nn.Linear, nn.PReLU)
 
 
@@ -76,6 +77,7 @@ def macs_per_second(model: nn.Module, seconds: float = LENGTH_S) -> float:
     return count_macs(model, seconds).total
 
 
+@torch.inference_mode(False)
 def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
     """The same, layers and memory separately. UserError for a model without a rule."""
     if rates := model.layer_rates():
@@ -86,7 +88,9 @@ def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
     half = max(1, round(seconds * model.sample_rate / 2 / hop)) * hop
     # Costs without those of the edges: exact where they are linear or quadratic in the length
     weights = {half: -3, 2 * half: 4, 3 * half: -1}
-    counts = {length: _counted(model, length) for length in weights}
+    seen: list[tuple[nn.Module, int]] = []
+    hollow = _hollow(model, lambda layer, x: seen.append((layer, x[..., 0].numel())))
+    counts = {length: _counted(hollow, seen, length) for length in weights}
     rate = model.sample_rate / (2 * half)
     layers, memory = (
         rate * sum(weight * counts[length][i] for length, weight in weights.items()) for i in (0, 1)
@@ -94,20 +98,18 @@ def count_macs(model: nn.Module, seconds: float = LENGTH_S) -> Macs:
     return Macs(layers, memory)
 
 
-@torch.inference_mode(False)
-def _counted(model: nn.Module, n_samples: int) -> tuple[float, float]:
-    """Products of layers and of memory for a signal of `n_samples`, edges included."""
-    layers = memory = 0.0
+def _counted(
+    hollow: nn.Module, seen: list[tuple[nn.Module, int]], n_samples: int
+) -> tuple[float, float]:
+    """Products of layers and of memory for a signal of `n_samples`, edges included.
 
-    def see(module: nn.Module, x: Tensor) -> None:
-        nonlocal layers, memory
-        n_frames = x[..., 0].numel()
-        layers += n_frames * _weights(module)
-        memory += n_frames * _memory(module)
-
-    counter = FlopCounterMode(display=False)
-    with counter:
-        _pass_shapes(_hollow(model, see), n_samples)
+    seen: takes the layers with a memory and their numbers of frames.
+    """
+    seen.clear()
+    with FlopCounterMode(display=False) as counter:
+        _pass_shapes(hollow, n_samples)
+    layers = float(sum(n_frames * _weights(layer) for layer, n_frames in seen))
+    memory = float(sum(n_frames * _memory(layer) for layer, n_frames in seen))
     for operation, n_flops in counter.get_flop_counts().get("Global", {}).items():
         name = str(operation)
         if name in ("aten.convolution", "aten.mm", "aten.addmm"):
@@ -121,7 +123,7 @@ def _hollow(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> nn.Mo
     """A copy on the meta device: shapes without numbers.
 
     Layers with a memory pass their input (..., L, D) to `see` and compute nothing: their loops over
-    frames do not run on the meta device.
+    frames do not run on the meta device. Layers that are FREE are left out.
     """
     # with gradients, PyTorch computes a linear layer as one product of matrices
     hollow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
@@ -129,6 +131,8 @@ def _hollow(model: nn.Module, see: Callable[[nn.Module, Tensor], None]) -> nn.Mo
     for module in hollow.modules():
         if isinstance(module, tuple(MACS_PER_FRAME)):
             module.forward = partial(_see_and_skip, module, see)
+        elif isinstance(module, FREE):
+            module.forward = nn.Identity().forward
     return hollow
 
 
