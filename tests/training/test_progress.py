@@ -89,7 +89,7 @@ def test_the_time_left_is_that_of_the_steps_to_come(tmp_path, monkeypatch, talka
             return super().example(*key)
 
     lines = []
-    train(tmp_path / "run", examples=Slow(), tell=lines.append, n_steps=150, validate_every=30)
+    train(tmp_path / "run", examples=Slow(), tell=lines.append, n_steps=60, validate_every=15)
     left = {line.split()[2]: line.split(", ")[-1] for line in lines[1:-SUMMARY]}
-    wanted = {"30": "06:00 left", "120": "01:30 left", "150": "00:00 left"}
+    wanted = {"15": "02:15 left", "45": "00:45 left", "60": "00:00 left"}
     assert wanted.items() <= left.items()
