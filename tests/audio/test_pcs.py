@@ -13,6 +13,7 @@ from speechlab.audio.pcs import VERSIONS, _gains, pcs, pcs_blocks
 from speechlab.errors import UserError
 from speechlab.inference import enhance
 from tests.support import signals
+from tests.support.commands import enhancer
 from tests.support.signals import array
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
@@ -97,15 +98,12 @@ def test_no_block_and_another_rate():
 
 def test_enhance_stretches_where_it_is_asked_to(tmp_path, monkeypatch):
     """The estimate's samples through PCS, at their level; off unless given; other settings."""
-    from tests.inference.test_enhance import run
-    from tests.support.commands import enhancer
-
     monkeypatch.setattr(module, "BLOCK_S", 0.05)
     model, path = enhancer(), tmp_path / "in.wav"
     soundfile.write(path, noise(4001).numpy(), 16000, "FLOAT")
     for post in ("none", "pcs400"):
-        run(model, path, output=tmp_path / post, post=post)
-    run(model, path, output=tmp_path / "plain")
+        enhance.enhance_all(model, [path], tmp_path / post, progress=False, post=post)
+    enhance.enhance_all(model, [path], tmp_path / "plain", progress=False)
     names = ("none", "pcs400", "plain")
     read = {name: soundfile.read(tmp_path / name / "in.wav")[0] for name in names}
     assert np.array_equal(read["none"], read["plain"])
