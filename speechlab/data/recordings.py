@@ -8,14 +8,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 
 from speechlab.audio.files import Resampler, resampled_length
-from speechlab.data import manifest
 from speechlab.data.manifest import Item
 from speechlab.errors import UserError
 
@@ -28,13 +27,6 @@ class Source(NamedTuple):
 
     folder: Path
     item: Item
-
-
-def sources(folder: str | Path, split: Literal["train", "dev"], kind: str) -> list[Source]:
-    """The recordings of one kind (see manifest.KINDS). UserError for another split."""
-    return [
-        Source(Path(folder), item) for item in manifest.read(folder, split) if item.kind == kind
-    ]
 
 
 def speakers(mixtures: Iterable[Source]) -> list[Source]:

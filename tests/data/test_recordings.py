@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechlab.data import manifest, recordings
-from speechlab.data.manifest import KINDS, SPLITS, Item
+from speechlab.data import recordings
+from speechlab.data.manifest import Item
 from speechlab.data.recordings import Source
-from speechlab.errors import UserError
 
 RATE = 8000
 
@@ -48,17 +47,3 @@ def test_a_crop_reads_no_more_than_it_needs(tmp_path, monkeypatch):
     )
     recordings.crop(source, source.item.path, 100_000, RATE, RATE)
     assert sum(n_read) < 1.2 * 16000
-
-
-def test_training_has_no_way_to_the_test_split(tmp_path):
-    items = {
-        split: [Item(split + kind, kind, f"{split}/{kind}.wav", 100, RATE) for kind in KINDS]
-        for split in SPLITS
-    }
-    manifest.write(tmp_path, items, {"name": "x"})
-    for kind in KINDS:
-        for split in ("train", "dev"):
-            (found,) = recordings.sources(tmp_path, split, kind)
-            assert found == Source(tmp_path, items[split][KINDS.index(kind)])
-        with pytest.raises(UserError, match="never 'test'"):
-            recordings.sources(tmp_path, "test", kind)

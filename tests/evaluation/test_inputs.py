@@ -46,14 +46,6 @@ def test_rows_of_changed_files_are_scored_again(tiny_set, output, monkeypatch, p
     assert len(told) == 1 or "have changed" not in told[-1]
 
 
-def test_a_file_that_was_damaged_is_scored_once_it_is_whole(pairs, output):
-    whole = pairs.path("noisy", "b_2").read_bytes()
-    pairs.path("noisy", "b_2").write_text("no sound")
-    assert pairs.run(output)["si_sdr"].isna().sum() == 1
-    pairs.path("noisy", "b_2").write_bytes(whole)
-    assert pairs.run(output)["si_sdr"].notna().all()
-
-
 def test_changed_files_beyond_a_limit_lose_their_rows(pairs, output):
     pairs.run(output)
     pairs.write("clean", "b_10", 0.1 * drawn(0, 16000))
