@@ -48,7 +48,6 @@ SEPARATION_METRICS = ("si_snri", "si_sdri", "sdr", "sir", "stoi", "pesq_nb")
 UNTRAINED = ("noisy", "wiener", "mixture")  # systems whose scores are levels of a training
 PICTURES = ("spectrograms", "front_end", "phases")  # figures of pixels, not of lines
 LEVEL_ROWS = Path("streamed/level_dev_pairs.csv")  # in the folder of results
-LEVEL_CONDITION = ["checkpoint", "gain_db", "silence_s"]
 LEVEL_COLUMNS = ["checkpoint", "file", "gain_db", "silence_s", "utterance", "running", "loss"]
 
 
@@ -166,14 +165,11 @@ class Untouched(Model):
 class Stretched(Model):
     """A model and `pcs` behind it, (B, 1, T) -> (B, S, T)."""
 
+    sample_rate = 0  # Hz
+
     def __init__(self, model: Model) -> None:
         super().__init__(None)
-        self.model = model
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz"""
-        return self.model.sample_rate
+        self.model, self.sample_rate = model, model.sample_rate
 
     def forward(self, noisy: Tensor) -> Tensor:
         return pcs(self.model(noisy))
@@ -265,8 +261,7 @@ def gains(dev: pd.DataFrame, of: str, over: Sequence[str]) -> pd.DataFrame:
     table = judged(pd.DataFrame(rows, index)).round({"mean": 3, "low": 3, "high": 3})
     for name in ("p", "p_holm"):
         table[name] = table[name].map("{:.2g}".format)
-    table = table.rename(figures.LABELS)
-    return table.rename(
+    return table.rename(figures.LABELS).rename(
         columns={"n": "files", "n_failed": "files that failed", "p_holm": "p (Holm)"}
     )
 
@@ -380,10 +375,9 @@ def spectra(model: SpectralModel, noisy: Tensor, clean: Tensor) -> dict[str, Spe
 
     noisy, clean: (1, T). Under "noisy", the system's name and "clean".
     """
-    device = next(model.parameters()).device
     with torch.inference_mode():
-        gain = model.gain(noisy[None].to(device))[0].cpu()  # (1, 1)
-        estimate = model.spectrum(noisy[None].to(device))
+        gain = model.gain(noisy[None].to(model.device))[0].cpu()  # (1, 1)
+        estimate = model.spectrum(noisy[None].to(model.device))
     seen, wanted = (model.front_end.analyse((gain * x)[0]) for x in (noisy, clean))
     given = Spectrum(*(part[0].cpu() for part in estimate))
     return {"noisy": seen, system_of(model): given, "clean": wanted}
@@ -401,5 +395,5 @@ def level_means(rows: pd.DataFrame, results: str | Path) -> pd.DataFrame:
         text = "Not measured here: pairs or weights are missing. The committed rows are shown "
         display({"text/markdown": f"{text}instead, `results/{LEVEL_ROWS.as_posix()}`."}, raw=True)
         rows = pd.read_csv(Path(results) / LEVEL_ROWS)
-    means = rows.groupby(LEVEL_CONDITION, sort=False)[["utterance", "running", "loss"]].mean()
-    return means.round(3)
+    conditions = rows.groupby(["checkpoint", "gain_db", "silence_s"], sort=False)
+    return conditions[["utterance", "running", "loss"]].mean().round(3)

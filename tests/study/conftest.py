@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from speechlab.config import replaced
 from speechlab.data.corpora import two_speakers
-from speechlab.study import execution, runner
+from speechlab.study import execution, launch, runner
+from speechlab.study.experiments import EXPERIMENTS
 from tests.support import toy_corpus, warm
 
 
@@ -25,6 +27,18 @@ def stand_ins(tmp_path_factory):
     for corpus in two_speakers.SMOKE:
         runner.stand_in(folder, corpus)
     return folder
+
+
+@pytest.fixture(scope="module")
+def toy(corpus):
+    changes = toy_corpus.SETTINGS | {"corpora": [str(corpus)], "name": "toy"}
+    return replaced(EXPERIMENTS["cleanumamba-tiny"], changes)
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """The folder of a run that has ended."""
+    return launch.train(toy, tmp_path_factory.mktemp("runs"), progress=False).folder
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -13,10 +12,8 @@ import soundfile
 import torch
 
 import speechlab
-from speechlab.config import from_dict, replaced, to_dict
+from speechlab.config import replaced, to_dict
 from speechlab.data import manifest
-from speechlab.data.corpora.catalogue import CORPORA
-from speechlab.data.corpora.folder import FolderConfig
 from speechlab.data.mixing import PairConfig
 from speechlab.errors import UserError
 from speechlab.evaluation import metrics
@@ -27,24 +24,10 @@ from speechlab.study import experiment as experiment_module
 from speechlab.study import experiments, launch
 from speechlab.study.experiment import Experiment, changed, check, from_settings
 from speechlab.study.experiments import EXPERIMENTS
-from speechlab.training.metric_gan import MetricGANConfig
 from speechlab.training.runs import Run
-from speechlab.weights import checkpoints
-from tests.support import tiny_corpora
-from tests.support.toy_corpus import SETTINGS, prepared
+from tests.support.toy_corpus import prepared
 
 TINY = EXPERIMENTS["cleanumamba-tiny"]
-
-
-@pytest.fixture(scope="module")
-def toy(corpus):
-    return replaced(TINY, SETTINGS | {"corpora": [str(corpus)], "name": "toy"})
-
-
-@pytest.fixture(scope="module")
-def trained(toy, tmp_path_factory):
-    """The folder of a run that has ended."""
-    return launch.train(toy, tmp_path_factory.mktemp("runs"), progress=False).folder
 
 
 def state(path):
@@ -340,67 +323,6 @@ def test_the_first_look_at_a_model_changes_nothing(toy, tmp_path):
     launch._check_signals(model, launch.training_examples(spectral))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_weights_of_a_gan_are_checked():
-    for weights in ({}, {"metric": math.nan}, {"metric": -1.0}, {"beauty": 1.0}):
-        with pytest.raises(UserError, match=r"^(gan|MetricGANConfig)\.weights"):
-            from_dict(MetricGANConfig, {"weights": weights})
-
-
-TEACHER_ON = {
-    "objective": "distillation",
-    "examples": "unpaired",
-    "pair.segment_s": 0.1,
-    "distillation.passed": 1.0,
-    "training.n_steps": 2,
-}
-
-
-@pytest.fixture(scope="module")
-def unpaired(tmp_path_factory):
-    """A prepared folder with noisy recordings that have no clean file; dev has pairs."""
-    raw = tmp_path_factory.mktemp("raw")
-    for number in range(3):
-        tiny_corpora.noise(raw / "train" / "unpaired" / f"{number}.wav")
-    tiny_corpora.pairs(raw / "dev", ["anna_001"])
-    CORPORA["folder"].prepare(raw / "p", FolderConfig(raw=str(raw), jobs=1), lambda line: None)
-    assert [item.kind for item in manifest.read(raw / "p", "train")] == ["unpaired"] * 3
-    return raw / "p"
-
-
-def test_a_student_learns_from_recordings_without_a_clean_signal(toy, trained, unpaired, tmp_path):
-    """Finetuned with another level, under states that pass; the teacher is part of the run."""
-    start = shutil.copytree(trained, tmp_path / "start")
-    taught = changed(replaced(toy, {"name": "taught", "corpora": [str(unpaired)]}), TEACHER_ON)
-    run = launch.finetune(start, taught, tmp_path, {"normalize": "running"}, progress=False)
-    assert speechlab.load(run.folder).config == dataclasses.replace(toy.model, normalize="running")
-    assert run.history["loss"].notna().all() and (run.history["loss"] > 0).all()
-    assert launch.finetune(start, taught, tmp_path, {"normalize": "running"}, progress=False).step
-    teacher = speechlab.load(start)
-    with torch.no_grad():
-        next(teacher.parameters()).mul_(2)
-    checkpoints.save(start / "best.safetensors", teacher)
-    with pytest.raises(UserError, match="begun with another teacher"):
-        launch.resume(run.folder, {"n_steps": 3}, progress=False)
-    with pytest.raises(UserError, match="teacher_sha256 was"):
-        launch.finetune(start, taught, tmp_path, {"normalize": "running"}, progress=False)
-    with pytest.raises(UserError, match=r"leave model\.d_model out"):
-        launch.finetune(start, taught, tmp_path, {"d_model": 8}, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"examples": "unpaired"}, "examples=unpaired have no clean signal"),
-        (TEACHER_ON | {"distillation.clean": 1.0, "start": "x"}, "have no clean signal"),
-        (TEACHER_ON, "needs a teacher: set distillation.teacher, or begin with a checkpoint"),
-        ({"distillation.clean": 1.0}, "'distillation' is not read where objective is supervised"),
-    ],
-)
-def test_distillation_needs_a_teacher_and_unpaired_examples_need_distillation(changes, told):
-    with pytest.raises(UserError, match=told):
-        check(changed(TINY, changes))
 
 
 def test_a_run_that_is_older_than_a_setting_resumes(toy, tmp_path):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from speechlab.audio.spectrum import Spectrum
+from speechlab.config import from_dict
 from speechlab.data.loader import Batch
 from speechlab.data.mixing import Example
 from speechlab.errors import UserError
@@ -285,3 +286,9 @@ def test_models_and_terms_that_do_not_fit_are_refused():
         small(weights={"l1": 1.0})
     found = terms(small(weights={"magnitude": 1.0}), batch(1, silent=()))
     assert [name for name in found if "." not in name] == ["magnitude"]
+
+
+def test_weights_of_a_gan_are_checked():
+    for weights in ({}, {"metric": math.nan}, {"metric": -1.0}, {"beauty": 1.0}):
+        with pytest.raises(UserError, match=r"^(gan|MetricGANConfig)\.weights"):
+            from_dict(MetricGANConfig, {"weights": weights})
