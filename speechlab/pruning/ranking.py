@@ -27,7 +27,7 @@ class RankingConfig:
     """How many channels a step removes, and what it leaves."""
 
     share: Annotated[float, Range(0, 1)] = 0.005  # of all channels; the paper's
-    at_least: Width = 4  # channels, if the share is less
+    at_least: Width = 4  # channels, if the share or the budget gives fewer
     budget: Annotated[float, Range(0, math.inf)] = math.inf  # most importance removed in a step
     n_least: Width = 8  # channels that a group keeps
     multiple: Width = 1  # widths are multiples of it: 8 suits vector units and GPUs
@@ -41,7 +41,7 @@ class RankingConfig:
 
 
 def least_important(scores: Scores, config: RankingConfig) -> list[Bundle]:
-    """What the next step removes, the least important first; [] if nothing may be removed.
+    """What the next step removes, the least important first; [] if all groups are at their least.
 
     UserError for an importance that is not finite.
     """
@@ -55,7 +55,7 @@ def least_important(scores: Scores, config: RankingConfig) -> list[Bundle]:
     n_chosen, spent = 0, 0.0
     for mean, _, name, bundle in ranked:
         spent += mean * len(bundle)
-        if n_chosen >= wanted or spent > config.budget:
+        if n_chosen >= (config.at_least if spent > config.budget else wanted):
             break
         chosen.append((name, bundle))
         n_chosen += len(bundle)
@@ -68,11 +68,6 @@ def together(chosen: Sequence[Bundle]) -> dict[str, list[int]]:
     for name, bundle in chosen:
         channels[name] = sorted([*channels.get(name, []), *bundle])
     return channels
-
-
-def is_least(scores: Scores, config: RankingConfig) -> bool:
-    """Whether no group may lose a channel."""
-    return not any(True for name in scores for _ in bundles(name, scores[name], config))
 
 
 def bundles(name: str, values: Tensor, config: RankingConfig) -> Iterator[list[int]]:

@@ -31,7 +31,7 @@ from speechlab.pruning import importance, remove
 from speechlab.pruning.calibration import scales, trials
 from speechlab.pruning.measures import divisors
 from speechlab.pruning.plan import PruningConfig, check, enough
-from speechlab.pruning.ranking import is_least, least_important, together
+from speechlab.pruning.ranking import least_important, together
 from speechlab.pruning.removal import cut, cut_optimizer
 from speechlab.storage import state as snapshots
 from speechlab.study.experiment import PRUNING, Experiment
@@ -171,7 +171,7 @@ class Pruning:
 
     def note(self) -> str:
         """What is left of the model."""
-        return f"{n_params(self.model):,} parameters after {self.n_removals} removals"
+        return f"{n_params(self.model):,} parameters, removal {self.n_removals}"
 
     def _portion(self, source: Iterator[Batch], n: int) -> list[Batch]:
         """The next batches, on the device."""
@@ -211,7 +211,7 @@ class Pruning:
         self._log("history", row | self._sizes() | {"loss": loss})
         if config.size(self.model) <= config.to:
             self.final = "reached the target"
-        elif is_least(scaled, config.ranking):
+        elif not chosen:
             self.final = "every group is at its least width"
         elif self.n_removals >= config.most_removals:
             self.final = f"removed {self.n_removals} times"

@@ -52,7 +52,7 @@ def test_from_a_checkpoint_to_a_smaller_one(command, capsys):
     assert second.startswith(f"{n_params(model):,} parameters, {model.macs(1) / 1e6:.4g} M MACs/s")
     assert second.endswith("on dev: results/runs/small/best.safetensors")
     told = printed.err.splitlines()
-    assert told[0].startswith("small: step 0, ") and "parameters after 0 removals" in told[0]
+    assert told[0].startswith("small: step 0, ") and "parameters, removal 0" in told[0]
     content = {path: path.read_bytes() for path in run.folder.iterdir()}
     assert main.main(command) == 0 and capsys.readouterr().out == printed.out
     assert {path: path.read_bytes() for path in run.folder.iterdir()} == content

@@ -61,8 +61,10 @@ def test_a_bundle_counts_by_its_mean():
 
 
 def test_a_budget_ends_the_step():
+    """But not before it has removed `at_least` channels."""
     assert chosen(share=1, budget=0.31) == {"encode_down_0": [1], "d_inner0": [2]}
-    assert chosen(budget=0.05) == {}
+    for n in (1, 2, 3):
+        assert chosen(share=1, budget=0.0, at_least=n) == chosen(at_least=n)
 
 
 def test_equal_channels_are_taken_in_their_order():

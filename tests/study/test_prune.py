@@ -145,12 +145,12 @@ def test_widths_are_multiples(tmp_path, checkpoint, experiment):
     assert set(widths.values()) == {4}
 
 
-def test_a_budget_leaves_steps_without_a_removal(tmp_path, checkpoint, experiment):
-    """Of nothing: dead channels go, and no other."""
+def test_removals_end(tmp_path, checkpoint, experiment):
+    """With the smallest budget a step removes `at_least` channels; so many steps, and no more."""
     config = replace(TOY, ranking=replace(FEW, budget=0.0), most_removals=3)
     run = pruned(tmp_path, checkpoint, experiment, config)
     assert run.progress["ended"] == "removed 3 times"
-    assert run.history["n_channels"].iloc[-1] == 0
+    assert list(run.history["n_channels"]) == [4, 4, 4]
 
 
 @pytest.mark.parametrize(
