@@ -270,7 +270,7 @@ def new_sources(target: Path, raw: Path) -> str:
         return ""
     names = some([shown(name, 80) for name in new])
     return (
-        f"{len(new)} recording(s) of {raw} are new and not in {target}: {names}; to use them, "
+        f"{len(new)} sound file(s) of {raw} are new and not in {target}: {names}; to use them, "
         "prepare all into another folder (--folder)"
     )
 

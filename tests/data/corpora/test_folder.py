@@ -299,7 +299,7 @@ def test_new_recordings_are_told_and_not_used_and_changed_ones_are_refused(raw, 
     pairs(raw, ["gina_001"])
     _, line = prepare(target, raw)
     named = "are new and not in {}: clean/gina_001.wav, noisy/gina_001.wav; to use them, prepare"
-    assert line.startswith(f"2 recording(s) of {raw} {named.format(target)}")
+    assert line.startswith(f"2 sound file(s) of {raw} {named.format(target)}")
     assert tiny_corpora.content(target) == before
     tiny_corpora.noise(raw / "noisy" / "anna_000.wav", level=0.05)
     with pytest.raises(UserError, match=r"1 file\(s\) of .* have changed since: noisy/anna_000"):
