@@ -70,6 +70,24 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "training.lr": 1e-4,
         "mixture.segment_s": 4.0,
     },
+    # speechlab finetune CHECKPOINT --experiment stream-ready --set model.normalize=running
+    #   --set model.state_leak_s=20: the output from rest, kept in streams of hours
+    "stream-ready": {
+        "base": "finetune",
+        "corpora": ("folder",),
+        "objective": "distillation",
+        "distillation.passed": 1.0,
+        "losses": {"l1": 1.0, "stft_full": 0.5},
+        "mixture": {"segment_s": 2.0, "snr_db": (-5.0, 20.0), "level_db": (-37.0, -13.0)},
+        "dev_metrics": ("si_sdr", "pesq_wb"),
+        "training.n_steps": 400,
+        "training.batch_size": 4,
+        "training.lr": 2e-5,
+        "training.clip_norm": 1.0,
+        "training.ema": 0.98,
+        "training.metric": "pesq_wb",
+        "training.validate_every": 200,
+    },
     **{
         f"cleanumamba-{mixer.replace('_', '-')}": {
             "base": "cleanumamba-442k",
