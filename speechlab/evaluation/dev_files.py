@@ -4,7 +4,8 @@ A file of at most `Model.chunk_s` goes through the model at once, a longer one a
 `separate` give it: the memory of a pass does not grow with the file. Test sets are scored so, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import tee
 
 import torch
 from torch import Tensor
@@ -16,20 +17,24 @@ from speechlab.evaluation import separation_metrics
 from speechlab.evaluation.separation_metrics import Speaker
 from speechlab.inference.enhance import enhance_blocks
 from speechlab.inference.separate import separate_blocks
+from speechlab.inference.stream import Stream
 from speechlab.models.base import Model
 
 
 def score_files(
-    model: Model, mixtures: Sequence[Source], names: Sequence[str]
+    model: Model, mixtures: Sequence[Source], names: Sequence[str], heard: str = "alone"
 ) -> Iterator[tuple[str, float, list[Speaker]]]:
     """Name and seconds of each ready mixture, and the scores of its sources in the best order.
 
-    UserError where the model gives another number of sources. names: in
-    `separation_metrics.METRICS`.
+    names: in `separation_metrics.METRICS`.
+    heard: a name in HEARD.
+
+    UserError where the model gives another number of sources.
     """
     rate = model.sample_rate
-    for name, mixture, sources in whole_pairs(mixtures, rate):
-        estimates = estimated(model, mixture)
+    pairs, again = tee(whole_pairs(mixtures, rate))
+    every = HEARD[heard](model, (mixture for _, mixture, _ in again))
+    for (name, mixture, sources), estimates in zip(pairs, every, strict=True):
         if estimates.shape != sources.shape:
             shapes = f"{tuple(estimates.shape)} for sources {tuple(sources.shape)}"
             raise UserError(f"{name}: the model gave {shapes}; take mixtures of as many sources")
@@ -46,3 +51,22 @@ def estimated(model: Model, mixture: Tensor) -> Tensor:
     if model.n_sources > 1:
         return torch.cat(list(separate_blocks(model, blocks)), -1)[0]
     return torch.cat(list(enhance_blocks(model, blocks)), -1)
+
+
+@torch.inference_mode()
+def _streamed(model: Model, mixtures: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Estimates (S, T) of mixtures (1, T) that are one stream, one after another."""
+    stream = Stream(model, level="published")
+    whole, lengths = [], []
+    for mixture in mixtures:
+        lengths.append(mixture.shape[-1])
+        chunks = mixture[None].to(model.device).split(model.sample_rate, -1)
+        whole += [stream.feed(chunk).cpu() for chunk in chunks]
+    yield from torch.cat([*whole, stream.flush().cpu()], -1)[0].split(lengths, -1)
+
+
+# How the files are heard: each from rest, or as one long recording
+HEARD: dict[str, Callable[[Model, Iterable[Tensor]], Iterator[Tensor]]] = {
+    "alone": lambda model, mixtures: (estimated(model, mixture) for mixture in mixtures),
+    "stream": _streamed,
+}

@@ -103,6 +103,14 @@ def teacher(experiment: Experiment) -> str:
     return experiment.distillation.teacher or experiment.start
 
 
+def passes_states(experiment: Experiment) -> bool:
+    """Whether the model learns from the states of earlier recordings.
+
+    Its dev files then are one stream.
+    """
+    return experiment.objective == "distillation" and experiment.distillation.passed > 0
+
+
 def derived(base: Experiment, delta: Mapping[str, Any]) -> Experiment:
     """The base changed by plain values, as in `changed`; two of them are resolved here.
 
@@ -164,11 +172,6 @@ def check(experiment: Experiment) -> None:
             "--experiment sepmamba-tiny`, or set objective=permutation_invariant"
         )
     _check_memory(experiment)
-    if experiment.objective == "distillation" and not teacher(experiment):
-        raise UserError(
-            "objective=distillation needs a teacher: set distillation.teacher, or begin with a "
-            "checkpoint, as `speechlab finetune` does"
-        )
     taught = experiment.objective == "distillation" and not experiment.distillation.clean
     if experiment.examples == "unpaired" and not taught:
         raise UserError(

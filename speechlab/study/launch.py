@@ -37,6 +37,7 @@ from speechlab.study.experiment import (
     check,
     from_settings,
     n_sources,
+    passes_states,
     teacher,
 )
 from speechlab.training import loop
@@ -75,12 +76,17 @@ def metric_gan(model: nn.Module, experiment: Experiment, begun: bool) -> MetricG
 
 
 def distillation(model: nn.Module, experiment: Experiment, begun: bool) -> Distillation:
-    """An objective whose target is the output of a teacher. UserError under torchrun with states.
+    """An objective whose target is the output of a teacher. UserError without one.
 
     begun: the teacher is needed all the same.
     """
     if experiment.distillation.passed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("distillation.passed trains in one process; start it without torchrun")
+    if not teacher(experiment):
+        raise UserError(
+            "objective=distillation needs a teacher: set distillation.teacher, or begin with a "
+            "checkpoint, as `speechlab finetune` does"
+        )
     chosen, config = {name: LOSSES[name] for name in experiment.losses}, experiment.distillation
     taught_by = load(teacher(experiment)).to(next(model.parameters()).device)
     return Distillation(model, chosen, experiment.losses, config, taught_by)
@@ -318,14 +324,17 @@ def _dev_scores(
             f"{names}: no ready mixtures of {n} source(s) in the dev split to choose the model by; "
             f"add a corpus that has some, as {example}"
         )
-    return partial(scores, mixtures=mixtures, names=experiment.dev_metrics)
+    heard = "stream" if passes_states(experiment) else "alone"
+    return partial(scores, mixtures=mixtures, names=experiment.dev_metrics, heard=heard)
 
 
-def scores(model: Model, mixtures: list[Source], names: tuple[str, ...]) -> pd.DataFrame:
+def scores(
+    model: Model, mixtures: list[Source], names: tuple[str, ...], heard: str = "alone"
+) -> pd.DataFrame:
     """Metrics of whole ready mixtures, a row per file: of several sources the mean.
 
-    A metric that fails is NaN. names: in `separation_metrics.METRICS`.
+    A metric that fails is NaN. names: in `separation_metrics.METRICS`; heard: in `HEARD`.
     """
-    files = score_files(model, mixtures, names)
+    files = score_files(model, mixtures, names, heard)
     rows = [{"file": name} | mean(speakers, names) for name, _, speakers in files]
     return pd.DataFrame(rows)

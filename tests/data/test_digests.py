@@ -37,6 +37,13 @@ def _replace(path):
     os.utime(path, ns=(time, time))
 
 
+def test_every_sound_file_has_a_digest(prepared):
+    noted = digests.everything(prepared)
+    assert len(noted) == 12 and all(known.sha256 for known in noted.values())
+    assert list(digests.compared(prepared, noted)) == []
+    Corpora([prepared]).check_files()
+
+
 @pytest.mark.parametrize("kind", ["noisy", "clean"])
 def test_a_changed_file_stops_a_training(folder, kind):
     path = f"train/{kind}/anna_000.wav"

@@ -78,6 +78,11 @@ def test_dns_files_are_pairs_by_number(folder, spelling):
     assert all(noisy.split("_")[-1] == clean.split("_")[-1] for noisy, clean in numbers)
 
 
+def test_other_files_are_left_alone(folder):
+    path = folder(["a.wav", "log.txt", ".hidden.wav"], ["a.wav", "readme.md"])
+    assert [pair.name for pair in test_sets.find(path)] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("noisy", "clean", "said"),
     [

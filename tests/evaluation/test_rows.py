@@ -41,6 +41,17 @@ def test_rows_come_back_in_the_order_asked(output):
     assert json.loads(output.with_suffix(".json").read_text()) == SETTINGS | {"n_files": 3}
 
 
+def test_an_interrupted_run_resumes(output):
+    write(output, ROWS).finish(NAMES)
+    whole = output.read_bytes()
+    again = output.with_name("again.csv")
+    write(again, ROWS[2:])  # no finish: interrupted
+    assert not again.exists()
+    assert list(Rows(again, HEADER, SETTINGS).done) == ["c"]
+    write(again, ROWS[:2]).finish(NAMES)
+    assert again.read_bytes() == whole
+
+
 @pytest.mark.parametrize("torn", ["b,1", "b", 'b,1,,"si_sdr: ""so, ', "b,1,2.5,all: Tübin"])
 def test_a_torn_last_line_is_dropped(output, torn):
     write(output, ROWS[:1])

@@ -87,6 +87,13 @@ def test_a_gain_or_sign_of_an_estimate_changes_nothing(name, shared):
     assert mean(one, (name,))[name] == pytest.approx(mean(other, (name,))[name], abs=2e-4)
 
 
+def test_the_mixture_improves_on_nothing():
+    _, sources, mixture = drawn(3)
+    found = score(np.stack([mixture] * 3), sources, mixture, RATE, QUICK)
+    assert numbered(speaker.estimate for speaker in found) == "1 2 3"
+    assert all(speaker.values[name] == 0 for speaker in found for name in IMPROVEMENTS)
+
+
 @pytest.mark.parametrize("silent", [0, 1, 2])
 def test_a_silent_source_is_left_out_with_its_reason(silent):
     estimates, sources, mixture = drawn(3, 4000)

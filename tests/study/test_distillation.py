@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,10 @@ from speechlab.config import replaced
 from speechlab.data import manifest
 from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.folder import FolderConfig
+from speechlab.data.mixing import whole_pairs
 from speechlab.errors import UserError
+from speechlab.evaluation.metrics import si_sdr
+from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.study import launch
 from speechlab.study.experiment import changed, check
 from speechlab.study.experiments import EXPERIMENTS
@@ -55,6 +59,8 @@ def test_a_student_learns_from_recordings_without_a_clean_signal(toy, trained, u
         launch.resume(run.folder, {"n_steps": 3}, progress=False)
     with pytest.raises(UserError, match="teacher_sha256 was"):
         launch.finetune(start, taught, tmp_path, {"normalize": "running"}, progress=False)
+    with pytest.raises(UserError, match="needs a teacher: set distillation.teacher, or begin"):
+        launch.train(taught, tmp_path / "alone", progress=False)
     with pytest.raises(UserError, match=r"leave model\.d_model out"):
         launch.finetune(start, taught, tmp_path, {"d_model": 8}, progress=False)
 
@@ -64,10 +70,27 @@ def test_a_student_learns_from_recordings_without_a_clean_signal(toy, trained, u
     [
         ({"examples": "unpaired"}, "examples=unpaired have no clean signal"),
         (TEACHER_ON | {"distillation.clean": 1.0, "start": "x"}, "have no clean signal"),
-        (TEACHER_ON, "needs a teacher: set distillation.teacher, or begin with a checkpoint"),
         ({"distillation.clean": 1.0}, "'distillation' is not read where objective is supervised"),
     ],
 )
 def test_distillation_needs_a_teacher_and_unpaired_examples_need_distillation(changes, told):
     with pytest.raises(UserError, match=told):
         check(changed(EXPERIMENTS["cleanumamba-tiny"], changes))
+
+
+def test_the_dev_files_of_passed_states_are_one_stream(corpus):
+    """Scored as in a long recording; the first file is from rest."""
+    torch.manual_seed(0)
+    model = CleanUMamba(dataclasses.replace(tiny_config(), normalize="running")).eval()
+    mixtures = launch.corpora([str(corpus)]).read("dev")["mixture"]
+    noisy = [mixture for _, mixture, _ in whole_pairs(mixtures, 16000)]
+    with torch.inference_mode():
+        whole = model(torch.cat(noisy, -1)[None])[0].split([x.shape[-1] for x in noisy], -1)
+    pairs = zip(whole, whole_pairs(mixtures, 16000), strict=True)
+    wanted = [
+        si_sdr(estimate[0].numpy(), clean[0].numpy(), 16000) for estimate, (*_, clean) in pairs
+    ]
+    found = launch.scores(model, mixtures, ("si_sdr",), "stream")["si_sdr"]
+    alone = launch.scores(model, mixtures, ("si_sdr",))["si_sdr"]
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    assert found[0] == pytest.approx(alone[0], abs=0.1) and abs(found[1] - alone[1]) > 1e-3

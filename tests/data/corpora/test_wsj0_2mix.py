@@ -56,9 +56,6 @@ def test_mixtures_are_those_of_the_published_rule(recordings, built, tmp_path, m
     for split in ("train", "dev"):
         for item in manifest.read(target, split):
             name = item.name.partition("_")[2]
-            first, _, second, _ = name.split("_")
-            assert item.recordings == (first, second)
-            assert item.speakers == (first[:3], second[:3])
             wanted = np.stack(as_published(name, recordings, mode))
             found = tiny_corpora.waveforms(target, item)
             assert found.shape == wanted.shape == (3, item.n_frames)
@@ -76,6 +73,16 @@ def test_mixtures_of_a_held_out_and_another_speaker_are_left_out(built):
     assert len(splits["test"]) == n_all["tt"]
     n_left_out = sum(n_all.values()) - sum(map(len, splits.values()))
     assert manifest.about(built)["n_left_out"] == n_left_out > 0
+
+
+def test_a_line_tells_both_speakers(built):
+    item = manifest.read(built, "train")[0]
+    assert item.kind == "mixture"
+    assert item.sources == (item.path.replace("/mix/", "/s1/"), item.path.replace("/mix/", "/s2/"))
+    first, _, second, _ = item.name.partition("_")[2].split("_")
+    assert item.recordings == (first, second)
+    assert item.speakers == (first[:3], second[:3])
+    assert item.sample_rate == 8000
 
 
 @pytest.mark.parametrize("depth", ["", "2speakers"])
