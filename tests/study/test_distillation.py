@@ -59,7 +59,7 @@ def test_a_student_learns_from_recordings_without_a_clean_signal(toy, trained, u
         launch.resume(run.folder, {"n_steps": 3}, progress=False)
     with pytest.raises(UserError, match="teacher_sha256 was"):
         launch.finetune(start, taught, tmp_path, {"normalize": "running"}, progress=False)
-    with pytest.raises(UserError, match="needs a teacher: set distillation.teacher, or begin"):
+    with pytest.raises(UserError, match=r"needs a teacher: set distillation\.teacher, or begin"):
         launch.train(taught, tmp_path / "alone", progress=False)
     with pytest.raises(UserError, match=r"leave model\.d_model out"):
         launch.finetune(start, taught, tmp_path, {"d_model": 8}, progress=False)
