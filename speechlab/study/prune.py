@@ -1,9 +1,11 @@
 """From a checkpoint to a smaller model: removals of channels and training by turns.
 
 A pruning is a run with the files of a training. Its best model is the smallest so far. A row of
-history.csv is a removal, a row of validations.csv the end of a cycle. A step is a removal or a step
-of training; examples come from an integer position and every step seeds its random draws, so an
-interrupted pruning resumes exactly. (Where it ends by a measured time, up to that measurement.)
+history.csv is a removal. A row of validations.csv is the checkpoint itself, or the end of a cycle.
+
+A step is a removal or a step of training. Examples come from an integer position and every step
+seeds its random draws, so an interrupted pruning resumes exactly. (Where it ends by a measured
+time, up to that measurement.)
 """
 
 import math
@@ -88,6 +90,8 @@ def prune(
         with report:
             report.note = pruning.note()
             report.say(first=True)
+            if not run.last.exists():
+                pruning.begin(dev)
             while not pruning.ended:
                 pruning.step(source, dev)
                 report.note = pruning.note()
@@ -149,6 +153,11 @@ class Pruning:
         """Steps of training in this cycle."""
         n_examples = self.config.n_recover if self.final else self.config.n_trained
         return math.ceil(n_examples / (self.training.batch_size * self.training.accumulate))
+
+    def begin(self, dev: Dev) -> None:
+        """Score and save the checkpoint itself."""
+        self._score(dev)
+        self._keep()
 
     def step(self, source: Iterator[Batch], dev: Dev) -> None:
         """A removal or a step of training; scores and saves the model at the end of a cycle."""

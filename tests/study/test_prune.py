@@ -71,6 +71,7 @@ def test_a_target_is_reached_and_the_model_is_ordinary(tmp_path, checkpoint, exp
     assert list(removals["removal"]) == list(range(1, len(removals) + 1))
     assert removals["n_params"].iloc[-1] == scores["n_params"].iloc[-1] == n_params(model)
     assert removals["macs_per_second"].iloc[-1] == model.macs(1)
+    assert (scores["step"].iloc[0], scores["n_params"].iloc[0]) == (0, n_params(before))
     with torch.no_grad():
         assert model(0.1 * torch.randn(1, 1, 999)).shape == (1, 1, 999)
     further = replace(experiment, name="further")
