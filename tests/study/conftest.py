@@ -1,5 +1,6 @@
 """Notebooks of the study's tests start in warm processes."""
 
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -39,6 +40,12 @@ def toy(corpus):
 def trained(toy, tmp_path_factory):
     """The folder of a run that has ended."""
     return launch.train(toy, tmp_path_factory.mktemp("runs"), progress=False).folder
+
+
+@pytest.fixture
+def prepared(tmp_path, stand_ins):
+    """The folder of results has them."""
+    return shutil.copytree(stand_ins, tmp_path / "runs" / "smoke")
 
 
 @pytest.fixture(scope="module")

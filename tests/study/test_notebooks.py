@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -291,10 +290,9 @@ def n_rows(path: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", SMOKE)
-def test_a_training_at_smoke_size(name, tmp_path, stand_ins):
+def test_a_training_at_smoke_size(name, tmp_path, prepared):
     """Dev rows and all figures of a run, in its folder and not among the study's."""
     before, wanted = committed(), SMOKE[name]
-    shutil.copytree(stand_ins, tmp_path / "runs" / "smoke")
     shown = run(f"{name}.ipynb", tmp_path, profile="smoke")
     output = tmp_path / "runs" / "smoke"
     assert f"{wanted.n_parameters} parameters" in shown
@@ -332,10 +330,9 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_a_given_model_without_data(name, tmp_path, shared, stand_ins):
+def test_a_given_model_without_data(name, tmp_path, shared, prepared):
     """No training and no corpus: a stand-in is scored, all but the curves are drawn."""
     before, (given, system, corpus, words) = committed(), GIVEN[name]
-    shutil.copytree(stand_ins, tmp_path / "runs" / "smoke")
     checkpoint = shared / given if isinstance(given, str) else tmp_path / "given.safetensors"
     if not isinstance(given, str):
         checkpoints.save(checkpoint, given())
