@@ -4,7 +4,8 @@
         [--label NAME] [--streams N] [--minutes M] [--rows FILE.csv]
 
 Streams are made of the dev recordings of a prepared corpus (`speechlab.data.streams`): another
-speaker, noise, SNR and level every 6 s, and pauses. Every clip is scored three times with PESQ-WB:
+speaker, noise, SNR and level every 6 s, and pauses. `--pairs` joins the pairs of a test set
+instead, for the final numbers of a finished model. Every clip is scored three times with PESQ-WB:
 
     utterance   alone, divided by its own standard deviation, as in the published tables
     rest        alone, with the level of a stream
@@ -16,6 +17,7 @@ same clip from rest, with 95 % intervals over clips.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,10 +27,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import speechlab
+from speechlab.audio import files
 from speechlab.audio.level import LEVELS
 from speechlab.cli.options import assigned
+from speechlab.data import test_sets
 from speechlab.data.mixing import MixtureConfig, Mixtures
-from speechlab.data.streams import LongStream, long_stream
+from speechlab.data.streams import LongStream, joined, long_stream
 from speechlab.evaluation.metrics import pesq_wb
 from speechlab.evaluation.statistics import mean_interval
 from speechlab.inference.stream import Stream
@@ -46,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--corpus", default="data/folder", help="a prepared corpus")
+    parser.add_argument("--pairs", help="noisy/ and clean/ in its place: a test set, once")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--label", default="", help="of the rows; default: the settings")
     parser.add_argument("--streams", type=int, default=3, metavar="N")
@@ -53,12 +58,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, metavar="FILE.csv")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    of_kind = launch.corpora([options.corpus]).read("dev")
-    mixtures = Mixtures(of_kind["speech"], of_kind["noise"], [], CONFIG, 1)
     label, settings = options.label or " ".join(options.set), assigned(options.set)
     rows = pd.read_csv(options.rows, keep_default_na=False) if options.rows.exists() else _empty()
-    for index in tqdm(range(options.streams), "streams"):
-        signal = long_stream(mixtures, 60 * options.minutes, index=index)
+    for index, signal in enumerate(tqdm(_streams(options), "streams", options.streams)):
         for checkpoint in options.checkpoints:
             key = {"checkpoint": Path(checkpoint).name, "label": label, "number": index}
             if (rows[KEYS] == pd.Series(key)).all(axis=1).any():
@@ -69,6 +71,21 @@ def main(words: Sequence[str] | None = None) -> None:
             options.rows.parent.mkdir(parents=True, exist_ok=True)
             write(options.rows, rows.to_csv(index=False, float_format="%.6g"))
     print(summary(rows).to_string(index=False, float_format="%.3f"))
+
+
+def _streams(options: argparse.Namespace) -> Iterator[LongStream]:
+    if options.pairs:
+        pairs = (
+            (files.load(pair.mixture, 16000)[0], files.load(pair.sources[0], 16000)[0])
+            for pair in test_sets.find(options.pairs)
+        )
+        n_samples = round(16000 * 60 * options.minutes)
+        yield from itertools.islice(joined(pairs, n_samples), options.streams)
+        return
+    of_kind = launch.corpora([options.corpus]).read("dev")
+    mixtures = Mixtures(of_kind["speech"], of_kind["noise"], [], CONFIG, 1)
+    for index in range(options.streams):
+        yield long_stream(mixtures, 60 * options.minutes, index=index)
 
 
 def scored(model: torch.nn.Module, signal: LongStream) -> Iterator[dict[str, float]]:

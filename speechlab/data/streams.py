@@ -5,6 +5,7 @@ SNR and level. A pause follows, in which the noise of the mixture continues: bac
 again, so that no edge is heard. A stream is a pure function of (seed, index).
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,27 @@ def long_stream(
         parts += [(_continued(mixture.noise, n_pause), torch.zeros(mixtures.n_sources, n_pause))]
         clips.append((begin, begin + mixture.noisy.shape[-1]))
         begin = clips[-1][1] + n_pause
+    return _stream(parts, clips)
+
+
+def joined(pairs: Iterable[tuple[Tensor, Tensor]], n_samples: int) -> Iterator[LongStream]:
+    """Ready pairs (noisy (1, T), clean (S, T)) one after another, in streams of about n_samples.
+
+    A stream ends with the pair that makes it long enough; the last one has what is left.
+    """
+    parts, clips = [], []
+    for noisy, clean in pairs:
+        begin = clips[-1][1] if clips else 0
+        parts.append((noisy, clean))
+        clips.append((begin, begin + noisy.shape[-1]))
+        if clips[-1][1] >= n_samples:
+            yield _stream(parts, clips)
+            parts, clips = [], []
+    if parts:
+        yield _stream(parts, clips)
+
+
+def _stream(parts: Sequence[tuple[Tensor, Tensor]], clips: list[tuple[int, int]]) -> LongStream:
     noisy, clean = (torch.cat(of, -1) for of in zip(*parts, strict=True))
     return LongStream(noisy, clean, clips)
 

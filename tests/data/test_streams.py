@@ -4,7 +4,7 @@ import torch
 
 from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.data.splits import Corpora
-from speechlab.data.streams import long_stream
+from speechlab.data.streams import joined, long_stream
 from tests.support import toy_corpus
 
 
@@ -32,3 +32,13 @@ def test_a_stream_is_its_mixtures_and_pauses(tmp_path):
     assert torch.equal(again.noisy, stream.noisy)
     other = long_stream(mixtures, 2.0, seed=3, index=2, pause_s=(0.1, 0.6))
     assert not torch.equal(other.noisy[:, :length], stream.noisy[:, :length])
+
+
+def test_pairs_are_joined_in_their_order():
+    """Streams end with a whole pair; nothing is lost or added."""
+    pairs = [(torch.full((1, n), float(n)), torch.full((1, n), -float(n))) for n in (3, 4, 5, 2)]
+    streams = list(joined(pairs, n_samples=7))
+    assert [stream.clips for stream in streams] == [[(0, 3), (3, 7)], [(0, 5), (5, 7)]]
+    for at, wanted in ((0, pairs[:2]), (1, pairs[2:])):
+        noisy, clean = (torch.cat(of, -1) for of in zip(*wanted, strict=True))
+        assert torch.equal(streams[at].noisy, noisy) and torch.equal(streams[at].clean, clean)
