@@ -24,6 +24,8 @@ def acquired(path: Path) -> FileLock | None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():  # filelock takes a file that cannot be created for a locked one
+            path.touch()
         lock = FileLock(path, fallback_to_soft=False)
         lock.acquire(blocking=False)
     except Timeout:

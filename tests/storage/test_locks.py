@@ -76,6 +76,8 @@ def test_never_two_at_once(tmp_path, monkeypatch):
 
 def test_a_place_without_leave_to_write_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    waiting = locks.waited_for(tmp_path / "file/lock", print, "")
-    with pytest.raises(UserError, match="lock: cannot be written"), waiting:
-        pass
+    (tmp_path / "lock").symlink_to(tmp_path / "missing/lock")
+    for path in (tmp_path / "file/lock", tmp_path / "lock"):
+        waiting = locks.waited_for(path, lambda line: pytest.fail(line), "busy")
+        with pytest.raises(UserError, match="lock: cannot be written"), waiting:
+            pass
