@@ -84,6 +84,7 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
         if self._subparsers is None:
+            self._check_empty(words)
             self._check_options(words)
             self._check_settings(words)
         options, extra = super().parse_known_args(words, namespace)
@@ -97,6 +98,13 @@ class Parser(argparse.ArgumentParser):
         kind = "command" if isinstance(action, argparse._SubParsersAction) else "choice"
         message = str(unknown(kind, str(value), map(str, action.choices)))
         raise argparse.ArgumentError(action if action.option_strings else None, message)
+
+    def _check_empty(self, words: Sequence[str]) -> None:
+        """An empty path would be the current folder, an empty name the default one."""
+        for before, word in zip(["", *words], words, strict=False):
+            if not word or re.fullmatch(r"--[\w-]+=", word):
+                place = f"behind {before}" if not word and before else f"'{word}'"
+                self.error(f"an empty argument, {place}; is a variable of the shell not set?")
 
     def _check_options(self, words: Sequence[str]) -> None:
         """An unknown option is reported before anything that is missing."""

@@ -29,6 +29,9 @@ WRONG = [
     ("study --each a=1,2 b=2", "--each takes one KEY=A,B; write --each a=1,2 --each b=2"),
     ("evaluate --output x --metrics stoi set", "required: test_set (write them before --metrics"),
     ("train x --set", "expected one argument"),
+    ("train x --name ''", "an empty argument, behind --name; is a variable of the shell not set?"),
+    ("data prepare synthetic --folder=", "an empty argument, '--folder='; is a variable"),
+    ("resume ''", "an empty argument, ''; is a variable of the shell not set?"),
     ("train x\x1b[2J y\x1b[2J", r"'y\x1b[2J'"),
 ]
 
@@ -36,7 +39,7 @@ WRONG = [
 @pytest.mark.parametrize(("command", "said"), WRONG)
 def test_an_error_is_one_line_with_the_fix(capsys, command, said):
     with pytest.raises(SystemExit) as stopped:
-        main.main(command.split())
+        main.main(shlex.split(command))
     printed = capsys.readouterr()
     assert stopped.value.code == 2 and not printed.out
     assert printed.err.startswith("speechlab: ") and printed.err.count("\n") == 1
