@@ -13,8 +13,11 @@ import soundfile
 import speechlab
 from speechlab.cli import main, process
 from speechlab.inference import separate
+from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
+from speechlab.study import runner
 from speechlab.weights.checkpoints import save
+from tests.support.small_models import SMALL
 from tests.support.warm import ROOT
 
 
@@ -127,12 +130,33 @@ def test_quiet_prints_errors_and_verbose_prints_decisions(test_set, checkpoint, 
 def test_stream_is_enhance_with_stream(test_set, checkpoint, tmp_path, capsys):
     source, target = str(test_set / "noisy/p0.wav"), tmp_path / "live.wav"
     words = ["--checkpoint", checkpoint, "--output"]
-    assert main.main(["stream", *words, str(target), "--input", source]) == 0
-    assert "latency 765 samples (47.8 ms)" in capsys.readouterr().out
+    assert main.main(["stream", *words, str(target), "--input", source, "-v"]) == 0
+    printed = capsys.readouterr()
+    assert "latency 765 samples (47.8 ms)" in printed.out
+    assert "speechlab: level: robust; of the model: running" in printed.err
     assert main.main(["enhance", *words, str(tmp_path / "out"), source, "--stream"]) == 0
     paths = target, tmp_path / "out/p0.wav"
     streamed, expected = (soundfile.read(path, dtype="int16")[0].astype(int) for path in paths)
     assert np.abs(streamed - expected).max() <= 1
+
+
+def test_a_separation_says_what_is_decided(test_set, tmp_path, capsys):
+    model = str(save(tmp_path / "two.safetensors", SYSTEMS["sepmamba"][1](SMALL["sepmamba"])))
+    words = ["separate", str(test_set / "noisy"), "-c", model, "-o", str(tmp_path / "out"), "-v"]
+    assert main.main(words) == 0
+    printed = capsys.readouterr()
+    assert "speechlab: model: SepMamba, " in printed.err and "2 ok" in printed.out
+    assert "speechlab: level: mixture; of the model: none" in printed.err
+
+
+def test_failures_of_a_study_are_repeated_on_stderr(monkeypatch, capsys):
+    """With -q they are all that is printed."""
+    line = "02_train: failed after 3 s in cell In [2]: KeyError: 'x'"
+    outcomes = [runner.Outcome(None, "done", "01"), runner.Outcome(None, "failed", line)]
+    monkeypatch.setattr(runner, "plan", lambda *_, **__: [])
+    monkeypatch.setattr(runner, "run_study", lambda *_, **__: outcomes)
+    assert main.main(["study", "-q"]) == 1
+    assert capsys.readouterr() == ("", f"speechlab: {line}\n")
 
 
 def test_check_metrics_keeps_its_rows(test_set, tmp_path, capsys):
