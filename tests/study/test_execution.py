@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from speechlab.study import execution
+from speechlab.study import execution, schedule
 from speechlab.study.runner import run_study
 from tests.support.study_toys import LIMIT_MIN, copies, read, reason, run, wanted, write
 
@@ -121,6 +121,7 @@ with Report("fit", 3, "step", shown=False) as report:
 def test_the_study_talks(tmp_path, monkeypatch):
     """What starts and its time; the step and the rest of a running one; three lines at last."""
     monkeypatch.setattr(execution, "WATCH_S", 0.1)
+    monkeypatch.setitem(schedule.MINUTES, "02", 3.0)
     write(tmp_path / "notebooks", "02_train", "x = 1", TALKING)
     lines = []
 

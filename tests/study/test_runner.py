@@ -237,7 +237,8 @@ def test_the_whole_study_takes_less_than_a_quarter_of_an_hour(tmp_path):
     assert schedule.planned_s(sets, jobs=2) < 15 * 60 < schedule.planned_s(sets, jobs=1)
 
 
-def test_the_longest_start_first(tmp_path):
+def test_the_longest_start_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "MINUTES", {"02": 3.0, "03": 4.5, "04": 4.5, "10": 1.0})
     write(tmp_path / "notebooks", "03_known", "x = 1")
     for name in ("02_b", "04_c", "10_d"):
         write(tmp_path / "notebooks", name, "x = 1")
