@@ -51,6 +51,7 @@ class _Request:
     what: str
     elsewhere: str
     progress: bool
+    waits: Sequence[float]
 
 
 def fetch(
@@ -63,6 +64,7 @@ def fetch(
     advice: str = "",
     elsewhere: str = "choose another folder",
     progress: bool = True,
+    waits: Sequence[float] | None = None,
 ) -> Path:
     """Download `target` from the first mirror that has it. UserError; wrong content is never kept.
 
@@ -70,11 +72,13 @@ def fetch(
         SHA-256 for the next one.
     n_bytes: size, if known; the free space is checked first.
     what: name in messages. advice: added to a final error. elsewhere: how to use another disk.
+    waits: seconds between attempts without progress; default: BACK_OFF_S.
     """
     urls = (urls,) if isinstance(urls, str) else tuple(urls)
     digest = digest or _noted(target)
     part, what = unfinished(target), what or target.name
-    request = _Request(part, digest, n_bytes, what, elsewhere, progress)
+    waits = BACK_OFF_S if waits is None else waits
+    request = _Request(part, digest, n_bytes, what, elsewhere, progress, waits)
     try:
         if target.exists():
             if digest and not _matches(target, digest):
@@ -187,13 +191,13 @@ def _fault(request: _Request) -> str:
 
 def _download(url: str, request: _Request) -> None:
     """Complete `part` in attempts that each ask for the rest, as long as they make progress."""
-    furthest, waits = _size(request.part), iter(BACK_OFF_S)
+    furthest, waits = _size(request.part), iter(request.waits)
     while True:
         try:
             return _receive(url, request)
         except _Interrupted as error:
             if _size(request.part) > furthest:
-                furthest, waits = _size(request.part), iter(BACK_OFF_S)
+                furthest, waits = _size(request.part), iter(request.waits)
             wait = next(waits, None)
             if wait is None:
                 raise _Refused(str(error)) from error

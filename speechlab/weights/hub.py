@@ -12,6 +12,7 @@ import csv
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -27,6 +28,7 @@ BASE_URL = "https://raw.githubusercontent.com"  # BASE_URL/owner/name/commit/pat
 OFFLINE_VARIABLE = "SPEECHLAB_WEIGHTS"  # a folder with the files; if set, the network is not used
 OFFLINE = "SPEECHLAB_OFFLINE"  # if set, no file is fetched that nobody asked to download
 MOST_FETCHED = 8e6  # bytes of a file that is fetched on first use; larger ones are asked for
+WAITS_S = (0.5,)  # between its attempts: without a network the error comes within seconds
 
 
 @dataclass(frozen=True)
@@ -143,12 +145,12 @@ def find(name: str) -> Path | None:
     return None
 
 
-def download(name: str, progress: bool = True) -> Path:
+def download(name: str, progress: bool = True, waits: Sequence[float] | None = None) -> Path:
     """The local copy of a published file, downloaded from its authors' repository if missing.
 
     A broken download resumes from its `.part`, which is renamed once its git blob id is right. With
     SPEECHLAB_WEIGHTS set nothing is downloaded. Each failure is a UserError that says what to do
-    without a network.
+    without a network. waits: as of `downloads.fetch`.
     """
     wanted = lookup(name)
     present = find(wanted.name)
@@ -166,6 +168,7 @@ def download(name: str, progress: bool = True) -> Path:
         advice=f"offline, put {filename} into a folder and name the folder in {OFFLINE_VARIABLE}",
         elsewhere="set XDG_CACHE_HOME to another disk",
         progress=progress,
+        waits=waits,
     )
 
 
@@ -199,9 +202,10 @@ def _fetched(wanted: PublishedFile) -> Path:
     if not small or os.environ.get(OFFLINE):
         advice = f"run `speechlab weights download {wanted.name}`"
         raise UserError(f"{wanted.name}: not downloaded; {advice}")
-    size = f"{int(wanted.n_bytes) / 1e6:.1f} MB"
-    LOG.warning("%s: fetching %s from github.com/%s", wanted.name, size, wanted.repository)
-    return download(wanted.name)
+    if not offline_folder():
+        size = f"{int(wanted.n_bytes) / 1e6:.1f} MB"
+        LOG.warning("%s: fetching %s from github.com/%s", wanted.name, size, wanted.repository)
+    return download(wanted.name, waits=WAITS_S)
 
 
 def _in_directory(path: Path) -> Path:

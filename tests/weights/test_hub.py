@@ -100,7 +100,7 @@ def test_a_failed_download_is_one_line(server, behaviour, said, n_requests, left
     assert hub.find("model") is None
 
 
-def test_a_small_published_file_is_fetched_on_first_use(server, monkeypatch, caplog):
+def test_a_small_published_file_is_fetched_on_first_use(server, monkeypatch, caplog, tmp_path):
     """Named and verified; --offline, a large file and one of unknown size are only named."""
     small = dataclasses.replace(row("runs/model.pkl"), n_bytes=str(N))
     large = dataclasses.replace(row("other/best"), n_bytes="8000001")
@@ -112,9 +112,22 @@ def test_a_small_published_file_is_fetched_on_first_use(server, monkeypatch, cap
         with pytest.raises(UserError, match=f"{name}: not downloaded; run `speechlab weights"):
             hub.locate(name)
     assert not server.paths
+    server.behaviour = ["busy"]
+    with pytest.raises(UserError, match="HTTP 503"):
+        hub.locate("model")  # one more attempt, not as many as of a download that was asked for
+    assert len(server.paths) == 2
+    server.behaviour, server.paths[:] = ["plain"], []
     assert hub.locate("model").read_bytes() == CONTENT and len(server.paths) == 1
     assert "model: fetching 1.0 MB from github.com/owner/toy" in caplog.text
     assert hub.locate("model") and len(server.paths) == 1
+    caplog.clear()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("SPEECHLAB_WEIGHTS", str(empty))
+    hub.find("model").unlink()
+    with pytest.raises(UserError, match=r"model is not in .*empty"):
+        hub.locate("model")
+    assert not caplog.text
 
 
 def test_no_network_is_one_line_that_says_what_to_do(server, monkeypatch):
