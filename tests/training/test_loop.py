@@ -154,9 +154,9 @@ def test_a_weight_of_no_loss_is_refused():
 def test_autocast_leaves_the_scan_in_float32(tmp_path, monkeypatch, precision):
     seen, types = [], {"conv": []}
 
-    def watched(x):
+    def watched(x, leak):
         seen.extend(v.dtype for v in x if v is not None)
-        return scan.parallel(x)
+        return scan.parallel(x, leak)
 
     monkeypatch.setitem(scan.BACKENDS, "parallel", watched)
     monkeypatch.setenv("SPEECHLAB_SCAN", "parallel")
