@@ -15,6 +15,10 @@ from speechlab.study import experiments
 BY = ("parameters", "macs", "time")  # as in pruning.plan, which imports torch
 SCHEDULES = ("short", "paper")
 OF_PLAN = "pruning."  # begins the settings that are not those of an experiment
+OF_CHECKPOINT = ("model", "system", "start")
+FREE = ("model.normalize", "model.state_leak_s")  # as in study.launch
+UNREAD = ("pruning.to", "pruning.by", "training.direction", "training.decay")  # by prune
+UNREAD += tuple(f"training.{n}" for n in ("n_steps", "validate_every", "patience", "log_every"))
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -49,18 +53,14 @@ def resume(options: argparse.Namespace) -> None:
 
 def finetune(options: argparse.Namespace) -> None:
     changes = assigned(options.set)
-    of_model = {key: changes.pop(key) for key in list(changes) if key.startswith("model.")}
-    refused = [key for key in changes if key in ("model", "system")]
-    refused += [key for key in of_model if key not in ("model.normalize", "model.state_leak_s")]
-    if refused:
-        raise UserError(f"finetune takes the model from the checkpoint; leave {refused[0]} out")
+    settings = {key.partition(".")[2]: changes.pop(key) for key in FREE if key in changes}
+    _refuse_model(changes, "finetune")
     experiments.check_name(options.experiment)
     check_checkpoint(options.checkpoint)
     _check_run(options, changes)
     from speechlab.study import launch
 
     experiment = _experiment(options, changes)
-    settings = {key.removeprefix("model."): value for key, value in of_model.items()}
     where = options.checkpoint, experiment, _folder(options)
     run = launch.finetune(*where, settings, device=options.device)
     _print_result(run)
@@ -68,9 +68,12 @@ def finetune(options: argparse.Namespace) -> None:
 
 def prune(options: argparse.Namespace) -> None:
     changes = assigned(options.set)
-    fixed = [key for key in changes if key.partition(".")[0] in ("model", "system")]
-    if fixed:
-        raise UserError(f"prune takes the model from the checkpoint; leave {fixed[0]} out")
+    _refuse_model(changes, "prune")
+    if unread := [key for key in changes if key in UNREAD]:
+        raise UserError(
+            f"prune does not read {unread[0]}; leave it out: --to, --by and the settings of "
+            "`pruning` say when it ends"
+        )
     of_plan = {key: changes.pop(key) for key in list(changes) if key.startswith(OF_PLAN)}
     of_plan = {key.removeprefix(OF_PLAN): value for key, value in of_plan.items()}
     of_plan |= {"to": number(options.to), "by": options.by}
@@ -90,6 +93,12 @@ def prune(options: argparse.Namespace) -> None:
     sizes = f"{last['n_params']:,.0f} parameters, {last['macs_per_second'] / 1e6:.4g} M MACs/s"
     best = run.best_known
     say(f"{sizes}, {best['metric']} {best['score']:.4g} on dev: {run.best}")
+
+
+def _refuse_model(changes: dict[str, Any], command: str) -> None:
+    """UserError for settings that the checkpoint gives."""
+    if fixed := [key for key in changes if key.partition(".")[0] in OF_CHECKPOINT]:
+        raise UserError(f"{command} takes the model from the checkpoint; leave {fixed[0]} out")
 
 
 def number(text: str) -> float:

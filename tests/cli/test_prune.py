@@ -7,7 +7,7 @@ import torch
 
 import speechlab
 from speechlab.cli import main
-from speechlab.cli.train import BY, SCHEDULES, number
+from speechlab.cli.train import BY, SCHEDULES, UNREAD, number
 from speechlab.errors import UserError
 from speechlab.models.cleanumamba import CleanUMamba, CleanUMambaConfig
 from speechlab.models.macs import n_params
@@ -33,7 +33,7 @@ def command(tmp_path, monkeypatch):
     widths = dict.fromkeys(("down_channels", "skip_channels", "up_channels"), (8, 12))
     model = CleanUMamba(CleanUMambaConfig(**widths, d_model=8, layers=({"d_state": 4},)))
     speechlab.save("start.safetensors", model)
-    settings = {k: v for k, v in SETTINGS.items() if not k.startswith("model.")}
+    settings = {k: v for k, v in SETTINGS.items() if not k.startswith("model.") and k not in UNREAD}
     settings |= {"corpora": [str(prepared(tmp_path / "corpus"))]}
     settings |= {f"pruning.{key}": value for key, value in SMALL.items()}
     words = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
@@ -68,6 +68,12 @@ def test_from_a_checkpoint_to_a_smaller_one(command, capsys):
         (["--to", "many"], "--to takes a number such as 200k, 1.5M or 0.05, not 'many'"),
         (["--to", "9M"], "prune to less than that, not 9e+06"),
         (["--to", "1k", "--set=model.d_model=3"], "leave model.d_model out"),
+        (["--to", "1k", "--set=start=x"], "prune takes the model from the checkpoint; leave start"),
+        (
+            ["--to", "1k", "--set=pruning.to=5"],
+            "prune does not read pruning.to; leave it out: --to",
+        ),
+        (["--to", "1k", "--set=training.patience=1"], "does not read training.patience"),
         (["--to", "1k", "--set=pruning.mesure=1"], "no setting 'mesure' (did you mean 'measure'?)"),
         (["--to", "1k", "--set=pruning.measure=x"], "no measure 'x'; there are: weight, "),
         (["--to", "1k", "--experiment", "finetun"], "(did you mean 'finetune'?)"),
