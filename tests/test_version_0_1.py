@@ -4,6 +4,7 @@ The fixtures were written by that version: a toy corpus of white noise, the two 
 speakers made from it (under their old names), a run on each kind, and an imported checkpoint.
 """
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -87,5 +88,10 @@ def test_the_command_that_began_a_run_resumes_it(old, capsys):
     launch.train(replace(known, corpora=("two_speakers",)), progress=False)
     with pytest.raises(UserError, match="other settings"):
         launch.train(replace(known, n_per_epoch=7), progress=False)
+    lacking = begun.settings
+    del lacking["config"]["pair"]["short"], lacking["config"]["objective"]  # of a version before
+    (begun.folder / "config.json").write_text(json.dumps(lacking))
+    with pytest.raises(UserError, match=r"settings: objective was 'supervised', is '\w+'; name"):
+        launch.train(replace(known, corpora=("two_speakers",)), progress=False)
     old_name = lookup("umambanet-two-talkers")
     assert replace(old_name, name="umambanet-two-speakers") == lookup("umambanet-two-speakers")

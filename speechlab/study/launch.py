@@ -193,12 +193,11 @@ def _digests(experiment: Experiment) -> dict[str, str]:
 def _completed(held: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run, with the defaults of those that are newer than the run."""
     try:
-        known = to_dict(from_settings(held)) | dict(held)
+        known = to_dict(from_settings(held))
     except (UserError, LookupError, TypeError):
         return dict(held)  # of another program
     del known["training"]
-    known["model"] = to_dict(from_settings(held).model)
-    return known
+    return {**held, **known}
 
 
 def _corpora_as_begun(experiment: Experiment, run: Run) -> list[str]:
@@ -259,10 +258,8 @@ def built(experiment: Experiment) -> nn.Module:
     """
     if not experiment.start:
         return untrained(experiment)
-    known = {name: getattr(experiment.model, name, None) for name in FREE}
-    model = load(
-        experiment.start, **{k: v for k, v in known.items() if hasattr(experiment.model, k)}
-    )
+    free = {name: value for name, value in vars(experiment.model).items() if name in FREE}
+    model = load(experiment.start, **free)
     if model.config != experiment.model:
         raise UserError(f"{experiment.start}: is of another configuration than `model`")
     return model
