@@ -56,13 +56,20 @@ def estimated(model: Model, mixture: Tensor) -> Tensor:
 @torch.inference_mode()
 def _streamed(model: Model, mixtures: Iterable[Tensor]) -> Iterator[Tensor]:
     """Estimates (S, T) of mixtures (1, T) that are one stream, one after another."""
-    stream = Stream(model, level="published")
-    whole, lengths = [], []
-    for mixture in mixtures:
-        lengths.append(mixture.shape[-1])
-        chunks = mixture[None].to(model.device).split(model.sample_rate, -1)
-        whole += [stream.feed(chunk).cpu() for chunk in chunks]
-    yield from torch.cat([*whole, stream.flush().cpu()], -1)[0].split(lengths, -1)
+    stream, lengths, ready = Stream(model, level="published"), [], torch.zeros(model.n_sources, 0)
+
+    def given() -> Iterator[Tensor]:
+        for mixture in mixtures:
+            lengths.append(mixture.shape[-1])
+            chunks = mixture[None].to(model.device).split(model.sample_rate, -1)
+            yield torch.cat([stream.feed(chunk) for chunk in chunks], -1)
+        yield stream.flush()
+
+    for estimate in given():
+        ready = torch.cat([ready, estimate[0].cpu()], -1)
+        while lengths and lengths[0] <= ready.shape[-1]:
+            yield ready[:, : lengths[0]]
+            ready = ready[:, lengths.pop(0) :]
 
 
 # How the files are heard: each from rest, or as one long recording

@@ -14,6 +14,7 @@ from speechlab.data.corpora.catalogue import CORPORA
 from speechlab.data.corpora.folder import FolderConfig
 from speechlab.data.mixing import whole_pairs
 from speechlab.errors import UserError
+from speechlab.evaluation.dev_files import HEARD
 from speechlab.evaluation.metrics import si_sdr
 from speechlab.models.cleanumamba import CleanUMamba, tiny_config
 from speechlab.study import launch
@@ -90,6 +91,10 @@ def test_the_dev_files_of_passed_states_are_one_stream(corpus):
     wanted = [
         si_sdr(estimate[0].numpy(), clean[0].numpy(), 16000) for estimate, (*_, clean) in pairs
     ]
+    taken = []
+    one_by_one = (taken.append(x) or x for x in noisy)
+    assert next(HEARD["stream"](model, one_by_one)).shape == noisy[0].shape
+    assert len(taken) == 2  # memory does not grow with the number of files
     found = launch.scores(model, mixtures, ("si_sdr",), "stream")["si_sdr"]
     alone = launch.scores(model, mixtures, ("si_sdr",))["si_sdr"]
     np.testing.assert_allclose(found, wanted, atol=1e-3)
