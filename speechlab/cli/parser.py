@@ -16,7 +16,8 @@ from speechlab.errors import meant, shown, unknown
 SETTING = "KEY="  # begins the metavar of an option that takes one assignment and repeats
 BEGIN = "examples:\n"
 LISTS = ("doctor", "weights list", "data list", "data show", "runs", "completion")  # without -q
-OF_WEIGHTS = ("checkpoint", "source")  # arguments that may name published weights
+# Arguments that may name published weights, or settings that do: the start, the teacher
+OF_WEIGHTS = {"checkpoint", "source", "experiment", "RUN"}
 DECIDING = ("enhance", "separate", "stream")  # with -v
 PUBLISHED = "Experiment_CleanU_Mamba2"
 EXAMPLES = {  # command: what is typed behind it
@@ -173,7 +174,7 @@ def complete(parser: Parser) -> None:
         command.epilog = BEGIN + "\n".join(f"  speechlab {name} {line}".rstrip() for line in lines)
         if name in LISTS:
             continue
-        if any(action.dest in OF_WEIGHTS for action in command._actions):
+        if any(OF_WEIGHTS & {action.dest, action.metavar} for action in command._actions):
             command.add_argument(
                 "--offline", action="store_true", help="never fetch published weights"
             )

@@ -12,10 +12,12 @@ import soundfile
 
 import speechlab
 from speechlab.cli import main, process
+from speechlab.cli.parser import PUBLISHED
 from speechlab.inference import separate
 from speechlab.models import SYSTEMS
 from speechlab.models.cleanumamba import CONFIGS, CleanUMamba
 from speechlab.study import runner
+from speechlab.weights import hub
 from speechlab.weights.checkpoints import save
 from tests.support.small_models import SMALL
 from tests.support.warm import ROOT
@@ -213,6 +215,32 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys,
 def test_a_path_of_any_length_is_one_line(capsys, command):
     assert main.main(command.replace("PATH", "a" * 5000).split()) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["enhance", "SOUND", "-o", "out", "-c", PUBLISHED],
+        ["separate", "SOUND", "-o", "out", "-c", PUBLISHED],
+        ["stream", "--input", "SOUND", "-o", "out.wav", "-c", PUBLISHED],
+        ["evaluate", "SET", "-o", "out.csv", "-c", PUBLISHED],
+        ["import", PUBLISHED, "out.safetensors"],
+        ["finetune", PUBLISHED, "-n", "out"],
+        ["prune", PUBLISHED, "-n", "out", "--to", "1k"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_offline_fetches_nothing(test_set, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for name in (hub.OFFLINE, "SPEECHLAB_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(hub, "download", None)
+    places = {"SET": str(test_set), "SOUND": str(test_set / "noisy" / "p0.wav")}
+    assert main.main([places.get(word, word) for word in command] + ["--offline"]) == 2
+    error = capsys.readouterr().err
+    assert "not downloaded; run" in error and error.count("\n") == 1
+    assert hub.OFFLINE not in os.environ and list(tmp_path.iterdir()) == [test_set]
 
 
 def test_interruption_is_told(monkeypatch, capsys):

@@ -65,6 +65,8 @@ def test_set_leaves_the_positional_alone(command, positional, name):
 
 
 COMMANDS = [*commands(main._parser())]
+OF_WEIGHTS = {"enhance", "separate", "stream", "evaluate", "import"}
+OF_WEIGHTS |= {"train", "resume", "finetune", "prune"}
 SHORT = {"output": "-o", "checkpoint": "-c", "quiet": "-q", "verbose": "-v"}
 
 
@@ -87,3 +89,4 @@ def test_short_options_mean_the_same_everywhere(command):
         assert not long.get(dest) or short in long[dest]
     assert ("quiet" in long) == (name not in LISTS)
     assert ("verbose" in long) == (name in DECIDING)
+    assert ("offline" in long) == (name in OF_WEIGHTS)
