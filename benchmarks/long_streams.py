@@ -37,11 +37,13 @@ from speechlab.evaluation.metrics import pesq_wb
 from speechlab.evaluation.statistics import mean_interval
 from speechlab.inference.stream import Stream
 from speechlab.models.base import with_level
-from speechlab.storage.atomic import write
+from speechlab.storage.atomic import sha256, write
 from speechlab.study import launch
+from speechlab.weights.hub import locate
 
 ROWS = Path("results/dev/long_streams.csv")
-KEYS = ["checkpoint", "label", "number"]  # number: of the stream
+# digest: of the checkpoint; signals: what the streams are made of; number: of the stream
+KEYS = ["checkpoint", "digest", "label", "signals", "number"]
 LATE = 5  # minutes after which a stream is long
 CONFIG = MixtureConfig(segment_s=6.0, snr_db=(-5.0, 20.0), level_db=(-37.0, -13.0))
 
@@ -59,10 +61,17 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     label, settings = options.label or " ".join(options.set), assigned(options.set)
-    rows = pd.read_csv(options.rows, keep_default_na=False) if options.rows.exists() else _empty()
+    signals = f"{Path(options.pairs or options.corpus).name}, {options.minutes:g} min"
+    rows = _empty()
+    if options.rows.exists():
+        rows = pd.read_csv(options.rows, keep_default_na=False, dtype={"digest": str, "label": str})
+    if not {*KEYS} <= {*rows.columns}:
+        parser.error(f"{options.rows}: lacks columns of {', '.join(KEYS)}; name another file")
     for index, signal in enumerate(tqdm(_streams(options), "streams", options.streams)):
         for checkpoint in options.checkpoints:
-            key = {"checkpoint": Path(checkpoint).name, "label": label, "number": index}
+            digest = sha256(locate(checkpoint))[:8]
+            named = Path(checkpoint).name, digest, label, signals, index
+            key = dict(zip(KEYS, named, strict=True))
             if (rows[KEYS] == pd.Series(key)).all(axis=1).any():
                 continue
             model = speechlab.load(checkpoint, normalize="running", **settings)
@@ -109,9 +118,9 @@ def streamed(model: torch.nn.Module, noisy: Tensor) -> Tensor:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means of each checkpoint and label, and the losses of a stream with intervals."""
+    """Means by checkpoint, label and signals, and the losses of a stream with intervals."""
     lines = []
-    for key, of in rows.groupby(KEYS[:2], sort=False):
+    for key, of in rows.groupby(KEYS[:-1], sort=False):
         late = of[of["minute"] >= LATE]
         loss, level = late["rest"] - late["stream"], of["utterance"] - of["rest"]
         line = dict(zip(KEYS, key, strict=False)) | {"clips": len(late)}

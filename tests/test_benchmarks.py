@@ -74,6 +74,11 @@ def test_rows_of_long_streams(tmp_path, monkeypatch, capsys):
     assert (rows["rest"] != rows["utterance"]).all()
     long_streams.main(words)
     assert len(asked) == n_asked and "loss, late 95 %" in capsys.readouterr().out
+    checkpoints.save(tmp_path / "tiny.safetensors", CleanUMamba(tiny_config()))
+    long_streams.main([*words, "--streams", "1"])  # other weights of the same name
+    long_streams.main([*words, "--streams", "1", "--minutes", "0.1"])
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows.groupby(long_streams.KEYS[:-1], dropna=False).ngroups == 3
 
 
 def separation_row(job: separation.Job) -> dict[str, float | str]:
