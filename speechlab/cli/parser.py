@@ -57,7 +57,10 @@ EXAMPLES = {  # command: what is typed behind it
         "cleanumamba-tiny -n mine --set training.lr=1e-3 --set training.n_steps=2000",
     ),
     "resume": ("results/runs/mine --set n_steps=3000",),
-    "finetune": (f"{PUBLISHED} -n tuned",),
+    "finetune": (
+        f"{PUBLISHED} -n tuned",
+        f"{PUBLISHED} -n steady --experiment stream-ready --set model.normalize=running",
+    ),
     "prune": (
         f"{PUBLISHED} -n small --to 200k",
         "results/runs/mine -n fast --to 60M --by macs --set pruning.ranking.multiple=8",

@@ -219,8 +219,9 @@ def _add_finetune(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "finetune",
         help="train the model of a checkpoint further",
-        description="The experiment gives all settings except the model. Writes results/runs/NAME "
-        "as `train` does. Interrupt at any time and rerun the command to resume.",
+        description="The checkpoint gives the model; of its settings, model.normalize and "
+        "model.state_leak_s can change. The experiment gives all other settings. Writes "
+        "results/runs/NAME as `train` does. Interrupt at any time and rerun the command to resume.",
     )
     command.add_argument("checkpoint", help="a published name, a file, or the folder of a run")
     command.add_argument("--experiment", default="finetune", help="default: %(default)s")
