@@ -334,7 +334,9 @@ def _summary(run: Run) -> dict[str, Any]:
         known, best = run.settings, run.best_known
         training = known.get("training", {})
         row |= {"created": known["created"], "step": run.step}
-        row |= {"n_steps": training.get("n_steps"), "seed": training.get("seed")}
+        prunes = "pruning" in known["config"]  # it ends by a size
+        row |= {"n_steps": None if prunes else training.get("n_steps")}
+        row |= {"seed": training.get("seed")}
         row |= {"metric": training.get("metric"), "best": best.get("score")}
         row |= {"best_step": best.get("step"), "git_commit": known.get("git_commit", "")[:8]}
         row["data_hash"] = known["data_hash"][:8]

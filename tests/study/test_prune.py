@@ -16,6 +16,7 @@ from speechlab.pruning.ranking import RankingConfig
 from speechlab.study import experiments, launch
 from speechlab.study.experiment import changed
 from speechlab.study.prune import Pruning, prune
+from speechlab.training.runs import listing
 from tests.support.toy_corpus import SETTINGS, prepared
 from tests.support.training_toys import contents
 
@@ -74,6 +75,8 @@ def test_a_target_is_reached_and_the_model_is_ordinary(tmp_path, checkpoint, exp
     assert (scores["step"].iloc[0], scores["n_params"].iloc[0]) == (0, n_params(before))
     with torch.no_grad():
         assert model(0.1 * torch.randn(1, 1, 999)).shape == (1, 1, 999)
+    [listed] = listing(tmp_path)
+    assert (listed["step"], listed["n_steps"]) == (run.step, None)
     further = replace(experiment, name="further")
     tuned = launch.finetune(run.folder, further, tmp_path, progress=False)
     assert speechlab.load(tuned.folder).config == model.config
