@@ -76,7 +76,7 @@ def bundles(name: str, values: Tensor, config: RankingConfig) -> Iterator[list[i
         raise UserError(f"the importance of {name} is not finite; lower lr or set a clip_norm")
     order, step = torch.argsort(values, stable=True).tolist(), config.step_of(name)
     width = len(order)
-    while (smaller := (width - 1) // step * step) >= max(config.n_least, 1):
+    while (smaller := (width - 1) // step * step) >= config.n_least:
         first = len(order) - width
         yield order[first : first + width - smaller]
         width = smaller
