@@ -41,7 +41,7 @@ from speechlab.storage.atomic import sha256, write
 from speechlab.study import launch
 from speechlab.weights.hub import locate
 
-ROWS = Path("results/dev/long_streams.csv")
+ROWS = Path("results/local/long_streams.csv")
 # digest: of the checkpoint; signals: what the streams are made of; number: of the stream
 KEYS = ["checkpoint", "digest", "label", "signals", "number"]
 LATE = 5  # minutes after which a stream is long

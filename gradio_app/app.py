@@ -27,7 +27,7 @@ from speechlab.models.device import find, moved
 from speechlab.models.macs import n_params
 from speechlab.report import figures
 from speechlab.report.spectrogram import spectrogram_db
-from speechlab.weights import hub
+from speechlab.weights import hub, own
 from speechlab.weights.checkpoints import locate
 
 NONE_HERE = "no file yet: run `speechlab weights download NAME`, or enter a path"
@@ -123,12 +123,13 @@ def build(checkpoint: str | None = None, device: str = "cpu", host: str = "127.0
     host: served on; other checkpoints can be typed only where it is this machine.
     """
     find(device)
-    choices = [file.name for file in hub.published("cleanumamba") if hub.find(file.name)]
+    choices = [file.name for file in own.files() if file.system == "cleanumamba"]
+    choices += [file.name for file in hub.published("cleanumamba") if hub.find(file.name)]
     if checkpoint:
         load(checkpoint, device)  # an error now, not at the first request
         choices = list(dict.fromkeys([checkpoint, *choices]))
     typed = is_loopback(host)
-    hint = ("a downloaded file" + ", or any path" * typed) if choices else NONE_HERE
+    hint = ("one of ours or a downloaded file" + ", or any path" * typed) if choices else NONE_HERE
     run = partial(compare, device=device, allowed=None if typed else tuple(choices))
     # uploads are deleted after an hour; everything else when the server stops
     with gr.Blocks(title="speechlab", analytics_enabled=False, delete_cache=(600, 3600)) as page:

@@ -33,7 +33,7 @@ def prepare(parser: argparse.ArgumentParser) -> None:
         elif action.metavar == "CORPUS":
             action.choices = list(CORPORA)
         elif parser.prog.endswith("weights download") and action.dest == "names":
-            action.choices = _weights()
+            action.choices = _published()
         elif action.dest == "metrics":
             action.choices = _metrics()
         elif action.dest == "device":
@@ -42,7 +42,7 @@ def prepare(parser: argparse.ArgumentParser) -> None:
             action.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}
 
 
-def _weights() -> list[str]:
+def _published() -> list[str]:
     from speechlab.weights import hub
 
     return [file.name for file in hub.published()]
@@ -56,7 +56,9 @@ def _metrics() -> list[str]:
 
 def _preamble() -> dict[str, str]:
     """Functions of the shells: a checkpoint is a published name, a file or a folder."""
-    words = " ".join(_weights())
+    from speechlab.weights import own
+
+    words = " ".join([*(file.name for file in own.files()), *_published()])
     return {
         "bash": f"_speechlab_checkpoint() {{\n  compgen -W '{words}' -- \"$1\"\n  compgen -f -- "
         '"$1"\n}',

@@ -14,12 +14,14 @@ from speechlab.cli.options import (
 )
 from speechlab.cli.output import tell
 from speechlab.errors import UserError
+from speechlab.weights.own import RECOMMENDED
 
 if TYPE_CHECKING:
     from speechlab.inference.batch import Result
     from speechlab.models.base import Model
 
 LOG = logging.getLogger(__name__)
+NAMED = "a name in `weights list`, a file, or the folder of a run"
 CHUNK_S = 30.0  # seconds, of `separate`
 
 
@@ -100,8 +102,6 @@ def _exit_code(results: "list[Result]") -> int:
 
 def stream(options: argparse.Namespace) -> None:
     if not options.list_devices:
-        if options.checkpoint is None:
-            raise UserError("stream needs --checkpoint; see `speechlab weights list`")
         check_checkpoint(options.checkpoint)
     from speechlab.inference import devices, live
     from speechlab.inference.enhance import load_causal
@@ -143,8 +143,9 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     )
     _add_batch(
         command,
-        "a published name, a file, or the folder of a run",
+        f"{NAMED}; default: {RECOMMENDED}",
         "a folder; for one input file also a file, .wav, .flac, .ogg or .mp3",
+        RECOMMENDED,
     )
     command.add_argument(
         "--overwrite",
@@ -221,9 +222,12 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=separate)
 
 
-def _add_batch(command: argparse.ArgumentParser, checkpoint: str, output: str) -> None:
+def _add_batch(
+    command: argparse.ArgumentParser, checkpoint: str, output: str, default: str | None = None
+) -> None:
     command.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help='or a "pattern/**/*.wav"')
-    command.add_argument("-c", "--checkpoint", required=True, help=checkpoint)
+    required = default is None
+    command.add_argument("-c", "--checkpoint", required=required, default=default, help=checkpoint)
     command.add_argument("-o", "--output", required=True, help=output)
     command.add_argument("--subtype", help="PCM_16, PCM_24, FLOAT, ...; default: the input's")
     add_device(command)
@@ -244,7 +248,7 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
         "repository. Stop with Ctrl-C.",
     )
     command.add_argument(
-        "-c", "--checkpoint", help="a published name, a file, or the folder of a run"
+        "-c", "--checkpoint", default=RECOMMENDED, help=f"{NAMED}; default: %(default)s"
     )
     command.add_argument("--input", metavar="FILE|DEVICE", help="default: the default microphone")
     command.add_argument(

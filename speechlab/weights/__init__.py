@@ -2,6 +2,7 @@
 
 checkpoints  load, save and import weights without executing code from a file
 hub          the published files: list, download, verify (`weights.csv`)
+own          the files that this study made, in checkpoints/
 converters   one converter per published system, by name
 conversion   rename tensors, read sizes off them: what all converters share
 names        published tensor names: recognition, prefixes, renaming

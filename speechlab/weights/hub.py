@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from speechlab.errors import UserError, meant, reason, unknown
 from speechlab.storage import download as downloads
+from speechlab.weights import own
 
 LOG = logging.getLogger(__name__)
 BASE_URL = "https://raw.githubusercontent.com"  # BASE_URL/owner/name/commit/path
@@ -173,7 +174,7 @@ def download(name: str, progress: bool = True, waits: Sequence[float] | None = N
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint file of a path, a run directory or a published name.
+    """The checkpoint file of a path, a run directory, a name in checkpoints/ or a published name.
 
     A published file that is not on this machine is downloaded and verified, if it is small
     (MOST_FETCHED) and OFFLINE is not set. UserError where there is no such file.
@@ -186,10 +187,12 @@ def locate(path: str | Path) -> Path:
             return path
     except OSError as error:  # a name that is too long, a folder that must not be read
         raise UserError(f"{path}: cannot be read ({reason(error)})") from error
+    if own_file := own.find(str(path)):
+        return own_file
     names = {file.name.lower(): file.name for file in published()}
     name = names.get(path.name.lower(), names.get(path.stem.lower()))
     if name is None or path.name != str(path):
-        near = meant(path.name, names.values())
+        near = meant(path.name, (*(file.name for file in own.files()), *names.values()))
         raise UserError(
             f"{path}: no such checkpoint{near}; `speechlab weights list` lists published ones"
         )
@@ -220,13 +223,22 @@ def _in_directory(path: Path) -> Path:
 
 
 def table() -> list[dict[str, Any]]:
-    """All published files: name, system, MB, n_params, pesq_wb, use, where.
+    """Our files, then all published ones: name, system, MB, n_params, pesq_wb, use, where.
 
     Numbers are None where they are not known.
     `where`: path of the verified local copy, "" without one, or why the local file is unusable.
     """
     offline_folder()  # a wrong setting is one error, not one per row
-    return [
+    ours = [
+        {
+            **{"name": file.name, "system": file.system},
+            "MB": round(file.path.stat().st_size / 1e6, 1),
+            **{"n_params": file.n_params, "pesq_wb": file.pesq_wb, "use": file.use},
+            "where": str(file.path),
+        }
+        for file in own.files()
+    ]
+    return ours + [
         {
             "name": row.name,
             "system": row.system,

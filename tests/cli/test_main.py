@@ -176,7 +176,6 @@ REFUSED = [  # commands that import no torch and their errors
     ("check-metrics no/such/set", "no/such/set"),
     ("weights download no_such_weights", "no_such_weights"),
     ("enhance --checkpoint absent.pkl --output out in", "absent.pkl"),
-    ("stream --input x.wav --output y.wav", "stream needs --checkpoint"),
     ("train", "train needs an EXPERIMENT; `speechlab train --list` lists them"),
     ("train no", "no experiment 'no'; there are: cleanumamba-tiny, "),
     ("train cleanumamba-tiny", "not there yet; run `speechlab data prepare synthetic`"),
