@@ -7,7 +7,7 @@
 | schedule | for                                                                               |
 |----------|-----------------------------------------------------------------------------------|
 | paper    | CleanUMamba's (arXiv 2410.11062): days on a GPU                                   |
-| short    | a tenth of the channels in a cycle, a hundredth of the examples: hours on a CPU   |
+| short    | a tenth of the channels in a cycle, a hundredth of its examples: hours on a CPU   |
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from speechlab.config import Range
+from speechlab.config import check as check_fields
 from speechlab.errors import UserError, unknown
 from speechlab.evaluation.cost import real_time_factor
 from speechlab.models.base import Model
@@ -71,7 +72,8 @@ SCHEDULES = {
 
 
 def check(config: PruningConfig, model: Model) -> None:
-    """UserError for a model that lists no groups, an unknown measure, and a target reached now."""
+    """UserError for invalid settings, a model that lists no groups, and a target reached now."""
+    check_fields(config)
     model.channel_groups()
     if config.measure not in NAMES:
         raise unknown("measure", config.measure, NAMES)

@@ -36,7 +36,7 @@ from speechlab.pruning.plan import PruningConfig, check, enough
 from speechlab.pruning.ranking import least_important, together
 from speechlab.pruning.removal import cut, cut_optimizer
 from speechlab.storage import state as snapshots
-from speechlab.study.experiment import PRUNING, Experiment
+from speechlab.study.experiment import PRUNING, Experiment, passes_states
 from speechlab.study.launch import begun, starting
 from speechlab.training import loggers
 from speechlab.training.distributed import World
@@ -68,7 +68,7 @@ def prune(
     """
     model = load(checkpoint)
     check(config, model)
-    _check_objective(experiment)
+    _check_training(experiment)
     experiment = starting(experiment, checkpoint, model)
     run, (objective, train, dev) = begun(experiment, folder, device, **{PRUNING: to_dict(config)})
     training = experiment.training
@@ -100,13 +100,15 @@ def prune(
     return run
 
 
-def _check_objective(experiment: Experiment) -> None:
-    """UserError for what cannot change its model."""
+def _check_training(experiment: Experiment) -> None:
+    """UserError for an objective that cannot change its model, and for a schedule by epochs."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("prune works in one process; start it without torchrun")
     if experiment.objective == "metric_gan":
         raise UserError("prune takes no metric_gan; prune with another objective, then finetune")
-    if experiment.objective == "distillation" and experiment.distillation.passed:
+    if experiment.training.schedule == "exponential":
+        raise UserError("a cycle has no epochs: set training.schedule=cosine or constant")
+    if passes_states(experiment):
         raise UserError("a pruned model takes no states of a wider one: set distillation.passed=0")
 
 

@@ -163,7 +163,10 @@ def test_removals_end(tmp_path, checkpoint, experiment):
         ({}, {"to": 10**6}, "parameters; prune to less than that, not 1e\\+06"),
         ({}, {"to": 0}, "prune to less than that, not 0"),
         ({}, {"measure": "tailor"}, "no measure 'tailor'"),
+        ({}, {"n_scored": 0}, "PruningConfig.n_scored must be 1 to"),
+        ({}, {"ranking": RankingConfig(n_least=0)}, "RankingConfig.n_least must be 1 to"),
         ({"objective": "metric_gan"}, {}, "prune takes no metric_gan"),
+        ({"training.schedule": "exponential"}, {}, r"set training\.schedule=cosine or constant"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
