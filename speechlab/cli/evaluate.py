@@ -41,12 +41,16 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"silent sources, left out: {n_silent}")
     say(f"rows: {options.output}")
     failed = summaries.failed(rows)
+    _tell_failed(failed, f"the column failed of {options.output}")
+    return 1 if failed else 0
+
+
+def _tell_failed(failed: dict[str, str], where: str) -> None:
+    """The first failed files with their reasons; where: what has all."""
     for name in list(failed)[:N_REASONS]:
         tell(f"{name}: {failed[name]}")
     if len(failed) > N_REASONS:
-        more = len(failed) - N_REASONS
-        tell(f"{more} more failed; the column failed of {options.output} has the reasons")
-    return 1 if failed else 0
+        tell(f"{len(failed) - N_REASONS} more failed; {where} has the reasons")
 
 
 def check_metrics(options: argparse.Namespace) -> int:
@@ -57,7 +61,9 @@ def check_metrics(options: argparse.Namespace) -> int:
         options.test_set, jobs=options.jobs, limit=options.limit, output=options.output
     )
     print(check)
-    return 1 if check.passed is False else 0
+    where = f"the column failed of {options.output}" if options.output else "a file of --output"
+    _tell_failed(check.failed, where)
+    return 1 if check.failed or check.passed is False else 0
 
 
 def add(commands: argparse._SubParsersAction) -> None:

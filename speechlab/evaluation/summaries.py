@@ -27,6 +27,7 @@ class Check:
     passed: bool | None  # None: not comparable, the set is incomplete or unknown
     reason: str
     table: pd.DataFrame  # metric, measured, known, difference, n, n_failed, verdict
+    failed: dict[str, str]  # files without a value of a metric, and why
 
     def __str__(self) -> str:
         numbers = self.table.to_string(index=False, na_rep="", float_format="{:.3f}".format)
@@ -92,17 +93,17 @@ def compare(rows: pd.DataFrame, test_set: str | Path) -> Check:
     judged = complete & table["known"].notna()
     met = (table["difference"].abs() <= TOLERANCE) & (table["n_failed"] == 0)
     table["verdict"] = np.where(judged, np.where(met, "met", "NOT met"), "")
-    n_failed = int(rows[list(table["metric"])].isna().any(axis=1).sum())
-    passed = bool(judged.any() and met[judged].all() and not n_failed) if complete else None
+    without = failed(rows)
+    passed = bool(judged.any() and met[judged].all() and not without) if complete else None
     if known is None:
         reason = f"{len(rows)} files; no set with a known row has these names"
     elif not complete:
         reason = f"incomplete, {len(rows)} of {known.n_files} files: not comparable"
     else:
         reason = f"complete, {len(rows)} files; known row {'met' if passed else 'NOT met'}"
-    reason += f"; {n_failed} failed" if n_failed else ""
+    reason += f"; {len(without)} failed" if without else ""
     table = table.drop(columns=["low", "high"])
-    return Check(test_sets.title(mixtures), passed, reason, table)
+    return Check(test_sets.title(mixtures), passed, reason, table, without)
 
 
 def failed(rows: pd.DataFrame) -> dict[str, str]:

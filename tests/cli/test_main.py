@@ -161,6 +161,14 @@ def test_failures_of_a_study_are_repeated_on_stderr(monkeypatch, capsys):
     assert capsys.readouterr() == ("", f"speechlab: {line}\n")
 
 
+def test_check_metrics_tells_of_a_failed_file_of_any_set(test_set, capsys):
+    (test_set / "noisy/p0.wav").write_bytes(b"")
+    assert main.main(["check-metrics", str(test_set), "--jobs", "1", "--limit", "2"]) == 1
+    printed = capsys.readouterr()
+    assert "; 1 failed" in printed.out
+    assert "speechlab: p0: all: noisy/p0.wav: empty, 0 bytes; " in printed.err
+
+
 def test_check_metrics_keeps_its_rows(test_set, tmp_path, capsys):
     arguments = ["check-metrics", str(test_set), "--jobs", "1", "--output"]
     for limit in (1, 2):  # the second command resumes
