@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from speechlab.config import RATES
 from speechlab.data import test_sets
 from speechlab.data.test_sets import Mixture
 from speechlab.errors import UserError, shown, some, unknown
@@ -122,7 +123,7 @@ def evaluate(
     known = separation_metrics.METRICS if several else METRICS
     names = tuple(known if metrics is None else metrics)
     quantize = quantize or ("float" if several else "int16")
-    _check_options(names, known, quantize, jobs=jobs, limit=limit, sample_rate=sample_rate)
+    _check_options(names, known, quantize, jobs=jobs, limit=limit)
     refuse_unwritable(Path(output))
     source = find_estimates(checkpoint, estimates, mixtures, mixtures[:limit], device)
     rate = _rate(sample_rate, mixtures, source)
@@ -169,6 +170,8 @@ def _notices(
 
 def _rate(sample_rate: int | None, mixtures: list[Mixture], source: Estimates) -> int | None:
     """The rate in Hz to score at; None: the files' own. UserError where the model has another."""
+    if sample_rate is not None and not RATES.least <= sample_rate <= RATES.most:
+        raise UserError(f"sample_rate is {sample_rate}; it must be {RATES} Hz")
     if sample_rate and source.sample_rate not in (None, sample_rate):
         raise UserError(
             f"the model is for {source.sample_rate} Hz and cannot be scored at {sample_rate} Hz; "

@@ -273,6 +273,8 @@ def test_a_metric_that_the_rate_does_not_know_is_refused(tiny_set, output, check
         ({"quantize": "int8"}, "int8"),
         ({"jobs": 0}, "jobs is 0"),
         ({"limit": -1}, "limit is -1"),
+        ({"sample_rate": 999}, "sample_rate is 999; it must be 1000 to 768000 Hz"),
+        ({"sample_rate": 10**9}, "sample_rate is 1000000000"),
         ({"checkpoint": "a", "estimates": "b"}, "give one"),
         ({"checkpoint": "absent.pkl"}, "absent.pkl"),
         ({"estimates": "absent"}, "absent: no such folder of estimates"),
