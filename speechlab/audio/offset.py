@@ -48,12 +48,35 @@ def filtered(chunk: Tensor, sample_rate: int, state: State | None = None) -> tup
     return high_pass(chunk.clamp(-CEILING, CEILING), sample_rate, state)
 
 
+@dataclass
+class Glitches:
+    """Counts the samples of a signal that are beyond a ceiling, where they are cut."""
+
+    name: str  # of the signal
+    ceiling: float  # of full scale
+    n_beyond: int = 0
+    n_samples: int = 0
+
+    def add(self, block: Tensor) -> None:
+        """The next samples, of any shape."""
+        self.n_beyond += int(block.abs().gt(self.ceiling).sum())
+        self.n_samples += block.numel()
+
+    def check(self) -> None:
+        """UserError for more than GLITCHES of the samples: the signal has another scale."""
+        if self.n_beyond > GLITCHES * self.n_samples:
+            raise UserError(
+                f"{self.name}: {self.n_beyond} of {self.n_samples} samples are beyond "
+                f"{self.ceiling:g} times full scale; divide it by its peak, or use the level "
+                "published"
+            )
+
+
 @dataclass(frozen=True)
 class Filtered:
     """Blocks (C, n) as the level "robust" of a stream has them: see `filtered`.
 
-    name: of the signal, for the UserError where more than GLITCHES of the samples are beyond
-    CEILING: these are no glitches, the signal has another scale.
+    name: of the signal, for the UserError of `Glitches`.
     """
 
     blocks: Iterable[Tensor]
@@ -61,17 +84,12 @@ class Filtered:
     name: str
 
     def __iter__(self) -> Iterator[Tensor]:
-        state, n_beyond, n_samples = None, 0, 0
+        state, glitches = None, Glitches(self.name, CEILING)
         for block in self.blocks:
-            n_beyond += int(block.abs().gt(CEILING).sum())
-            n_samples += block.numel()
+            glitches.add(block)
             chunk, state = filtered(block[:, None], self.sample_rate, state)
             yield chunk[:, 0]
-        if n_beyond > GLITCHES * n_samples:
-            raise UserError(
-                f"{self.name}: {n_beyond} of {n_samples} samples are beyond {CEILING:g} times full "
-                "scale; divide it by its peak, or use the level published"
-            )
+        glitches.check()
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from speechlab.audio import files
+from speechlab.audio.offset import Glitches
 from speechlab.errors import UserError
 from speechlab.inference.devices import KEPT_S, LIVE_S, Loudspeaker, Microphone, block_length
-from speechlab.inference.stream import Stream
+from speechlab.inference.stream import CEILINGS, Stream
 from speechlab.models.base import Model
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -99,7 +100,8 @@ def stream(
         stop = stack.enter_context(_until_signal())
         taking = stack.enter_context(taking)
         giving = stack.enter_context(giving)  # closed first: the file survives a broken microphone
-        passage = _Passage(inner, taking, giving, _Screen(screen))
+        glitches = Glitches(source or "the microphone", CEILINGS.get(level, math.inf))
+        passage = _Passage(inner, taking, giving, _Screen(screen), glitches)
         failure = _run(passage, stop)
     if failure and isinstance(giving, _FileSink):
         raise UserError(f"{failure}; the samples before are in {sink}") from failure
@@ -138,8 +140,10 @@ def _run(passage: "_Passage", stop: threading.Event) -> UserError | None:
 class _Passage:
     """Passes blocks through resampling and the model, and measures delay and load."""
 
-    def __init__(self, inner: Stream, taking: Any, giving: Any, screen: "_Screen") -> None:
-        rate = inner.model.sample_rate
+    def __init__(
+        self, inner: Stream, taking: Any, giving: Any, screen: "_Screen", glitches: Glitches
+    ) -> None:
+        rate, self.glitches = inner.model.sample_rate, glitches
         self.inner, self.taking, self.giving, self.screen = inner, taking, giving, screen
         self.into = files.Resampler(taking.sample_rate, rate, taking.n_channels)
         self.back = files.Resampler(rate, giving.sample_rate, taking.n_channels)
@@ -150,6 +154,7 @@ class _Passage:
     def advance(self, block: Tensor, arrived: float) -> None:
         """Process the next samples (C, n); arrived: clock of the last one (s)."""
         began = time.perf_counter()
+        self.glitches.add(block)
         noisy = self.into.feed(block)
         estimate = self._through(noisy)
         out = self.back.feed(estimate)
@@ -166,13 +171,14 @@ class _Passage:
         self.screen.show(noisy, estimate, load, self.giving.underruns, self.inner.latency_ms)
 
     def end(self) -> None:
-        """Process the rest after the end of the source."""
+        """Process the rest after the end of the source. UserError for a signal of another scale."""
         if self.n_in:
             rest = self._through(self.into.flush())
             self._give(self.back.feed(torch.cat([rest, self.inner.flush()[:, 0].cpu()], -1)))
             rates = self.taking.sample_rate, self.giving.sample_rate
             self._give(self.back.flush(files.resampled_length(self.n_in, *rates)))
         self.screen.close()
+        self.glitches.check()
 
     def summary(self) -> Summary:
         delay_ms, delay_max_ms = self.giving.delay_ms

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speechlab.audio.level import Level, guarded
-from speechlab.audio.offset import filtered
+from speechlab.audio.offset import CEILING, filtered
 from speechlab.errors import UserError, unknown
 from speechlab.inference.fused import fuse, obstacle
 from speechlab.models.base import Model, check_finite
@@ -31,6 +31,7 @@ LEVELS: dict[str, tuple[Prepare, Callable[[Level], Level]]] = {
     # the samples of `model(whole)`; a glitch lowers what follows for seconds
     "published": (lambda chunk, rate, state: (chunk, state), lambda level: level),
 }
+CEILINGS = {"guarded": FAR, "robust": CEILING}  # of full scale, where samples are cut
 
 
 class Stream:

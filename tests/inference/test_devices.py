@@ -61,7 +61,8 @@ class Bench:
             feed=lambda chunk: chunk,
             latency_ms=0.0,
         )
-        self.passage = live._Passage(inner, self.microphone, self.loudspeaker, live._Screen(None))
+        screen, glitches = live._Screen(None), live.Glitches("the microphone", math.inf)
+        self.passage = live._Passage(inner, self.microphone, self.loudspeaker, screen, glitches)
         self.heard, self.longest = [], 0
 
     def run(self, blocks, works=lambda now: True):

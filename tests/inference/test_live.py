@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import wave
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +89,17 @@ def test_a_source_that_breaks_leaves_no_file(tmp_path, model):
     with pytest.raises(UserError, match="NaN"):
         live.stream(model, str(tmp_path / "in.wav"), str(tmp_path / "out.wav"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+def test_a_file_of_another_scale_is_refused(tmp_path, model):
+    """Its samples would be cut at the ceiling of the level."""
+    files.save(tmp_path / "in.wav", 2.0**15 * noise(1, 8000), 16000, "FLOAT")
+    run = partial(live.stream, model, str(tmp_path / "in.wav"), str(tmp_path / "out.wav"))
+    for level in ("robust", "guarded"):
+        with pytest.raises(UserError, match=r"in.wav: \d+ of 8000 samples are beyond (2|10) times"):
+            run(level=level)
+        assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+    run(level="published")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
