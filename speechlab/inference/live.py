@@ -91,7 +91,7 @@ def stream(
     """
     if not 1 <= block_ms <= 1000:
         raise UserError(f"a block of {block_ms:g} ms; choose 1 to 1000")
-    inner = Stream(model, level=level)
+    inner = Stream(model, level=level, name=source or "")
     with contextlib.ExitStack() as stack:
         heard = sink is None or not _sounds(sink)
         taking = _source(source, model.sample_rate, block_ms, LIVE_S if heard else KEPT_S)

@@ -143,7 +143,8 @@ def _streamed(model: Model, blocks: Iterable[Tensor], level: Tensor, name: str) 
 
     The first of these in which a channel has speech decides. Before that it has noise in any order.
     """
-    stream, cut = Stream(model, "modules", "published"), Cut.of(CHUNK_S, model.sample_rate)
+    stream = Stream(model, "modules", "published", name)
+    cut = Cut.of(CHUNK_S, model.sample_rate)
 
     def estimates() -> Iterator[Tensor]:
         n_left = 0

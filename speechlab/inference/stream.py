@@ -42,10 +42,13 @@ class Stream:
     `state_bytes`, and nothing in it drifts: running sums are float64.
     """
 
-    def __init__(self, model: Model, path: str | None = None, level: str = "guarded") -> None:
+    def __init__(
+        self, model: Model, path: str | None = None, level: str = "guarded", name: str = ""
+    ) -> None:
         """path: "fused", the step kernels of `inference.fused`; "modules", the model's own code;
             None: fused where possible. The numbers are the same.
         level: name in LEVELS.
+        name: of the signal, for errors.
 
         UserError with the reason of `refusal` for a model that needs its whole input first.
         """
@@ -59,6 +62,7 @@ class Stream:
         self.level = level_of(model.level)
         self.path = path or ("modules" if obstacle(model) else "fused")
         self.model = PATHS[self.path](model)
+        self._name = name
         self._weight = next(model.parameters())
         self._restart()
 
@@ -125,7 +129,7 @@ class Stream:
         x, state = self.model.network(x, self._network_state, last)
         x = x[..., : levels.shape[-1]]
         level, levels = levels.tensor_split([x.shape[-1]], -1)
-        estimate = check_finite(x * level)
+        estimate = check_finite(x * level, self._name)
         self._network_state, self._levels = state, levels
         return estimate
 

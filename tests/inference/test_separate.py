@@ -15,6 +15,7 @@ from speechlab.models.sepmamba import SepMamba
 from speechlab.weights.checkpoints import save
 from tests.support.commands import TINY, WHOLE, enhancer, separator
 from tests.support.separation_toys import RATE, Splitter, flips, talk
+from tests.support.small_models import SMALL
 from tests.support.sound_files import noise
 
 
@@ -222,3 +223,12 @@ def test_the_command(tmp_path, checkpoint, capsys):
     assert "Default: mixture" in printed and "Default: robust" in printed
     for levels in (separate.LEVELS, separate.INPUT_LEVELS):
         assert f"{{{','.join(levels)}}}" in printed
+
+
+def test_an_estimate_of_a_causal_separator_that_is_not_finite_names_its_file(tmp_path):
+    torch.manual_seed(0)
+    model = SepMamba(SMALL["sepmamba"])
+    next(model.parameters()).data.fill_(torch.nan)
+    files.save(tmp_path / "in.wav", noise(), 16000)
+    [result] = separate_all(model, [tmp_path / "in.wav"], tmp_path / "out", progress=False)
+    assert result.reason.startswith(f"{tmp_path / 'in.wav'}: the model gave NaN")
