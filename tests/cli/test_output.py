@@ -25,9 +25,10 @@ def test_no_character_reaches_the_terminal_or_stops_a_command(monkeypatch):
     assert said.endswith("²\n") and said[:-1].isprintable()
 
 
-def test_a_warning_of_the_package_is_a_message(capsys):
+def test_a_warning_of_the_package_is_a_message(capsys, monkeypatch):
     """With -q too; after the command the package's logger is as before."""
     logger = logging.getLogger("speechlab")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest-xdist cannot send the raw name
     before = logger.level, [*logger.handlers]
     for quiet in (False, True):
         with surroundings(argparse.Namespace(quiet=quiet, verbose=False, offline=False)):
