@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from speechlab.errors import UserError, meant, reason, unknown
 from speechlab.storage import download as downloads
+from speechlab.storage import locks
 from speechlab.weights import own
 
 LOG = logging.getLogger(__name__)
@@ -160,17 +161,19 @@ def download(name: str, progress: bool = True, waits: Sequence[float] | None = N
     if offline := offline_folder():
         missing = f"{wanted.name} is not in {offline} ({OFFLINE_VARIABLE})"
         raise UserError(f"{missing}; put {wanted.url} there, or unset the setting")
-    filename = PurePosixPath(wanted.path).name
-    return downloads.fetch(
-        wanted.url,
-        cache_folder() / wanted.repository / wanted.commit / wanted.path,
-        f"git:{wanted.git_blob_sha1}",
-        what=f"the published {wanted.name}",
-        advice=f"offline, put {filename} into a folder and name the folder in {OFFLINE_VARIABLE}",
-        elsewhere="set XDG_CACHE_HOME to another disk",
-        progress=progress,
-        waits=waits,
-    )
+    target = cache_folder() / wanted.repository / wanted.commit / wanted.path
+    busy = f"{wanted.name}: another process downloads it; waiting"
+    with locks.waited_for(target.with_name(f"{target.name}.lock"), LOG.warning, busy):
+        return downloads.fetch(
+            wanted.url,
+            target,
+            f"git:{wanted.git_blob_sha1}",
+            what=f"the published {wanted.name}",
+            advice=f"offline, put {target.name} into a folder and name it in {OFFLINE_VARIABLE}",
+            elsewhere="set XDG_CACHE_HOME to another disk",
+            progress=progress,
+            waits=waits,
+        )
 
 
 def locate(path: str | Path) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -129,6 +130,13 @@ def test_a_small_published_file_is_fetched_on_first_use(server, monkeypatch, cap
     with pytest.raises(UserError, match=r"model is not in .*empty"):
         hub.locate("model")
     assert not caplog.text
+
+
+def test_commands_that_start_together_fetch_once(server):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(hub.download, ["model"] * 4, [False] * 4))
+    assert set(found) == {hub.find("model")} and len(server.paths) == 1
+    assert [path.name for path in found[0].parent.iterdir()] == ["model.pkl"]
 
 
 def test_no_network_is_one_line_that_says_what_to_do(server, monkeypatch):
