@@ -2,8 +2,8 @@
 
     python examples/enhance.py noisy.wav enhanced.wav [checkpoint]
 
-Checkpoint: a file, or a downloaded name of `speechlab weights list`. Rate, channels and length
-stay; an existing output is replaced.
+Checkpoint: a file, or a name of `speechlab weights list`. Rate, channels and length stay; an
+existing output is replaced.
 """
 
 import sys

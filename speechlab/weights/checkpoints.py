@@ -44,7 +44,7 @@ NESTED = ("state_dict", "model", "model_state", "net", "network", "params", "wei
 def load(path: str | Path, system: str | None = None, **overrides: Any) -> nn.Module:
     """A model in eval mode from a checkpoint.
 
-    path: our `.safetensors`, a run directory, a published file, or the name of a downloaded one.
+    path: our `.safetensors`, a run directory, a published file, or a name for `hub.locate`.
     system: required if the tensor names do not identify the system; else it must match.
     overrides: settings of the configuration to change, e.g. `normalize="running"`.
     Raises UserError if the file is missing, unreadable, unsafe or does not fit.
