@@ -30,6 +30,10 @@ class Batch(NamedTuple):
     n_examples: int  # of the global batch, all ranks together
     position: int  # of the next batch, counted from the first of epoch 0
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same with its signals on a device."""
+        return self._replace(noisy=self.noisy.to(device), clean=self.clean.to(device))
+
 
 def batches(
     examples: Examples,

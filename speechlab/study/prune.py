@@ -187,8 +187,7 @@ class Pruning:
     def _portion(self, source: Iterator[Batch], n: int) -> list[Batch]:
         """The next batches, on the device."""
         self.position += n
-        device, portion = self.world.device, [next(source) for _ in range(n)]
-        return [b._replace(noisy=b.noisy.to(device), clean=b.clean.to(device)) for b in portion]
+        return [next(source).to(self.world.device) for _ in range(n)]
 
     def _train(self, portion: list[Batch]) -> None:
         cycle = replace(self.training, n_steps=self.n_steps)

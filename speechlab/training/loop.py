@@ -171,11 +171,7 @@ def _portions(
     )
     with closing(source):
         while True:
-            yield [_moved(next(source), world.device) for _ in range(config.accumulate)]
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return batch._replace(noisy=batch.noisy.to(device), clean=batch.clean.to(device))
+            yield [next(source).to(world.device) for _ in range(config.accumulate)]
 
 
 def _count(state: State, values: Mapping[str, float] | None) -> None:
