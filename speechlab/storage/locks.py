@@ -17,10 +17,10 @@ from speechlab.errors import UserError, reason
 POLL_S = 0.2  # between two attempts
 
 
-def acquired(path: Path) -> FileLock | None:
+def acquired(path: Path, elsewhere: str = "choose another folder") -> FileLock | None:
     """Acquire the lock file `path`; None if it is locked. Makes its folder.
 
-    UserError if the file cannot be written or locked.
+    UserError, which ends with `elsewhere`, if the file cannot be written or locked.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,24 +32,29 @@ def acquired(path: Path) -> FileLock | None:
         return None
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written or locked ({reason(error)}); choose another folder"
+            f"{path}: cannot be written or locked ({reason(error)}); {elsewhere}"
         ) from error
     return lock
 
 
 @contextlib.contextmanager
-def waited_for(path: Path, tell: Callable[[str], None], busy: str) -> Iterator[None]:
+def waited_for(
+    path: Path,
+    tell: Callable[[str], None],
+    busy: str,
+    elsewhere: str = "choose another folder",
+) -> Iterator[None]:
     """Hold the lock file `path`. If another process holds it, call `tell(busy)` once and wait.
 
     The file is removed at the end; one left by a killed process does no harm. UserError as in
     `acquired`.
     """
-    lock = acquired(path)
+    lock = acquired(path, elsewhere)
     if lock is None:
         tell(busy)
     while lock is None:
         time.sleep(POLL_S)
-        lock = acquired(path)
+        lock = acquired(path, elsewhere)
     try:
         yield
     finally:

@@ -163,14 +163,15 @@ def download(name: str, progress: bool = True, waits: Sequence[float] | None = N
         raise UserError(f"{missing}; put {wanted.url} there, or unset the setting")
     target = cache_folder() / wanted.repository / wanted.commit / wanted.path
     busy = f"{wanted.name}: another process downloads it; waiting"
-    with locks.waited_for(target.with_name(f"{target.name}.lock"), LOG.warning, busy):
+    elsewhere = "set XDG_CACHE_HOME to another disk"
+    with locks.waited_for(target.with_name(f"{target.name}.lock"), LOG.warning, busy, elsewhere):
         return downloads.fetch(
             wanted.url,
             target,
             f"git:{wanted.git_blob_sha1}",
             what=f"the published {wanted.name}",
             advice=f"offline, put {target.name} into a folder and name it in {OFFLINE_VARIABLE}",
-            elsewhere="set XDG_CACHE_HOME to another disk",
+            elsewhere=elsewhere,
             progress=progress,
             waits=waits,
         )
