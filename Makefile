@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PROFILE ?= quick
 BIN = .venv/bin
+# one more than processors: some tests wait for a process to end
+WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 .PHONY: help env study test fuzz lint demo lab paper
 
 help: ## print this list
@@ -15,7 +17,7 @@ study: .venv/.installed ## run the notebooks; results go to results/local, execu
 	$(BIN)/speechlab study $(NOTEBOOKS) --profile $(PROFILE) --jobs 2
 
 test: .venv/.installed ## run every test; notebooks run at smoke size
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 fuzz: .venv/.installed ## open thousands of mutated sound files, checkpoints and archives; print the counts
 	SPEECHLAB_FUZZ=full $(BIN)/python -m pytest --capture no tests/fuzz
