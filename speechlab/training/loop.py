@@ -117,7 +117,8 @@ def _keep(state: State, dev: Dev | None, run: Run, world: World, record: Record)
 def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
     """The run's configuration with another schedule, for `fit`; the run records it.
 
-    UserError for a setting that would change the steps already done.
+    UserError for a setting that would change the steps already done, and for a damaged state: then
+    the run records nothing.
     """
     held = run.settings.get("training")
     if held is None:
@@ -132,6 +133,9 @@ def resume(run: Run, changes: Mapping[str, Any]) -> TrainingConfig:
         )
     if after != before and is_writer():
         with run.locked():
+            with run.offering_previous():
+                if run.last.exists():
+                    snapshots.from_bytes(snapshots.read(run.last), run.last)
             run.change(to_dict(after), changes)
     return after
 

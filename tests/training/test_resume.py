@@ -216,6 +216,8 @@ def test_a_damaged_state_is_named_in_one_line(tmp_path, damage):
         "not ours": run.best.read_bytes(),
     }
     run.last.write_bytes(damaged[damage])
+    with pytest.raises(UserError, match="not a readable training"):
+        loop.resume(run, {"n_steps": 9})  # which records nothing
     with pytest.raises(UserError, match=r"last\.safetensors: not a readable training") as error:
         train(tmp_path / "run", n_steps=2)
     assert "\n" not in str(error.value) and run.best.exists()
