@@ -5,7 +5,6 @@ experiment ─► model ─► objective ─┐
              └► dev ──► scores ───┘
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -43,7 +42,7 @@ from speechlab.study.experiment import (
 from speechlab.training import loop
 from speechlab.training.discriminator import MetricDiscriminator, load_discriminator
 from speechlab.training.distillation import Distillation
-from speechlab.training.distributed import own_device
+from speechlab.training.distributed import own_device, world_size
 from speechlab.training.metric_gan import MetricGAN
 from speechlab.training.objectives import Objective, PermutationInvariant, Supervised
 from speechlab.training.runs import FOLDER, Run
@@ -80,7 +79,7 @@ def distillation(model: nn.Module, experiment: Experiment, begun: bool) -> Disti
 
     begun: the teacher is needed all the same.
     """
-    if experiment.distillation.passed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if experiment.distillation.passed and world_size() > 1:
         raise UserError("distillation.passed trains in one process; start it without torchrun")
     if not teacher(experiment):
         raise UserError(

@@ -9,7 +9,6 @@ time, up to that measurement.)
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -39,7 +38,7 @@ from speechlab.storage import state as snapshots
 from speechlab.study.experiment import PRUNING, Experiment, passes_states
 from speechlab.study.launch import begun, starting
 from speechlab.training import loggers
-from speechlab.training.distributed import World
+from speechlab.training.distributed import World, world_size
 from speechlab.training.loop import Dev, Objective, save_best
 from speechlab.training.runs import FOLDER, Run
 from speechlab.training.schedule import FREE, factor
@@ -102,7 +101,7 @@ def prune(
 
 def _check_training(experiment: Experiment) -> None:
     """UserError for an objective that cannot change its model, and for a schedule by epochs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UserError("prune works in one process; start it without torchrun")
     if experiment.objective == "metric_gan":
         raise UserError("prune takes no metric_gan; prune with another objective, then finetune")

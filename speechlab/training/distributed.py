@@ -122,7 +122,7 @@ def joined(device: torch.device) -> Iterator[World]:
     if dist.is_available() and dist.is_initialized():
         yield World(device, dist.get_rank(), dist.get_world_size())
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         yield World(device)
         return
     if device.type == "cuda":
@@ -132,6 +132,11 @@ def joined(device: torch.device) -> Iterator[World]:
         yield World(device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Processes that torchrun has started, this one included; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_writer() -> bool:
@@ -160,7 +165,7 @@ def one_voice() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_reported(error):
+        if world_size() > 1 and _is_reported(error):
             raise SystemExit(2) from error
         raise
 

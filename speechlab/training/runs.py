@@ -278,6 +278,8 @@ def environment() -> dict[str, Any]:
     """Git commit, package versions, threads: they can change a number too."""
     import torch
 
+    from speechlab.training.distributed import world_size
+
     versions = {"speechlab": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -286,7 +288,7 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "versions": versions,
         "n_threads": torch.get_num_threads(),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": world_size(),
     }
 
 
