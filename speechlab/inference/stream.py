@@ -4,10 +4,8 @@ A `Stream` holds the state of one signal; the model holds none, so several strea
 Samples come out as soon as no later input can change them; `flush` gives the rest.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from speechlab.audio.level import Level, guarded
 from speechlab.audio.offset import CEILING, filtered
 from speechlab.errors import UserError, unknown
 from speechlab.inference.fused import fuse, obstacle
-from speechlab.models.base import Model, check_finite
+from speechlab.models.base import Model, arrays, check_finite
 
 PATHS = {"fused": fuse, "modules": lambda model: model}
 FAR = 10.0  # of full scale: samples beyond it are set to it; a float signal may be that loud
@@ -85,7 +83,7 @@ class Stream:
     def state_bytes(self) -> int:
         """Size of the state that is carried from chunk to chunk."""
         carried = (self._network_state, self._level_state, self._levels, self._filter_state)
-        return sum(array.nbytes for array in _arrays(carried))
+        return sum(array.nbytes for array in arrays(carried))
 
     @torch.inference_mode()
     def feed(self, chunk: Tensor) -> Tensor:
@@ -172,11 +170,3 @@ def refusal(model: Model) -> str | None:
     return (
         f"{kind} cannot stream: {reason}; use `speechlab {command}` for files, or stream {others}"
     )
-
-
-def _arrays(state: Any) -> Iterator[Tensor | np.ndarray]:
-    """All tensors and arrays of nested tuples."""
-    if isinstance(state, Tensor | np.ndarray):
-        yield state
-    for part in state if isinstance(state, tuple) else ():
-        yield from _arrays(part)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,6 +122,14 @@ def check_finite(estimate: Tensor, name: str = "") -> Tensor:
         reason = "the model gave NaN or infinite samples; choose another checkpoint"
         raise UserError(f"{name}: {reason}" if name else reason)
     return estimate
+
+
+def arrays(state: Any) -> Iterator[Tensor | np.ndarray]:
+    """All tensors and arrays of a state: nested tuples."""
+    if isinstance(state, Tensor | np.ndarray):
+        yield state
+    for part in state if isinstance(state, tuple) else ():
+        yield from arrays(part)
 
 
 def with_level(model: Model, level: Level) -> Model:

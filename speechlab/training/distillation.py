@@ -23,7 +23,7 @@ from torch import Tensor
 from speechlab.config import check_ranges
 from speechlab.data.loader import Batch
 from speechlab.errors import UserError
-from speechlab.models.base import Model
+from speechlab.models.base import Model, arrays
 from speechlab.training.objectives import Loss, Phase, Supervised
 
 
@@ -139,7 +139,7 @@ class Distillation(Supervised):
         estimate = x[..., n_pending:]
         n = estimate.shape[-1]
         states = _detached((network_state, level_state))
-        if all(bool(part.isfinite().all()) for part in _tensors(states)):
+        if all(bool(part.isfinite().all()) for part in arrays(states)):
             self._passed = (len(noisy), noisy.shape[-1] - n, *states)
         return estimate * level[..., :n]
 
@@ -157,13 +157,6 @@ def _detached(state: Any) -> Any:
     if isinstance(state, tuple):
         return tuple(map(_detached, state))
     return state.detach() if isinstance(state, Tensor) else state
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    """All tensors of nested tuples."""
-    if isinstance(state, tuple):
-        return [tensor for part in state for tensor in _tensors(part)]
-    return [state] if isinstance(state, Tensor) else []
 
 
 def _tuples(state: Any, device: torch.device) -> Any:
