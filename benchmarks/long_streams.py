@@ -33,9 +33,9 @@ from speechlab.cli.options import assigned
 from speechlab.data import test_sets
 from speechlab.data.mixing import MixtureConfig, Mixtures
 from speechlab.data.streams import LongStream, joined, long_stream
+from speechlab.evaluation.dev_files import HEARD
 from speechlab.evaluation.metrics import pesq_wb
 from speechlab.evaluation.statistics import mean_interval
-from speechlab.inference.stream import Stream
 from speechlab.models.base import with_level
 from speechlab.storage.atomic import sha256, write
 from speechlab.study import launch
@@ -99,22 +99,15 @@ def _streams(options: argparse.Namespace) -> Iterator[LongStream]:
 
 def scored(model: torch.nn.Module, signal: LongStream) -> Iterator[dict[str, float]]:
     """A row per clip."""
-    whole = streamed(model, signal.noisy[None])
+    [whole] = HEARD["stream"](model, [signal.noisy])  # (1, T)
     as_published = with_level(model, LEVELS["utterance"])
     for i, (begin, end) in enumerate(signal.clips):
         noisy, clean = (x[None, :, begin:end] for x in (signal.noisy, signal.clean))
         with torch.inference_mode():
             estimates = {"utterance": as_published(noisy), "rest": model(noisy)}
-        estimates |= {"stream": whole[..., begin:end], "noisy": noisy}
+        estimates |= {"stream": whole[None, :, begin:end], "noisy": noisy}
         row = {"clip": i, "minute": begin / model.sample_rate / 60}
         yield row | {name: _pesq(estimate, clean) for name, estimate in estimates.items()}
-
-
-def streamed(model: torch.nn.Module, noisy: Tensor) -> Tensor:
-    """The whole signal (1, 1, T) through a stream, a second at a time."""
-    stream = Stream(model, level="published")
-    parts = [stream.feed(chunk) for chunk in noisy.split(model.sample_rate, -1)]
-    return torch.cat([*parts, stream.flush()], -1)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +116,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for key, of in rows.groupby(KEYS[:-1], sort=False):
         late = of[of["minute"] >= LATE]
         loss, level = late["rest"] - late["stream"], of["utterance"] - of["rest"]
-        line = dict(zip(KEYS, key, strict=False)) | {"clips": len(late)}
+        line = dict(zip(KEYS[:-1], key, strict=True)) | {"clips": len(late)}
         line |= of[["noisy", "utterance", "rest"]].mean().to_dict()
         line |= {"stream, late": late["stream"].mean()}
         for name, values in {"loss, late": loss, "loss by level": level}.items():
